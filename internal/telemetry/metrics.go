@@ -1,0 +1,71 @@
+package telemetry
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are all that a process reports to Prometheus, where `/metrics`
+// describes each. The label stage is indexer, intake or miner.
+type Metrics struct {
+	Records         *prometheus.CounterVec   // stage: input records of committed batches
+	Outputs         *prometheus.CounterVec   // stage: output records of committed batches
+	DeadLetters     *prometheus.CounterVec   // stage
+	Batches         *prometheus.CounterVec   // stage: committed batches
+	BatchSeconds    *prometheus.HistogramVec // stage: from the first record of a batch to its commit
+	Lag             *prometheus.GaugeVec     // stage, partition: records between the committed offset and the end
+	Failures        *prometheus.CounterVec   // stage: attempts that failed and are tried again
+	StageUp         *prometheus.GaugeVec     // stage: 1 while it runs, 0 while it waits
+	EmbeddedTexts   *prometheus.CounterVec   // kind: passage, query
+	Triplets        *prometheus.CounterVec   // kind: written, retracted
+	MinedQueries    prometheus.Counter
+	ConfirmRounds   prometheus.Histogram   // reads until the stored state of a batch's queries was confirmed
+	AffectedQueries *prometheus.CounterVec // how: watch, entry
+}
+
+// NewMetrics makes the metrics and registers them. It panics where one of the names is taken, which is a mistake
+// in the program.
+func NewMetrics(registerer prometheus.Registerer) *Metrics {
+	counter := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	}
+	m := &Metrics{
+		Records:     counter("hardneg_records_total", "Input records of committed batches.", "stage"),
+		Outputs:     counter("hardneg_outputs_total", "Output records of committed batches.", "stage"),
+		DeadLetters: counter("hardneg_dead_letters_total", "Records that could not be processed and went to the dead letters.", "stage"),
+		Batches:     counter("hardneg_batches_total", "Committed batches, one Kafka transaction each.", "stage"),
+		BatchSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "hardneg_batch_seconds",
+			Help:    "Seconds from taking up a batch to its commit.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+		}, []string{"stage"}),
+		Lag:           gauge("hardneg_lag", "Records between the committed offset and the end of the partition.", "stage", "partition"),
+		Failures:      counter("hardneg_failures_total", "Attempts that failed and are tried again.", "stage"),
+		StageUp:       gauge("hardneg_stage_up", "1 while the stage runs, 0 while it waits for a dependency.", "stage"),
+		EmbeddedTexts: counter("hardneg_embedded_texts_total", "Texts that were embedded.", "kind"),
+		Triplets:      counter("hardneg_triplets_total", "Triplet records that were published: written, or retracted.", "kind"),
+		MinedQueries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hardneg_mined_queries_total", Help: "Queries whose lists were computed and confirmed."}),
+		ConfirmRounds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "hardneg_confirm_rounds",
+			Help:    "Reads until what was stored was confirmed: 1 where nothing changed.",
+			Buckets: []float64{1, 2, 3, 4, 5},
+		}),
+		AffectedQueries: counter("hardneg_affected_queries_total", "Queries found affected by a document, by its watch list or its entry intervals.", "how"),
+	}
+	registerer.MustRegister(m.Records, m.Outputs, m.DeadLetters, m.Batches, m.BatchSeconds, m.Lag, m.Failures,
+		m.StageUp, m.EmbeddedTexts, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries)
+	// Children exist from the start, so that a rate over a counter's first step is right.
+	for _, kind := range []string{"passage", "query"} {
+		m.EmbeddedTexts.WithLabelValues(kind)
+	}
+	for _, kind := range []string{"written", "retracted"} {
+		m.Triplets.WithLabelValues(kind)
+	}
+	for _, how := range []string{"watch", "entry"} {
+		m.AffectedQueries.WithLabelValues(how)
+	}
+	return m
+}
