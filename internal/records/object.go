@@ -1,0 +1,269 @@
+package records
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// object is a JSON object whose members are decoded one by one: names are matched exactly, unlike encoding/json,
+// which would take "Text" for "text", and a name that comes twice is an error, for parsers differ in which one wins.
+type object struct {
+	path   string // of the object inside the record, "" or ending in a dot
+	fields map[string]json.RawMessage
+}
+
+// parseObject reads a whole record: valid UTF-8, one JSON object, nothing behind it.
+func parseObject(value []byte) (object, error) {
+	if len(value) == 0 {
+		return object{}, errors.New("the value is empty, want a JSON object")
+	}
+	if at := invalidUTF8(value); at >= 0 {
+		return object{}, fmt.Errorf("the value is not valid UTF-8 at byte %d", at)
+	}
+	var raw json.RawMessage
+	if err := json.Unmarshal(value, &raw); err != nil {
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+			return object{}, fmt.Errorf("invalid JSON at byte %d: %v", max(syntax.Offset-1, 0), err)
+		}
+		return object{}, fmt.Errorf("invalid JSON: %v", err)
+	}
+	return newObject("", value)
+}
+
+// newObject splits valid JSON into its members.
+func newObject(path string, value []byte) (object, error) {
+	o := object{path: path, fields: map[string]json.RawMessage{}}
+	if k := kind(value); k != "an object" {
+		if path == "" {
+			return o, fmt.Errorf("the value must be a JSON object, not %s", k)
+		}
+		return o, fmt.Errorf("field %q must be an object, not %s", strings.TrimSuffix(path, "."), k)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	if _, err := decoder.Token(); err != nil {
+		return o, err
+	}
+	for decoder.More() {
+		token, err := decoder.Token()
+		if err != nil {
+			return o, err
+		}
+		name := token.(string) // in valid JSON a member's name is a string
+		at := decoder.InputOffset()
+		var raw json.RawMessage
+		if err := decoder.Decode(&raw); err != nil {
+			return o, err
+		}
+		if _, twice := o.fields[name]; twice {
+			return o, fmt.Errorf("field %q comes twice, the second time before byte %d", path+name, at)
+		}
+		o.fields[name] = raw
+	}
+	return o, nil
+}
+
+// field returns a member's JSON; a member that is null counts as absent.
+func (o object) field(name string) (json.RawMessage, bool) {
+	raw, ok := o.fields[name]
+	return raw, ok && kind(raw) != "null"
+}
+
+func (o object) wrong(name, want string, raw []byte) error {
+	return fmt.Errorf("field %q must be %s, not %s", o.path+name, want, kind(raw))
+}
+
+// text returns an optional string.
+func (o object) text(name string) (string, error) {
+	raw, ok := o.field(name)
+	if !ok {
+		return "", nil
+	}
+	return stringOf(o.path+name, raw)
+}
+
+// required returns a string that is there and not blank.
+func (o object) required(name string) (string, error) {
+	if _, ok := o.field(name); !ok {
+		return "", fmt.Errorf("field %q is missing", o.path+name)
+	}
+	s, err := o.text(name)
+	if err == nil && strings.TrimSpace(s) == "" {
+		return "", fmt.Errorf("field %q is empty", o.path+name)
+	}
+	return s, err
+}
+
+// id returns an optional id within its bounds; "" where it is absent.
+func (o object) id(name string) (string, error) {
+	raw, ok := o.field(name)
+	if !ok {
+		return "", nil
+	}
+	s, err := stringOf(o.path+name, raw)
+	if err != nil {
+		return "", err
+	}
+	if err := checkID(s); err != nil {
+		return "", fmt.Errorf("field %q %w", o.path+name, err)
+	}
+	return s, nil
+}
+
+// time returns an optional RFC 3339 time as it was written.
+func (o object) time(name string) (string, error) {
+	s, err := o.text(name)
+	if err != nil || s == "" {
+		if _, ok := o.field(name); ok && err == nil {
+			err = fmt.Errorf("field %q is empty, want an RFC 3339 time", o.path+name)
+		}
+		return "", err
+	}
+	if _, err := time.Parse(time.RFC3339, s); err != nil {
+		return "", fmt.Errorf("field %q is not an RFC 3339 time such as 2026-01-31T12:00:00Z: %q", o.path+name, s)
+	}
+	return s, nil
+}
+
+// integer returns an optional whole number from 0 to 2^53.
+func (o object) integer(name string) (int64, error) {
+	v, ok, err := o.number(name)
+	if err != nil || !ok {
+		return 0, err
+	}
+	if v != math.Trunc(v) || v < 0 || v > 1<<53 {
+		return 0, fmt.Errorf("field %q must be a whole number from 0 to 2^53, not %v", o.path+name, v)
+	}
+	return int64(v), nil
+}
+
+// number returns an optional number and whether it is there.
+func (o object) number(name string) (float64, bool, error) {
+	raw, ok := o.field(name)
+	if !ok {
+		return 0, false, nil
+	}
+	if kind(raw) != "a number" {
+		return 0, false, o.wrong(name, "a number", raw)
+	}
+	var v float64
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return 0, false, fmt.Errorf("field %q is out of range: %s", o.path+name, clip(raw))
+	}
+	return v, true, nil
+}
+
+// list returns the elements of an optional array.
+func (o object) list(name string) ([]json.RawMessage, error) {
+	raw, ok := o.field(name)
+	if !ok {
+		return nil, nil
+	}
+	if kind(raw) != "an array" {
+		return nil, o.wrong(name, "an array", raw)
+	}
+	var elements []json.RawMessage
+	err := json.Unmarshal(raw, &elements)
+	return elements, err
+}
+
+// object returns an optional object; its members are nil where it is absent.
+func (o object) object(name string) (object, error) {
+	raw, ok := o.field(name)
+	if !ok {
+		return object{path: o.path + name + "."}, nil
+	}
+	return newObject(o.path+name+".", raw)
+}
+
+// stringOf decodes a JSON string. An unpaired surrogate has no UTF-8 form and would silently become U+FFFD, so that
+// two ids could fall together: it is refused.
+func stringOf(path string, raw []byte) (string, error) {
+	if kind(raw) != "a string" {
+		return "", fmt.Errorf("field %q must be a string, not %s", path, kind(raw))
+	}
+	if unpairedSurrogate(raw) {
+		return "", fmt.Errorf("field %q holds an unpaired surrogate escape, which is no character", path)
+	}
+	var s string
+	err := json.Unmarshal(raw, &s)
+	return s, err
+}
+
+// unpairedSurrogate walks the \uXXXX escapes of a valid JSON string.
+func unpairedSurrogate(raw []byte) bool {
+	var high bool // the escape right before was a high surrogate
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' || i+1 >= len(raw) || raw[i+1] != 'u' {
+			if high {
+				return true
+			}
+			if raw[i] == '\\' {
+				i++
+			}
+			continue
+		}
+		var code rune
+		for _, c := range raw[i+2 : i+6] {
+			code = code<<4 | rune(strings.IndexByte("0123456789abcdef", c|0x20))
+		}
+		low := utf16.IsSurrogate(code) && code >= 0xdc00
+		if high != low {
+			return true
+		}
+		high = utf16.IsSurrogate(code) && !low
+		i += 5
+	}
+	return high
+}
+
+// kind names what a JSON value is, from its first byte.
+func kind(raw []byte) string {
+	raw = bytes.TrimLeft(raw, " \t\r\n")
+	if len(raw) == 0 {
+		return "nothing"
+	}
+	switch raw[0] {
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case '"':
+		return "a string"
+	case 't', 'f':
+		return "a boolean"
+	case 'n':
+		return "null"
+	}
+	return "a number"
+}
+
+// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
+func invalidUTF8(data []byte) int {
+	if utf8.Valid(data) {
+		return -1
+	}
+	for at := 0; at < len(data); {
+		r, size := utf8.DecodeRune(data[at:])
+		if r == utf8.RuneError && size == 1 {
+			return at
+		}
+		at += size
+	}
+	return -1
+}
+
+// clip shortens input for an error message.
+func clip(data []byte) string {
+	const most = 64
+	if len(data) <= most {
+		return string(data)
+	}
+	return strings.ToValidUTF8(string(data[:most]), "") + "…"
+}

@@ -1,0 +1,168 @@
+package records
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+)
+
+// MaxWeight is the largest weight of one click.
+const MaxWeight = 1e6
+
+// Click is a document that a user opened from the results of a query.
+type Click struct {
+	DocID   string
+	DwellMS int64    // milliseconds on the document; 0 where the log does not say
+	Weight  *float64 // what it counts; nil: 1
+}
+
+// Query is a record of the queries topic.
+type Query struct {
+	Query      string // trimmed
+	QueryID    string
+	Positives  []string // judged documents
+	Clicks     []Click
+	SessionID  string
+	Timestamp  string // RFC 3339, as written; "" where absent
+	Embeddings map[string][]float32
+}
+
+// ParseQuery reads a record of the queries topic. A nil value forgets the query whose id is the key: then only
+// QueryID is set, and the second result is true. Other records may have any key.
+func ParseQuery(key, value []byte) (Query, bool, error) {
+	if value == nil {
+		id, err := keyID(key)
+		if err == nil && id == "" {
+			err = errors.New("forgetting a query (null value) needs its query_id as the key")
+		}
+		return Query{QueryID: id}, err == nil, err
+	}
+	q, err := parseQuery(value)
+	if err != nil {
+		return Query{}, false, err
+	}
+	return q, false, nil
+}
+
+func parseQuery(value []byte) (Query, error) {
+	var q Query
+	o, err := parseObject(value)
+	if err != nil {
+		return q, err
+	}
+	if q.Query, err = o.required("query"); err != nil {
+		return q, err
+	}
+	q.Query = strings.TrimSpace(q.Query)
+	if q.QueryID, err = o.id("query_id"); err != nil {
+		return q, err
+	}
+	if q.QueryID == "" {
+		q.QueryID = QueryID(q.Query)
+	}
+	if q.Positives, err = o.ids("positives"); err != nil {
+		return q, err
+	}
+	if q.Clicks, err = o.clicks("clicks"); err != nil {
+		return q, err
+	}
+	if q.SessionID, err = o.text("session_id"); err != nil {
+		return q, err
+	}
+	if q.Timestamp, err = o.time("timestamp"); err != nil {
+		return q, err
+	}
+	q.Embeddings, err = o.embeddings("embeddings")
+	return q, err
+}
+
+// ids returns an optional array of ids.
+func (o object) ids(name string) ([]string, error) {
+	elements, err := o.list(name)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for i, raw := range elements {
+		path := fmt.Sprintf("%s%s[%d]", o.path, name, i)
+		id, err := stringOf(path, raw)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkID(id); err != nil {
+			return nil, fmt.Errorf("field %q %w", path, err)
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// clicks returns an optional array of clicks.
+func (o object) clicks(name string) ([]Click, error) {
+	elements, err := o.list(name)
+	if err != nil {
+		return nil, err
+	}
+	var out []Click
+	for i, raw := range elements {
+		c, err := parseClick(fmt.Sprintf("%s%s[%d].", o.path, name, i), raw)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func parseClick(path string, raw []byte) (Click, error) {
+	var c Click
+	o, err := newObject(path, raw)
+	if err != nil {
+		return c, err
+	}
+	if c.DocID, err = o.id("doc_id"); err != nil {
+		return c, err
+	}
+	if c.DocID == "" {
+		return c, fmt.Errorf("field %q is missing", path+"doc_id")
+	}
+	if c.DwellMS, err = o.integer("dwell_ms"); err != nil {
+		return c, err
+	}
+	weight, ok, err := o.number("weight")
+	if err != nil || !ok {
+		return c, err
+	}
+	if weight > MaxWeight || Millionths(weight) < 1 {
+		return c, fmt.Errorf("field %q must be from 0.000001 to %d, not %v", path+"weight", int(MaxWeight), weight)
+	}
+	c.Weight = &weight
+	return c, nil
+}
+
+// Millionths is a weight as a whole number of millionths, so that sums do not depend on their order. Weights are
+// at most MaxWeight.
+func Millionths(weight float64) int64 { return int64(math.Round(weight * 1e6)) }
+
+// Encode returns the record's value. Its key may be anything; the query_id keeps a query's records in order.
+func (q Query) Encode() []byte {
+	type click struct {
+		DocID   string   `json:"doc_id"`
+		DwellMS int64    `json:"dwell_ms,omitempty"`
+		Weight  *float64 `json:"weight,omitempty"`
+	}
+	clicks := make([]click, len(q.Clicks))
+	for i, c := range q.Clicks {
+		clicks[i] = click(c)
+	}
+	return encode(struct {
+		Query      string            `json:"query"`
+		QueryID    string            `json:"query_id,omitempty"`
+		Positives  []string          `json:"positives,omitempty"`
+		Clicks     []click           `json:"clicks,omitempty"`
+		SessionID  string            `json:"session_id,omitempty"`
+		Timestamp  string            `json:"timestamp,omitempty"`
+		Embeddings map[string]vector `json:"embeddings,omitempty"`
+	}{q.Query, q.QueryID, q.Positives, clicks, q.SessionID, q.Timestamp, vectors(q.Embeddings)})
+}

@@ -1,0 +1,95 @@
+package records
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Kinds of refresh records.
+const (
+	KindEvidence = "evidence" // a record of the query log names documents for the query
+	KindRefresh  = "refresh"  // something the query's lists depend on changed
+	KindForget   = "forget"   // the query is to be forgotten
+)
+
+// Evidence is what one record of the query log adds to a document's weight for a query.
+type Evidence struct {
+	Document string `json:"doc_id"`
+	Weight   int64  `json:"weight"` // millionths
+}
+
+// Source is the place of the record that caused another.
+type Source struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Offset    int64  `json:"offset"`
+	Timestamp int64  `json:"timestamp"` // Unix milliseconds of the Kafka record
+}
+
+// Refresh is a record of the internal topic between intake and indexer on one side and the miner on the other. Its
+// key is the query id.
+type Refresh struct {
+	Kind       string               // evidence, refresh or forget
+	QueryID    string               // also the record's key
+	Text       string               // evidence: the query's trimmed text
+	Evidence   []Evidence           // evidence: in the order of the record, a document may come more than once
+	Embeddings map[string][]float32 // evidence: vectors that the record carried
+	Source     Source               // the record of the queries or documents topic behind it
+}
+
+// refreshJSON is the form of a refresh record on the topic.
+type refreshJSON struct {
+	Kind       string            `json:"kind"`
+	QueryID    string            `json:"query_id"`
+	Text       string            `json:"text,omitempty"`
+	Evidence   []Evidence        `json:"evidence,omitempty"`
+	Embeddings map[string]vector `json:"embeddings,omitempty"`
+	Source     Source            `json:"source"`
+}
+
+// Encode returns the record's value.
+func (r Refresh) Encode() []byte {
+	return encode(refreshJSON{r.Kind, r.QueryID, r.Text, r.Evidence, vectors(r.Embeddings), r.Source})
+}
+
+// ParseRefresh reads a refresh record.
+func ParseRefresh(key, value []byte) (Refresh, error) {
+	o, err := parseObject(value)
+	if err != nil {
+		return Refresh{}, err
+	}
+	embeddings, err := o.embeddings("embeddings")
+	if err != nil {
+		return Refresh{}, err
+	}
+	var in struct {
+		refreshJSON
+		Embeddings json.RawMessage `json:"embeddings"`
+	}
+	if err := json.Unmarshal(value, &in); err != nil {
+		return Refresh{}, err
+	}
+	r := Refresh{in.Kind, in.QueryID, in.Text, in.Evidence, embeddings, in.Source}
+	return r, r.check(string(key))
+}
+
+func (r Refresh) check(key string) error {
+	if r.QueryID == "" || r.QueryID != key {
+		return fmt.Errorf("the key %q and the query_id %q must be the same id", clip([]byte(key)), r.QueryID)
+	}
+	switch r.Kind {
+	case KindEvidence:
+		if r.Text == "" {
+			return fmt.Errorf("field %q is empty in a record of kind evidence", "text")
+		}
+	case KindRefresh, KindForget:
+	default:
+		return fmt.Errorf("field %q must be evidence, refresh or forget, not %q", "kind", r.Kind)
+	}
+	for i, e := range r.Evidence {
+		if e.Document == "" || e.Weight < 1 {
+			return fmt.Errorf("field \"evidence[%d]\" must have a doc_id and a weight of at least 1 millionth", i)
+		}
+	}
+	return nil
+}
