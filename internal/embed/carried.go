@@ -1,0 +1,59 @@
+package embed
+
+import (
+	"context"
+	"fmt"
+	"math"
+)
+
+// carried takes the vectors that records carry under its name and has none of its own.
+type carried struct {
+	name       string
+	dimensions int
+}
+
+func (c *carried) Name() string    { return c.name }
+func (c *carried) Dimensions() int { return c.dimensions }
+
+func (c *carried) Embed(ctx context.Context, _ Kind, items []Item) ([][]float32, []error, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	vectors := make([][]float32, len(items))
+	failures := make([]error, len(items))
+	for i, item := range items {
+		vector, found, err := carriedVector(c, item)
+		switch {
+		case err != nil:
+			failures[i] = err
+		case !found:
+			failures[i] = fmt.Errorf("embedder %s: the record carries no vector, want embeddings.%s with %d numbers", c.name, c.name, c.dimensions)
+		default:
+			vectors[i] = vector
+		}
+	}
+	return vectors, failures, nil
+}
+
+// carriedVector returns the vector that a record carried under the embedder's name, checked. It is the record's
+// own slice.
+func carriedVector(embedder Embedder, item Item) (vector []float32, found bool, err error) {
+	vector, found = item.Carried[embedder.Name()]
+	if !found {
+		return nil, false, nil
+	}
+	if len(vector) != embedder.Dimensions() {
+		return nil, true, fmt.Errorf("embedder %s: the carried vector has %d numbers, want %d", embedder.Name(), len(vector), embedder.Dimensions())
+	}
+	zero := true
+	for i, value := range vector {
+		if wide := float64(value); math.IsNaN(wide) || math.IsInf(wide, 0) {
+			return nil, true, fmt.Errorf("embedder %s: number %d of the carried vector is %v, want a finite one", embedder.Name(), i, value)
+		}
+		zero = zero && value == 0
+	}
+	if zero {
+		return nil, true, fmt.Errorf("embedder %s: the carried vector is all zeros, which has no direction", embedder.Name())
+	}
+	return vector, true, nil
+}

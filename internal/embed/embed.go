@@ -1,0 +1,39 @@
+// Package embed turns texts into vectors: one Embedder for each kind of model, and the ensemble's vectors in, one
+// piece of the concatenation for each.
+package embed
+
+import "context"
+
+// Kind is what a text is: some models embed queries and passages differently.
+type Kind uint8
+
+// The kinds.
+const (
+	Passage Kind = iota
+	Query
+)
+
+// Item is a text with the vectors that its record carried.
+type Item struct {
+	Text    string
+	Carried map[string][]float32 // by embedder name; nil: none
+}
+
+// Embedder embeds batches of texts.
+//
+// Embed returns, for each item in order, either a vector of Dimensions() float32 values (any length but zero, all
+// finite), or an error that says why this text has none for ever (the record becomes a dead letter). The last
+// error is for the whole call: the embedder could not be reached, try again later.
+type Embedder interface {
+	Name() string
+	Dimensions() int
+	Embed(ctx context.Context, kind Kind, items []Item) ([][]float32, []error, error)
+}
+
+// Fitted is an Embedder that learns from a sample of passages before its first use, such as IDF weights.
+type Fitted interface {
+	Embedder
+	Fit(texts func(yield func(string) bool)) error
+	MarshalBinary() ([]byte, error)
+	UnmarshalBinary([]byte) error
+}

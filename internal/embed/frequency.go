@@ -1,0 +1,115 @@
+package embed
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+)
+
+// sketchSize is the number of counters for document frequencies, a power of two.
+const (
+	sketchBits = 20
+	sketchSize = 1 << sketchBits
+)
+
+// places are the two counters of a feature: its document frequency is at most the smaller one (a count-min sketch,
+// Cormode and Muthukrishnan 2005).
+func places(hash uint64) (int, int) {
+	return int(hash >> (64 - sketchBits)), int((hash * 0xd6e8feb86659fd93) >> (64 - sketchBits))
+}
+
+// tally counts in how many passages each feature occurs. Sums commute, so passages may be added by many at once in
+// any order.
+type tally struct {
+	passages atomic.Int64
+	counts   []atomic.Uint32
+}
+
+func newTally() *tally { return &tally{counts: make([]atomic.Uint32, sketchSize)} }
+
+func (t *tally) add(features []feature) {
+	t.passages.Add(1)
+	for _, feature := range features {
+		first, second := places(feature.hash)
+		t.counts[first].Add(1)
+		if second != first {
+			t.counts[second].Add(1)
+		}
+	}
+}
+
+// frequencies holds the document frequencies of a sample in one byte a counter: the logarithm in steps of 1/levels,
+// exact up to 16 and within 3 % above, which moves an IDF by 0.03 at most.
+type frequencies struct {
+	passages int64
+	levels   []uint8      // by place
+	idf      [256]float32 // by level
+}
+
+func (t *tally) frequencies() *frequencies {
+	f := &frequencies{passages: t.passages.Load(), levels: make([]uint8, sketchSize)}
+	for i := range t.counts {
+		f.levels[i] = level(t.counts[i].Load())
+	}
+	f.weigh()
+	return f
+}
+
+// level packs a count: 0 to 16 as they are, then sixteen to the doubling.
+func level(count uint32) uint8 {
+	if count <= 16 {
+		return uint8(count)
+	}
+	return uint8(min(255, 16+math.Round(16*math.Log2(float64(count)/16))))
+}
+
+// count is the inverse of level.
+func count(level uint8) float64 {
+	if level <= 16 {
+		return float64(level)
+	}
+	return 16 * math.Exp2(float64(level-16)/16)
+}
+
+// weigh computes the IDF of every level.
+func (f *frequencies) weigh() {
+	for l := range f.idf {
+		f.idf[l] = float32(math.Log(float64(f.passages+1) / (min(count(uint8(l)), float64(f.passages)) + 0.5)))
+	}
+}
+
+// of returns the IDF of a feature.
+func (f *frequencies) of(hash uint64) float32 {
+	first, second := places(hash)
+	return f.idf[min(f.levels[first], f.levels[second])]
+}
+
+const (
+	frequencyMagic  = "hnf1"
+	frequencyHeader = len(frequencyMagic) + 8
+)
+
+func (f *frequencies) marshal() []byte {
+	out := make([]byte, 0, frequencyHeader+len(f.levels))
+	out = append(out, frequencyMagic...)
+	out = binary.LittleEndian.AppendUint64(out, uint64(f.passages))
+	return append(out, f.levels...)
+}
+
+func unmarshalFrequencies(data []byte) (*frequencies, error) {
+	if len(data) != frequencyHeader+sketchSize {
+		return nil, fmt.Errorf("document frequencies: %d bytes, want %d", len(data), frequencyHeader+sketchSize)
+	}
+	if string(data[:len(frequencyMagic)]) != frequencyMagic {
+		return nil, fmt.Errorf("document frequencies: they begin with %q, want %q: another version of hardneg wrote them", data[:len(frequencyMagic)], frequencyMagic)
+	}
+	passages := binary.LittleEndian.Uint64(data[len(frequencyMagic):])
+	if passages == 0 || passages > math.MaxInt64/2 {
+		return nil, errors.New("document frequencies: the number of passages is out of range")
+	}
+	f := &frequencies{passages: int64(passages), levels: append([]uint8(nil), data[frequencyHeader:]...)}
+	f.weigh()
+	return f, nil
+}
