@@ -1,0 +1,79 @@
+package config
+
+import (
+	"strings"
+)
+
+// Problem is one thing that is wrong with the configuration.
+type Problem struct {
+	Origin  string // FILE:LINE:COLUMN, an environment variable, --set; empty: a default, or the file as a whole
+	Key     string // empty: not about one key
+	Message string
+}
+
+// String is one line.
+func (p Problem) String() string {
+	var parts []string
+	for _, part := range []string{p.Origin, p.Key, p.Message} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+// Error is everything that is wrong with the configuration.
+type Error struct{ Problems []Problem }
+
+// Error is one line for each problem.
+func (e *Error) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func failure(problems []Problem) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	return &Error{problems}
+}
+
+// nearest is the name that was probably meant, or empty.
+func nearest(name string, known []string) string {
+	best, at := "", max(1, len(name)/3)+1
+	for _, k := range known {
+		if d := distance(strings.ToLower(name), k); d < at {
+			best, at = k, d
+		}
+	}
+	return best
+}
+
+// distance is the number of letters to insert, delete, replace or swap with the next (optimal string alignment)
+// that make a into b.
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}

@@ -1,0 +1,20 @@
+package config
+
+// Secret is a value that is never printed: every way to format it gives asterisks. Its text is string(secret).
+type Secret string
+
+const mask = "********"
+
+// String masks the secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return mask
+}
+
+// GoString masks the secret.
+func (s Secret) GoString() string { return `"` + s.String() + `"` }
+
+// MarshalText masks the secret, in JSON and YAML too.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

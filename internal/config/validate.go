@@ -1,0 +1,299 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Validate tells everything that is wrong with the values, each with its key. It does not ask for the two
+// addresses: see CheckAddresses.
+func (c *Config) Validate() error { return failure(c.check()) }
+
+// CheckAddresses tells which of the addresses that have no default are missing.
+func (c *Config) CheckAddresses() error {
+	v := &validation{config: c}
+	if len(c.Kafka.Brokers) == 0 {
+		v.fail("kafka.brokers", "missing: the address of Kafka, host:port")
+	}
+	if c.Qdrant.Address == "" {
+		v.fail("qdrant.address", "missing: the address of Qdrant's gRPC interface, host:port")
+	}
+	return failure(v.problems)
+}
+
+func (c *Config) check() []Problem {
+	v := &validation{config: c}
+	v.limits(Fields(), "", reflect.ValueOf(c).Elem())
+	v.addresses()
+	v.tls("kafka.tls", c.Kafka.TLS)
+	v.tls("qdrant.tls", c.Qdrant.TLS)
+	v.sasl()
+	v.names()
+	v.embedders()
+	v.mining()
+	if c.Reduce.Variance == 0 {
+		v.fail("reduce.variance", "must be above 0")
+	}
+	if c.Fit.Minimum > c.Fit.Sample {
+		v.fail("fit.minimum", "is %d, above fit.sample, %d", c.Fit.Minimum, c.Fit.Sample)
+	}
+	return v.problems
+}
+
+type validation struct {
+	config   *Config
+	problems []Problem
+}
+
+func (v *validation) fail(key, format string, args ...any) {
+	v.problems = append(v.problems, Problem{v.origin(key), key, fmt.Sprintf(format, args...)})
+}
+
+// origin is where the value came from, or the list or group that holds it.
+func (v *validation) origin(key string) string {
+	for key != "" {
+		if origin, ok := v.config.origins[key]; ok {
+			return origin
+		}
+		key = key[:max(strings.LastIndexByte(key, '.'), strings.LastIndexByte(key, '['), 0)]
+	}
+	return ""
+}
+
+// limits checks what the tags say.
+func (v *validation) limits(list []Field, prefix string, target reflect.Value) {
+	for _, f := range list {
+		key, value := prefix+f.Name, target.Field(f.index)
+		switch {
+		case len(f.Fields) > 0 && f.list():
+			for i := range value.Len() {
+				v.limits(f.Fields, fmt.Sprintf("%s[%d].", key, i), value.Index(i))
+			}
+		case len(f.Fields) > 0:
+			v.limits(f.Fields, key+".", value)
+		case f.list():
+			for i := range value.Len() {
+				v.limit(f, fmt.Sprintf("%s[%d]", key, i), value.Index(i))
+			}
+		case value.Kind() != reflect.Pointer:
+			v.limit(f, key, value)
+		case !value.IsNil():
+			v.limit(f, key, value.Elem())
+		}
+	}
+}
+
+func (v *validation) limit(f Field, key string, value reflect.Value) {
+	if f.Enum != nil && !slices.Contains(f.Enum, value.String()) {
+		known := slices.DeleteFunc(slices.Clone(f.Enum), func(name string) bool { return name == "" })
+		if value.String() == "" {
+			v.fail(key, "missing: one of %s", strings.Join(known, ", "))
+		} else {
+			v.fail(key, "%q is none of %s", value.String(), strings.Join(known, ", "))
+		}
+	}
+	if f.NonEmpty && value.String() == "" {
+		v.fail(key, "must not be empty")
+	}
+	if f.Min == "" && f.Max == "" {
+		return
+	}
+	number, unit := measure(value)
+	if low, ok := bound(f.Min, value.Type()); ok && number < low {
+		v.fail(key, "must be at least %s, is %s", f.Min, unit)
+	}
+	if high, ok := bound(f.Max, value.Type()); ok && number > high {
+		v.fail(key, "must be at most %s, is %s", f.Max, unit)
+	}
+}
+
+// measure is the value as a number, and as a user writes it.
+func measure(value reflect.Value) (float64, string) {
+	switch {
+	case value.Type() == durationType:
+		return float64(value.Int()), time.Duration(value.Int()).String()
+	case value.CanInt():
+		return float64(value.Int()), strconv.FormatInt(value.Int(), 10)
+	default:
+		return value.Float(), strconv.FormatFloat(value.Float(), 'g', -1, 64)
+	}
+}
+
+func bound(text string, t reflect.Type) (float64, bool) {
+	if text == "" {
+		return 0, false
+	}
+	target := reflect.New(t).Elem()
+	if err := setScalar(target, text); err != nil {
+		panic(err) // a wrong tag in config.go
+	}
+	number, _ := measure(target)
+	return number, true
+}
+
+func (v *validation) addresses() {
+	c := v.config
+	for i, broker := range c.Kafka.Brokers {
+		v.address(fmt.Sprintf("kafka.brokers[%d]", i), broker, false)
+	}
+	if c.Qdrant.Address != "" {
+		v.address("qdrant.address", c.Qdrant.Address, false)
+	}
+	if c.HTTP.Address != "" {
+		v.address("http.address", c.HTTP.Address, true)
+	}
+}
+
+func (v *validation) address(key, address string, listen bool) {
+	host, port, err := net.SplitHostPort(address)
+	number, notNumber := strconv.ParseUint(port, 10, 16)
+	switch {
+	case strings.Contains(address, "://"):
+		v.fail(key, "%q is a URL; write host:port", address)
+	case err != nil || notNumber != nil:
+		v.fail(key, "%q is not host:port", address)
+	case !listen && (host == "" || number == 0):
+		v.fail(key, "%q names no host and port to connect to", address)
+	}
+}
+
+func (v *validation) tls(key string, t TLS) {
+	switch {
+	case t.CertFile != "" && t.KeyFile == "":
+		v.fail(key+".key_file", "missing, while cert_file is set")
+	case t.KeyFile != "" && t.CertFile == "":
+		v.fail(key+".cert_file", "missing, while key_file is set")
+	}
+	if !t.Enabled && (t.CAFile != "" || t.CertFile != "" || t.KeyFile != "" || t.ServerName != "" || t.Insecure) {
+		v.fail(key+".enabled", "is false, while other keys of the group are set")
+	}
+}
+
+func (v *validation) sasl() {
+	sasl := v.config.Kafka.SASL
+	if sasl.Mechanism == "" {
+		if sasl.Username != "" || sasl.Password != "" {
+			v.fail("kafka.sasl.mechanism", "missing, while a user or a password is set")
+		}
+		return
+	}
+	if sasl.Username == "" {
+		v.fail("kafka.sasl.username", "missing for %s", sasl.Mechanism)
+	}
+	if sasl.Password == "" {
+		v.fail("kafka.sasl.password", "missing for %s", sasl.Mechanism)
+	}
+}
+
+// legalName is what Kafka takes for the name of a topic.
+var legalName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
+// legalPrefix is what fits both into Qdrant's names of collections and into a URL.
+var legalPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,100}$`)
+
+func (v *validation) names() {
+	c := v.config
+	if !legalName.MatchString(c.Name) && c.Name != "" || len(c.Name) > 100 {
+		v.fail("name", "%q: at most 100 letters, digits, and . _ -", c.Name)
+	}
+	if !legalPrefix.MatchString(c.Qdrant.Prefix) {
+		v.fail("qdrant.prefix", "%q: at most 100 letters, digits, and . _ -", c.Qdrant.Prefix)
+	}
+	if len(c.Stages) == 0 {
+		v.fail("stages", "names no stage")
+	}
+	for i, stage := range c.Stages {
+		if slices.Contains(c.Stages[:i], stage) {
+			v.fail(fmt.Sprintf("stages[%d]", i), "%s is there twice", stage)
+		}
+	}
+	seen := make(map[string]string)
+	topic := func(key, name string) {
+		if name == "" {
+			return
+		}
+		if !legalName.MatchString(name) || name == "." || name == ".." {
+			v.fail(key, "%q is no name of a topic: letters, digits, and . _ -, at most 249", name)
+		}
+		// Kafka itself refuses names that differ in . and _ alone, for its metrics can't tell them apart.
+		folded := strings.ReplaceAll(name, ".", "_")
+		if other, taken := seen[folded]; taken {
+			v.fail(key, "%q is the name of %s too", name, other)
+		}
+		seen[folded] = key
+	}
+	topic("topics.documents", c.Topics.Documents)
+	topic("topics.queries", c.Topics.Queries)
+	topic("topics.triplets", c.Topics.Triplets)
+	topic("topics.dead_letters", c.Topics.DeadLetters)
+	topic("topics.refresh", c.Topics.Refresh)
+	topic("topics.models", c.Topics.Models)
+	if c.Topics.ReplicationFactor == 0 {
+		v.fail("topics.replication_factor", "must be -1 or at least 1, is 0")
+	}
+}
+
+func (v *validation) embedders() {
+	if len(v.config.Embedders) == 0 {
+		v.fail("embedders", "names no embedder")
+	}
+	seen := make(map[string]bool)
+	for i, e := range v.config.Embedders {
+		key := fmt.Sprintf("embedders[%d].", i)
+		if e.Name != "" && seen[e.Name] {
+			v.fail(key+"name", "%q is there twice", e.Name)
+		}
+		seen[e.Name] = true
+		if e.Weight == 0 {
+			v.fail(key+"weight", "must be above 0")
+		}
+		if e.Type == "carried" && e.Dimensions == 0 {
+			v.fail(key+"dimensions", "missing: the length of the vectors that the records carry")
+		}
+	}
+}
+
+func (v *validation) mining() {
+	m := v.config.Mining
+	if len(m.Tiers) == 0 {
+		v.fail("mining.tiers", "names no policy")
+	}
+	upTo := 0
+	for i, tier := range m.Tiers {
+		key := fmt.Sprintf("mining.tiers[%d].", i)
+		if tier.UpTo != 0 && tier.UpTo < upTo {
+			v.fail(key+"upto", "is %d, below %d of the tier before: it counts the whole list", tier.UpTo, upTo)
+		}
+		upTo = max(upTo, tier.UpTo)
+		if tier.Policy == "semantic" {
+			v.noMargins(key, tier)
+		}
+		if tier.MinScore != nil && tier.MaxScore != nil && *tier.MinScore > *tier.MaxScore {
+			v.fail(key+"min_score", "is %g, above max_score, %g", *tier.MinScore, *tier.MaxScore)
+		}
+		depth := tier.Depth
+		if depth == 0 {
+			depth = m.Depth
+		}
+		if tier.Skip >= depth {
+			v.fail(key+"skip", "is %d of %d candidates (depth): none is left", tier.Skip, depth)
+		}
+	}
+}
+
+func (v *validation) noMargins(key string, tier Tier) {
+	for name, value := range map[string]*float64{
+		"relative_margin": tier.RelativeMargin, "absolute_margin": tier.AbsoluteMargin,
+		"max_score": tier.MaxScore, "min_score": tier.MinScore,
+	} {
+		if value != nil {
+			v.fail(key+name, "belongs to positive-aware; semantic has none")
+		}
+	}
+}
