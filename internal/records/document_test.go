@@ -1,0 +1,136 @@
+package records
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func floats(values ...float32) string {
+	var raw []byte
+	for _, v := range values {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(v))
+	}
+	return base64.StdEncoding.EncodeToString(raw)
+}
+
+func TestParseDocument(t *testing.T) {
+	long := strings.Repeat("x", MaxID+1)
+	tests := []struct {
+		name, key, value string // value "-" stands for null
+		want             Document
+		deleted          bool
+		err              string // part of the error; the wanted ID then says what counts as deleted
+	}{
+		{name: "smallest", key: "a", value: `{"text":"t"}`, want: Document{ID: "a", Text: "t"}},
+		{name: "id without key", value: `{"id":"a","text":"t"}`, want: Document{ID: "a", Text: "t"}},
+		{name: "all", key: "a", value: ` {"id":"a","title":"T","text":" t ","url":"u","updated_at":"2026-01-02T03:04:05.6+01:00","metadata":{"b":[1]},"embeddings":{"e":[1,-2.5],"f":"` + floats(0.5) + `"},"more":1}` + "\n",
+			want: Document{ID: "a", Title: "T", Text: " t ", URL: "u", UpdatedAt: "2026-01-02T03:04:05.6+01:00", Metadata: []byte(`{"b":[1]}`), Embeddings: map[string][]float32{"e": {1, -2.5}, "f": {0.5}}}},
+		{name: "nulls are absent", key: "a", value: `{"id":null,"title":null,"text":"t","url":null,"updated_at":null,"metadata":null,"embeddings":{"e":null}}`, want: Document{ID: "a", Text: "t"}},
+		{name: "names are exact", key: "a", value: `{"text":"t","Title":5,"TEXT":6}`, want: Document{ID: "a", Text: "t"}},
+		{name: "pairs of surrogates", key: "a", value: `{"text":"\ud83d\ude00\\ud800"}`, want: Document{ID: "a", Text: `😀\ud800`}},
+		{name: "delete", key: "a", value: "-", want: Document{ID: "a"}, deleted: true},
+		{name: "delete without key", value: "-", err: "needs the document's id as its key"},
+		{name: "no id", value: `{"text":"t"}`, err: `field "id" is missing`},
+		{name: "empty id", value: `{"id":"","text":"t"}`, err: `field "id" is empty`},
+		{name: "long id", value: `{"id":"` + long + `","text":"t"}`, err: `is an id of 1025 bytes`},
+		{name: "long key", key: long, value: `{"text":"t"}`, err: `the key is an id of 1025 bytes`},
+		{name: "key contradicts", key: "a", value: `{"id":"b","text":"t"}`, want: Document{ID: "a"}, err: `the key "a" contradicts the id "b"`},
+		{name: "broken key", key: "a\xff", value: `{"id":"a","text":"t"}`, err: "the key is not valid UTF-8 at byte 1"},
+		{name: "broken key of a delete", key: "\xff", value: "-", err: "the key is not valid UTF-8 at byte 0"},
+		{name: "no text", key: "a", value: `{"id":"a"}`, want: Document{ID: "a"}, err: `field "text" is missing`},
+		{name: "no text, no key", value: `{"id":"a"}`, want: Document{ID: "a"}, err: `field "text" is missing`},
+		{name: "null text", key: "a", value: `{"text":null}`, want: Document{ID: "a"}, err: `field "text" is missing`},
+		{name: "blank text", key: "a", value: `{"text":" \n\u00a0"}`, want: Document{ID: "a"}, err: `field "text" is empty`},
+		{name: "text of another type", key: "a", value: `{"text":["t"]}`, want: Document{ID: "a"}, err: `field "text" must be a string, not an array`},
+		{name: "id of another type", key: "a", value: `{"id":7,"text":"t"}`, want: Document{ID: "a"}, err: `field "id" must be a string, not a number`},
+		{name: "title of another type", key: "a", value: `{"text":"t","title":true}`, want: Document{ID: "a"}, err: `field "title" must be a string, not a boolean`},
+		{name: "metadata of another type", key: "a", value: `{"text":"t","metadata":[]}`, want: Document{ID: "a"}, err: `field "metadata" must be an object, not an array`},
+		{name: "no time", key: "a", value: `{"text":"t","updated_at":"yesterday"}`, want: Document{ID: "a"}, err: `field "updated_at" is not an RFC 3339 time`},
+		{name: "empty time", key: "a", value: `{"text":"t","updated_at":""}`, want: Document{ID: "a"}, err: `field "updated_at" is empty`},
+		{name: "twice", key: "a", value: `{"text":"t","text":"u"}`, want: Document{ID: "a"}, err: `field "text" comes twice, the second time before byte 18`},
+		{name: "twice, escaped", key: "a", value: `{"text":"t","t\u0065xt":"u"}`, want: Document{ID: "a"}, err: `field "text" comes twice`},
+		{name: "unpaired surrogate", value: `{"id":"\ud800","text":"t"}`, err: `field "id" holds an unpaired surrogate`},
+		{name: "reversed surrogates", key: "a", value: `{"text":"\ude00\ud83d"}`, want: Document{ID: "a"}, err: `unpaired surrogate`},
+		{name: "not JSON", key: "a", value: `{"text":"t"`, want: Document{ID: "a"}, err: "invalid JSON at byte 10"},
+		{name: "not JSON in the middle", key: "a", value: `{"text":x}`, want: Document{ID: "a"}, err: "invalid JSON at byte 8"},
+		{name: "NaN", key: "a", value: `{"text":"t","embeddings":{"e":[NaN]}}`, want: Document{ID: "a"}, err: "invalid JSON at byte 31"},
+		{name: "trailing garbage", key: "a", value: `{"text":"t"} x`, want: Document{ID: "a"}, err: "invalid JSON at byte 13"},
+		{name: "two objects", key: "a", value: `{"text":"t"}{}`, want: Document{ID: "a"}, err: "invalid JSON at byte 12"},
+		{name: "no object", key: "a", value: `"t"`, want: Document{ID: "a"}, err: "must be a JSON object, not a string"},
+		{name: "the word null", key: "a", value: `null`, want: Document{ID: "a"}, err: "must be a JSON object, not null"},
+		{name: "empty value", key: "a", value: ``, want: Document{ID: "a"}, err: "the value is empty"},
+		{name: "broken UTF-8", key: "a", value: "{\"text\":\"t\xc3\"}", want: Document{ID: "a"}, err: "not valid UTF-8 at byte 10"},
+		{name: "embeddings of another type", key: "a", value: `{"text":"t","embeddings":[1]}`, want: Document{ID: "a"}, err: `field "embeddings" must be an object, not an array`},
+		{name: "a word in a vector", key: "a", value: `{"text":"t","embeddings":{"e":[1,"x"]}}`, want: Document{ID: "a"}, err: `embedder "e" must be an array of numbers`},
+		{name: "a null in a vector", key: "a", value: `{"text":"t","embeddings":{"e":[1,null]}}`, want: Document{ID: "a"}, err: `embedder "e" has a null at index 1`},
+		{name: "too large for float32", key: "a", value: `{"text":"t","embeddings":{"e":[1,2e39]}}`, want: Document{ID: "a"}, err: `embedder "e" has the value 2e+39 at index 1`},
+		{name: "too large for float64", key: "a", value: `{"text":"t","embeddings":{"e":[1,2e399]}}`, want: Document{ID: "a"}, err: `embedder "e" must be an array of numbers`},
+		{name: "empty vector", key: "a", value: `{"text":"t","embeddings":{"e":[]}}`, want: Document{ID: "a"}, err: `embedder "e" is empty`},
+		{name: "NaN in base64", key: "a", value: `{"text":"t","embeddings":{"e":"` + floats(1, float32(math.NaN())) + `"}}`, want: Document{ID: "a"}, err: `embedder "e" has the value NaN at index 1`},
+		{name: "infinity in base64", key: "a", value: `{"text":"t","embeddings":{"e":"` + floats(float32(math.Inf(-1))) + `"}}`, want: Document{ID: "a"}, err: `embedder "e" has the value -Inf at index 0`},
+		{name: "not base64", key: "a", value: `{"text":"t","embeddings":{"e":"a-_="}}`, want: Document{ID: "a"}, err: `embedder "e" is not base64`},
+		{name: "three bytes", key: "a", value: `{"text":"t","embeddings":{"e":"AAAA"}}`, want: Document{ID: "a"}, err: `embedder "e" has 3 bytes, not a multiple of 4`},
+		{name: "vector of another type", key: "a", value: `{"text":"t","embeddings":{"e":1}}`, want: Document{ID: "a"}, err: `embedder "e" must be an array of numbers or a base64 string, not a number`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			value := []byte(test.value)
+			if test.value == "-" {
+				value = nil
+			}
+			got, deleted, err := ParseDocument([]byte(test.key), value)
+			if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+				t.Fatalf("error %v, want one with %q", err, test.err)
+			}
+			if !reflect.DeepEqual(got, test.want) || deleted != test.deleted {
+				t.Errorf("got %+v deleted %v\nwant %+v deleted %v", got, deleted, test.want, test.deleted)
+			}
+		})
+	}
+}
+
+func FuzzParseDocument(f *testing.F) {
+	f.Add([]byte("a"), []byte(`{"id":"a","title":"T","text":"t","updated_at":"2026-01-02T03:04:05Z","metadata":{"b":1},"embeddings":{"e":[1,2]}}`))
+	f.Add([]byte(""), []byte(`{"id":"\ud83d\ude00","text":"\u0000 <&>","embeddings":{"e":"AACAPw=="}}`))
+	f.Add([]byte("\xff"), []byte(`{"text":"t","text":"\ud800"}`))
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		d, deleted, err := ParseDocument(key, value)
+		if err != nil || deleted {
+			return
+		}
+		k, v := d.Encode()
+		again, _, err := ParseDocument(k, v)
+		if err != nil {
+			t.Fatalf("encoded as %s: %v", v, err)
+		}
+		if !bytes.Equal(compact(d.Metadata), compact(again.Metadata)) {
+			t.Fatalf("metadata %s became %s", d.Metadata, again.Metadata)
+		}
+		d.Metadata, again.Metadata = nil, nil
+		if !reflect.DeepEqual(d, again) {
+			t.Fatalf("%+v became %+v", d, again)
+		}
+	})
+}
+
+func TestContentHash(t *testing.T) {
+	// printf 'T\nt' | sha256sum, printf '\nt' | sha256sum
+	for _, test := range []struct{ title, text, want string }{
+		{"T", "t", "e625310308ffa9f07cf9a787bebe499e"}, {"", "t", "7aefdb613d76fbf9a5139e2dc6e35ede"},
+	} {
+		if got := ContentHash(test.title, test.text); got != test.want {
+			t.Errorf("ContentHash(%q, %q) = %s, want %s", test.title, test.text, got, test.want)
+		}
+		if got := (Document{Title: test.title, Text: test.text}).Hash(); got != test.want {
+			t.Errorf("Hash = %s, want %s", got, test.want)
+		}
+	}
+	if EmbeddedText("T", "t") != "T\nt" || EmbeddedText("", "t") != "t" {
+		t.Error("EmbeddedText is not title, newline and text")
+	}
+}
