@@ -1,0 +1,159 @@
+package index
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/qdrant/go-client/qdrant"
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Config says where the index is and how to use it.
+type Config struct {
+	Address           string // host:port of the gRPC service
+	APIKey            string
+	TLS               *tls.Config // nil: plain text
+	Prefix            string      // of collection and alias names
+	ReadConsistency   string      // majority, quorum or all; empty: the server's default
+	ReplicationFactor int         // of collections created here; above 1 writes are confirmed by every replica
+	ExactBelow        int         // search exactly while a collection has fewer points than this
+	Log               zerolog.Logger
+}
+
+const (
+	pingTimeout = 5 * time.Second
+	maxAnswer   = 1 << 30 // bytes; go-client's 4 MiB fails big reads
+
+	// oldestServer is the first version that knows update_filter. Older ones ignore it, so that every guard of this
+	// package would silently hold nothing.
+	oldestMajor, oldestMinor = 1, 16
+)
+
+// Client is a connection to Qdrant. It is safe for concurrent use.
+type Client struct {
+	config      Config
+	connection  *qdrant.Client
+	consistency *qdrant.ReadConsistency
+}
+
+// Dial connects to Qdrant and checks that it answers and is recent enough. The error is ErrUnreachable where nothing
+// listens.
+func Dial(ctx context.Context, config Config) (*Client, error) {
+	consistency, err := readConsistency(config.ReadConsistency)
+	if err != nil {
+		return nil, err
+	}
+	host, port, err := splitAddress(config.Address)
+	if err != nil {
+		return nil, err
+	}
+	connection, err := qdrant.NewClient(&qdrant.Config{
+		Host: host, Port: port, APIKey: config.APIKey, UseTLS: config.TLS != nil, TLSConfig: config.TLS,
+		SkipCompatibilityCheck: true, // checkVersion does it, and refuses
+		GrpcOptions: []grpc.DialOption{
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxAnswer)),
+			// gRPC's own pauses grow to two minutes, far above the time that a call tries again.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: longPause},
+				MinConnectTimeout: pingTimeout,
+			}),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("qdrant at %s: %w", config.Address, err)
+	}
+	c := &Client{config: config, connection: connection, consistency: consistency}
+	if err := c.checkVersion(ctx); err != nil {
+		_ = connection.Close()
+		return nil, err
+	}
+	if err := c.Ping(ctx); err != nil {
+		_ = connection.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Ping checks that Qdrant answers, in one attempt within 5 s. It lists the collections, for the health service of
+// Qdrant says "serving" whatever happens behind it.
+func (c *Client) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	_, err := c.connection.GetCollectionsClient().List(ctx, &qdrant.ListCollectionsRequest{})
+	return c.pinged("ListCollections", err)
+}
+
+// Close closes the connection; calls under way fail.
+func (c *Client) Close() error { return c.connection.Close() }
+
+// checkVersion refuses a server that is too old.
+func (c *Client) checkVersion(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	reply, err := c.connection.GetQdrantClient().HealthCheck(ctx, &qdrant.HealthCheckRequest{})
+	if err != nil {
+		return c.pinged("HealthCheck", err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(reply.GetVersion(), "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("qdrant at %s: version %q cannot be read; %d.%d or later is needed", c.config.Address, reply.GetVersion(), oldestMajor, oldestMinor)
+	}
+	if major < oldestMajor || major == oldestMajor && minor < oldestMinor {
+		return fmt.Errorf("qdrant at %s: version %s is too old, %d.%d or later is needed: it would ignore the guards of writes", c.config.Address, reply.GetVersion(), oldestMajor, oldestMinor)
+	}
+	return nil
+}
+
+// pinged describes the error of a single attempt.
+func (c *Client) pinged(name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case status.Code(err) == codes.Unauthenticated || status.Code(err) == codes.PermissionDenied:
+		return c.describe(name, "", fmt.Errorf("access refused, check qdrant.api_key: %w", err))
+	}
+	if _, sentinel := classify(err); sentinel != nil {
+		err = fmt.Errorf("%w: %w", sentinel, err)
+	}
+	return c.describe(name, "", err)
+}
+
+// splitAddress splits host:port and keeps the brackets that go-client needs around an IPv6 address.
+func splitAddress(address string) (host string, port int, err error) {
+	host, name, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("qdrant address %q: %w; want host:port of the gRPC service, such as localhost:6334", address, err)
+	}
+	port, err = strconv.Atoi(name)
+	if err != nil || port <= 0 || port > 65535 {
+		return "", 0, fmt.Errorf("qdrant address %q: port %q is not a number from 1 to 65535", address, name)
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host, port, nil
+}
+
+// readConsistency translates the setting; nil is the server's default.
+func readConsistency(name string) (*qdrant.ReadConsistency, error) {
+	switch name {
+	case "":
+		return nil, nil
+	case "majority":
+		return qdrant.NewReadConsistencyType(qdrant.ReadConsistencyType_Majority), nil
+	case "quorum":
+		return qdrant.NewReadConsistencyType(qdrant.ReadConsistencyType_Quorum), nil
+	case "all":
+		return qdrant.NewReadConsistencyType(qdrant.ReadConsistencyType_All), nil
+	}
+	return nil, fmt.Errorf("qdrant.read_consistency %q: want majority, quorum, all or nothing", name)
+}

@@ -1,0 +1,258 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/qdrant/go-client/qdrant"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Index is the pair of collections of one generation. It is safe for concurrent use.
+type Index struct {
+	client     *Client
+	dimensions int
+	documents  string // collection names
+	queries    string
+	ordering   *qdrant.WriteOrdering
+	sizes      sizes
+}
+
+// fields that filters name, by collection. Strict mode forbids filters on others.
+var (
+	documentIndexes = map[string]qdrant.FieldType{
+		fieldDeleted: qdrant.FieldType_FieldTypeBool,
+		fieldSource:  qdrant.FieldType_FieldTypeInteger,
+		fieldOffset:  qdrant.FieldType_FieldTypeInteger,
+	}
+	queryIndexes = map[string]qdrant.FieldType{
+		fieldDeleted: qdrant.FieldType_FieldTypeBool,
+		fieldWatch:   qdrant.FieldType_FieldTypeKeyword,
+		fieldToken:   qdrant.FieldType_FieldTypeInteger,
+	}
+)
+
+// Active returns the generation that the aliases point at; ok is false where there is none yet.
+func (c *Client) Active(ctx context.Context) (generation string, ok bool, err error) {
+	answer, err := call(ctx, c, "ListAliases", "", func(ctx context.Context) (*qdrant.ListAliasesResponse, error) {
+		return c.connection.GetCollectionsClient().ListAliases(ctx, &qdrant.ListAliasesRequest{})
+	})
+	if err != nil {
+		return "", false, err
+	}
+	targets := make(map[string]string)
+	for _, alias := range answer.GetAliases() {
+		targets[alias.GetAliasName()] = alias.GetCollectionName()
+	}
+	documents, queries := c.config.Prefix+"documents", c.config.Prefix+"queries"
+	first, second := targets[documents], targets[queries]
+	if first == "" && second == "" {
+		return "", false, nil
+	}
+	generation, isDocuments := strings.CutPrefix(first, documents+"-")
+	other, isQueries := strings.CutPrefix(second, queries+"-")
+	if !isDocuments || !isQueries || generation != other {
+		return "", false, fmt.Errorf("qdrant at %s: aliases %q -> %q and %q -> %q are not one generation; point both at the same one, or delete both",
+			c.config.Address, documents, first, queries, second)
+	}
+	return generation, true, nil
+}
+
+// Open returns the collections of a generation, and creates what is missing of them, their payload indexes and,
+// where there are none, the aliases. dimensions is the length of document vectors. Several instances may do it at
+// once. A collection with other dimensions, another distance, or weaker write consistency than its replication is
+// an error.
+func (c *Client) Open(ctx context.Context, generation string, dimensions int) (*Index, error) {
+	if generation == "" || dimensions <= 0 {
+		return nil, fmt.Errorf("open index: generation %q with %d dimensions: want a name and a positive number", generation, dimensions)
+	}
+	x := &Index{
+		client: c, dimensions: dimensions,
+		documents: c.config.Prefix + "documents-" + generation,
+		queries:   c.config.Prefix + "queries-" + generation,
+	}
+	replicated := false
+	for _, want := range []struct {
+		name       string
+		dimensions int
+		indexes    map[string]qdrant.FieldType
+	}{{x.documents, dimensions, documentIndexes}, {x.queries, dimensions + 1, queryIndexes}} {
+		info, err := c.ensure(ctx, want.name, want.dimensions)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.verify(want.name, info, want.dimensions); err != nil {
+			return nil, err
+		}
+		if err := c.ensureIndexes(ctx, want.name, info, want.indexes); err != nil {
+			return nil, err
+		}
+		replicated = replicated || info.GetConfig().GetParams().GetReplicationFactor() > 1
+	}
+	if replicated {
+		x.ordering = &qdrant.WriteOrdering{Type: qdrant.WriteOrderingType_Strong}
+	}
+	return x, c.ensureAliases(ctx, x)
+}
+
+// Generation is the part of the collections' names that Open was given.
+func (x *Index) Generation() string {
+	return strings.TrimPrefix(x.documents, x.client.config.Prefix+"documents-")
+}
+
+// Dimensions is the length of document and query vectors.
+func (x *Index) Dimensions() int { return x.dimensions }
+
+// ensure returns the description of a collection, creating it first where it is missing.
+func (c *Client) ensure(ctx context.Context, name string, dimensions int) (*qdrant.CollectionInfo, error) {
+	info, err := c.info(ctx, name)
+	if status.Code(err) != codes.NotFound {
+		return info, err
+	}
+	request := &qdrant.CreateCollection{
+		CollectionName: name,
+		VectorsConfig:  qdrant.NewVectorsConfig(&qdrant.VectorParams{Size: uint64(dimensions), Distance: qdrant.Distance_Dot}),
+	}
+	if n := c.config.ReplicationFactor; n > 1 {
+		request.ReplicationFactor = qdrant.PtrOf(uint32(n))
+		request.WriteConsistencyFactor = qdrant.PtrOf(uint32(n))
+	}
+	_, createErr := call(ctx, c, "CreateCollection", name, func(ctx context.Context) (*qdrant.CollectionOperationResponse, error) {
+		return c.connection.GetCollectionsClient().Create(ctx, request)
+	})
+	// Another instance may have been faster: what counts is whether it exists now.
+	info, err = c.info(ctx, name)
+	if err != nil {
+		return nil, errors.Join(createErr, err)
+	}
+	return info, nil
+}
+
+func (c *Client) info(ctx context.Context, name string) (*qdrant.CollectionInfo, error) {
+	answer, err := call(ctx, c, "CollectionInfo", name, func(ctx context.Context) (*qdrant.GetCollectionInfoResponse, error) {
+		return c.connection.GetCollectionsClient().Get(ctx, &qdrant.GetCollectionInfoRequest{CollectionName: name})
+	})
+	return answer.GetResult(), err
+}
+
+// verify refuses a collection whose answers would be wrong.
+func (c *Client) verify(name string, info *qdrant.CollectionInfo, dimensions int) error {
+	params := info.GetConfig().GetParams()
+	vectors := params.GetVectorsConfig().GetParams()
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("qdrant at %s: collection %q %s", c.config.Address, name, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case vectors == nil:
+		return refuse("has named vectors, want one unnamed vector of %d dimensions: it was made by something else", dimensions)
+	case vectors.GetSize() != uint64(dimensions):
+		return refuse("has %d dimensions, want %d: it belongs to another model", vectors.GetSize(), dimensions)
+	case vectors.GetDistance() != qdrant.Distance_Dot:
+		return refuse("has distance %s, want Dot", vectors.GetDistance())
+	case vectors.GetDatatype() != qdrant.Datatype_Default && vectors.GetDatatype() != qdrant.Datatype_Float32:
+		return refuse("stores vectors as %s, want Float32: cosines would not be those of the vectors written", vectors.GetDatatype())
+	case params.GetReplicationFactor() > 1 && params.GetWriteConsistencyFactor() < params.GetReplicationFactor():
+		return refuse("has %d replicas but confirms writes after %d: a read could miss an acknowledged write; set its write_consistency_factor to %d",
+			params.GetReplicationFactor(), params.GetWriteConsistencyFactor(), params.GetReplicationFactor())
+	}
+	return nil
+}
+
+// ensureIndexes creates the payload indexes that are missing.
+func (c *Client) ensureIndexes(ctx context.Context, name string, info *qdrant.CollectionInfo, indexes map[string]qdrant.FieldType) error {
+	for field, kind := range indexes {
+		if _, ok := info.GetPayloadSchema()[field]; ok {
+			continue
+		}
+		_, err := call(ctx, c, "CreateFieldIndex", name, func(ctx context.Context) (*qdrant.UpdateResult, error) {
+			return completed(c.connection.GetPointsClient().CreateFieldIndex(ctx, &qdrant.CreateFieldIndexCollection{
+				CollectionName: name, FieldName: field, FieldType: &kind, Wait: qdrant.PtrOf(true),
+			}))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ensureAliases points the aliases at the index if they point nowhere.
+func (c *Client) ensureAliases(ctx context.Context, x *Index) error {
+	if _, ok, err := c.Active(ctx); ok || err != nil {
+		return err
+	}
+	_, err := call(ctx, c, "UpdateAliases", "", func(ctx context.Context) (*qdrant.CollectionOperationResponse, error) {
+		return c.connection.GetCollectionsClient().UpdateAliases(ctx, &qdrant.ChangeAliases{Actions: []*qdrant.AliasOperations{
+			qdrant.NewAliasCreate(c.config.Prefix+"documents", x.documents),
+			qdrant.NewAliasCreate(c.config.Prefix+"queries", x.queries),
+		}})
+	})
+	if err != nil {
+		// Another instance may have been faster.
+		if _, ok, activeErr := c.Active(ctx); ok && activeErr == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// Counts returns the numbers of live documents and of queries that are not forgotten.
+func (x *Index) Counts(ctx context.Context) (documents, queries uint64, err error) {
+	if documents, err = x.count(ctx, x.documents, live, true); err != nil {
+		return 0, 0, err
+	}
+	queries, err = x.count(ctx, x.queries, live, true)
+	return documents, queries, err
+}
+
+// live leaves out delete markers and forgotten queries.
+var live = &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewMatchBool(fieldDeleted, false)}}
+
+func (x *Index) count(ctx context.Context, collection string, filter *qdrant.Filter, exact bool) (uint64, error) {
+	answer, err := call(ctx, x.client, "Count", collection, func(ctx context.Context) (*qdrant.CountResponse, error) {
+		return x.client.connection.GetPointsClient().Count(ctx, &qdrant.CountPoints{
+			CollectionName: collection, Filter: filter, Exact: &exact, ReadConsistency: x.client.consistency,
+		})
+	})
+	return answer.GetResult().GetCount(), err
+}
+
+// sizeAge is how long a collection's number of points is good enough to choose between exact and HNSW search.
+const sizeAge = 10 * time.Second
+
+// sizes remembers the number of points of each collection for a while.
+type sizes struct {
+	mu    sync.Mutex
+	known map[string]size
+}
+
+type size struct {
+	points uint64
+	asked  time.Time
+}
+
+// searchParams chooses exact search for small collections, and HNSW beyond.
+func (x *Index) searchParams(ctx context.Context, collection string) (*qdrant.SearchParams, error) {
+	x.sizes.mu.Lock()
+	known, ok := x.sizes.known[collection]
+	x.sizes.mu.Unlock()
+	if !ok || time.Since(known.asked) > sizeAge {
+		points, err := x.count(ctx, collection, nil, false)
+		if err != nil {
+			return nil, err
+		}
+		known = size{points, time.Now()}
+		x.sizes.mu.Lock()
+		if x.sizes.known == nil {
+			x.sizes.known = make(map[string]size)
+		}
+		x.sizes.known[collection] = known
+		x.sizes.mu.Unlock()
+	}
+	return &qdrant.SearchParams{Exact: qdrant.PtrOf(known.points < uint64(max(x.client.config.ExactBelow, 0)))}, nil
+}

@@ -1,0 +1,106 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/qdrant/go-client/qdrant"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ErrUnavailable is wrapped by the error of a call that kept failing in a way that may pass: try again later.
+var ErrUnavailable = errors.New("qdrant is unavailable")
+
+// ErrUnreachable is the ErrUnavailable where nothing answered at the address.
+var ErrUnreachable = fmt.Errorf("%w: nothing answers", ErrUnavailable)
+
+const (
+	callTimeout = 30 * time.Second // of one attempt
+	writeWait   = 20               // seconds that the server may take to apply a write, below callTimeout
+	retryFor    = 10 * time.Second // no new attempt begins later than this after the first
+	firstPause  = 50 * time.Millisecond
+	longPause   = time.Second
+)
+
+// classify is the one table of what a failed call means: whether to try again, and the sentinel of its error.
+func classify(err error) (retriable bool, sentinel error) {
+	var limited *qdrant.QdrantResourceExhaustedError
+	if errors.As(err, &limited) {
+		return true, ErrUnavailable
+	}
+	st := status.Convert(err)
+	switch st.Code() {
+	case codes.Unavailable:
+		return true, ErrUnreachable
+	case codes.DeadlineExceeded:
+		return true, ErrUnavailable
+	case codes.ResourceExhausted:
+		// gRPC says the same of a message above its size limit, which no repetition makes smaller.
+		if strings.Contains(st.Message(), "larger than max") {
+			return false, nil
+		}
+		return true, ErrUnavailable
+	}
+	return false, nil
+}
+
+// call makes one request, and makes it again where classify allows, for retryFor. Every request of this package
+// may be repeated: reads by nature, writes because they are guarded and say the whole point.
+func call[T any](ctx context.Context, c *Client, name, collection string, request func(context.Context) (T, error)) (T, error) {
+	start, pause := time.Now(), firstPause
+	for {
+		attempt, cancel := context.WithTimeout(ctx, callTimeout)
+		answer, err := request(attempt)
+		cancel()
+		if err == nil {
+			return answer, nil
+		}
+		var none T
+		if ctx.Err() != nil {
+			return none, c.describe(name, collection, ctx.Err())
+		}
+		retriable, sentinel := classify(err)
+		if !retriable {
+			return none, c.describe(name, collection, err)
+		}
+		if time.Since(start)+pause > retryFor {
+			return none, c.describe(name, collection, fmt.Errorf("%w (tried for %s): %w", sentinel, time.Since(start).Round(time.Millisecond), err))
+		}
+		c.config.Log.Warn().Err(err).Str("call", name).Str("collection", collection).Str("address", c.config.Address).
+			Dur("pause", pause).Msg("qdrant call failed, trying again")
+		select {
+		case <-ctx.Done():
+			return none, c.describe(name, collection, ctx.Err())
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, longPause)
+	}
+}
+
+// describe names the call, the collection and the address.
+func (c *Client) describe(name, collection string, err error) error {
+	if collection == "" {
+		return fmt.Errorf("qdrant at %s: %s: %w", c.config.Address, name, err)
+	}
+	return fmt.Errorf("qdrant at %s: %s on collection %q: %w", c.config.Address, name, collection, err)
+}
+
+// completed turns the answer of a write into an error unless the write is visible to every later read. A server
+// that ran out of time says so in an answer, not in an error.
+func completed(answer *qdrant.PointsOperationResponse, err error) (*qdrant.UpdateResult, error) {
+	if err != nil {
+		return nil, err
+	}
+	result := answer.GetResult()
+	switch result.GetStatus() {
+	case qdrant.UpdateStatus_Completed:
+		return result, nil
+	case qdrant.UpdateStatus_WaitTimeout, qdrant.UpdateStatus_ClockRejected:
+		return nil, status.Errorf(codes.DeadlineExceeded, "the write was accepted but not applied (%s)", result.GetStatus())
+	}
+	return nil, fmt.Errorf("the write was answered with status %s instead of Completed", result.GetStatus())
+}

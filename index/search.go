@@ -1,0 +1,92 @@
+package index
+
+import (
+	"context"
+	"fmt"
+
+	"hardneg/mining"
+
+	"github.com/qdrant/go-client/qdrant"
+)
+
+// Hits is the answer to one search.
+type Hits struct {
+	Documents []mining.Document // nearest first, with vector, hash and MinHash
+	Exhausted bool              // fewer came than asked: these are all live documents
+}
+
+// Search returns, for each query vector, the limit live documents nearest to it by dot product.
+func (x *Index) Search(ctx context.Context, queries [][]float32, limit int) ([]Hits, error) {
+	if limit <= 0 {
+		return nil, fmt.Errorf("search: limit %d: want a positive number", limit)
+	}
+	for i, query := range queries {
+		if err := x.checkQuery(query); err != nil {
+			return nil, fmt.Errorf("search: query %d: %w", i, err)
+		}
+	}
+	params, err := x.searchParams(ctx, x.documents)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Hits, 0, len(queries))
+	template := qdrant.QueryPoints{
+		CollectionName: x.documents, Filter: live, Params: params,
+		WithPayload: qdrant.NewWithPayloadInclude(fieldDocument, fieldHash, fieldMinHash), WithVectors: qdrant.NewWithVectors(true),
+	}
+	size := hitBytes + 4*x.dimensions
+	err = x.queryBatches(ctx, &template, queries, limit, size, func(_ int, points []*qdrant.ScoredPoint) error {
+		hits := Hits{Documents: make([]mining.Document, len(points)), Exhausted: len(points) < limit}
+		for i, point := range points {
+			var err error
+			if hits.Documents[i], err = minedFrom(point.GetPayload(), point.GetVectors()); err != nil {
+				return err
+			}
+		}
+		all = append(all, hits)
+		return nil
+	})
+	return all, err
+}
+
+// hitBytes is about what a hit takes in an answer, without its vector.
+const hitBytes = 700
+
+// queryBatches runs one search for each vector, in batches that keep answers of limit hits of hitSize bytes below
+// maxAnswerBytes, and calls f with the place of each vector and its hits.
+func (x *Index) queryBatches(ctx context.Context, template *qdrant.QueryPoints, vectors [][]float32, limit, hitSize int, f func(i int, points []*qdrant.ScoredPoint) error) error {
+	batch := max(1, min(maxSearches, maxAnswerBytes/(limit*hitSize)))
+	for start := 0; start < len(vectors); start += batch {
+		part := vectors[start:min(start+batch, len(vectors))]
+		request := &qdrant.QueryBatchPoints{CollectionName: template.CollectionName, ReadConsistency: x.client.consistency}
+		for _, vector := range part {
+			request.QueryPoints = append(request.QueryPoints, &qdrant.QueryPoints{
+				CollectionName: template.CollectionName, Query: qdrant.NewQueryDense(vector), Limit: qdrant.PtrOf(uint64(limit)),
+				Filter: template.Filter, Params: template.Params, ScoreThreshold: template.ScoreThreshold,
+				WithPayload: template.WithPayload, WithVectors: template.WithVectors,
+			})
+		}
+		answer, err := call(ctx, x.client, "QueryBatch", template.CollectionName, func(ctx context.Context) (*qdrant.QueryBatchResponse, error) {
+			return x.client.connection.GetPointsClient().QueryBatch(ctx, request)
+		})
+		if err != nil {
+			return err
+		}
+		if len(answer.GetResult()) != len(part) {
+			return x.client.describe("QueryBatch", template.CollectionName, fmt.Errorf("%d answers to %d searches", len(answer.GetResult()), len(part)))
+		}
+		for i, result := range answer.GetResult() {
+			if err := f(start+i, result.GetResult()); err != nil {
+				return x.client.describe("QueryBatch", template.CollectionName, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (x *Index) checkQuery(vector []float32) error {
+	if len(vector) != x.dimensions {
+		return fmt.Errorf("the vector has %d dimensions, the index %d", len(vector), x.dimensions)
+	}
+	return checkFinite("vector", vector)
+}

@@ -1,0 +1,259 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+
+	"hardneg/mining"
+
+	"github.com/qdrant/go-client/qdrant"
+)
+
+// neverReached is the tau of a state that no document can enter: cosines end at 1.
+const neverReached = 2
+
+// WriteStates stores states with distinct query ids under the writer's fencing token, which all of them carry. A
+// stored state with a higher token stays; whether one did shows when it is read. On return every later read sees
+// the states.
+func (x *Index) WriteStates(ctx context.Context, states []State, token int64) error {
+	points := make([]*qdrant.PointStruct, len(states))
+	seen := make(map[string]bool, len(states))
+	for i := range states {
+		s := &states[i]
+		if seen[s.QueryID] {
+			return fmt.Errorf("query %q is twice in one write", s.QueryID)
+		}
+		seen[s.QueryID] = true
+		if s.Token != token {
+			return fmt.Errorf("query %q: the state has token %d, its writer %d", s.QueryID, s.Token, token)
+		}
+		point, err := x.statePoint(s)
+		if err != nil {
+			return fmt.Errorf("query %q: %w", s.QueryID, err)
+		}
+		points[i] = point
+	}
+	// Qdrant compares in float64: exact for tokens below 2^53, and tokens are Unix milliseconds.
+	mine := &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewRange(fieldToken, &qdrant.Range{Lte: qdrant.PtrOf(float64(token))})}}
+	return x.upsert(ctx, x.queries, points, mine)
+}
+
+// States returns the states of these queries, forgotten ones included, by query id. Unknown ids are missing from the
+// map. Empty slices and maps come back as nil.
+func (x *Index) States(ctx context.Context, queryIDs []string) (map[string]State, error) {
+	states := make(map[string]State, len(queryIDs))
+	err := x.points(ctx, x.queries, pointIDs(queryIDs, QueryPointID), qdrant.NewWithPayload(true), qdrant.NewWithVectors(true), func(p *qdrant.RetrievedPoint) error {
+		s, err := stateFrom(p.GetPayload(), p.GetVectors())
+		states[s.QueryID] = s
+		return err
+	})
+	return states, err
+}
+
+// ScanStates calls f for every state, forgotten ones included, in the order of point ids, until f returns an error.
+// What is written meanwhile may or may not be seen.
+func (x *Index) ScanStates(ctx context.Context, f func(State) error) error {
+	return x.scroll(ctx, x.queries, nil, maxPoints, qdrant.NewWithPayload(true), qdrant.NewWithVectors(true), func(p *qdrant.RetrievedPoint) error {
+		s, err := stateFrom(p.GetPayload(), p.GetVectors())
+		if err != nil {
+			return x.client.describe("Scroll", x.queries, err)
+		}
+		return f(s)
+	})
+}
+
+// statePoint encodes a state. Its vector is (q, -tau), where tau is the lowest cosine at which a new document could
+// alter the lists.
+func (x *Index) statePoint(s *State) (*qdrant.PointStruct, error) {
+	if err := x.checkState(s); err != nil {
+		return nil, err
+	}
+	tau := float32(neverReached)
+	for _, entry := range s.Entry {
+		tau = min(tau, entry.Low)
+	}
+	tau = max(tau, -neverReached)
+	vector := make([]float32, x.dimensions+1)
+	vector[x.dimensions] = -neverReached
+	if s.Vector != nil {
+		copy(vector, s.Vector)
+		vector[x.dimensions] = -tau
+	}
+	fields := payload{
+		fieldQuery: text(s.QueryID), fieldText: text(s.Text), fieldDeleted: boolean(s.Text == ""),
+		fieldNewest: placeValue(s.Newest), fieldEmbedded: boolean(s.Vector != nil), fieldTau: number(tau),
+		fieldPositives: list(s.Positives, positiveValue), fieldWatch: list(s.Watch, text), fieldEntry: list(s.Entry, intervalValue),
+		fieldRevision: integer(s.Revision), fieldToken: integer(s.Token), fieldFingerprint: text(s.Fingerprint), fieldStored: integer(s.StoredAt),
+	}
+	if s.Forgotten != nil {
+		fields[fieldForgotten] = placeValue(*s.Forgotten)
+	}
+	carried := make(payload, len(s.Carried))
+	for name, vector := range s.Carried {
+		carried[name] = text(encodeFloats(vector))
+	}
+	published := make(payload, len(s.Published))
+	for id, rank := range s.Published {
+		published[id] = integer(int64(rank))
+	}
+	applied := make(payload, len(s.Applied))
+	for partition, offset := range s.Applied {
+		applied[strconv.Itoa(int(partition))] = integer(offset)
+	}
+	fields[fieldCarried], fields[fieldPublished], fields[fieldApplied] = object(carried), object(published), object(applied)
+	return &qdrant.PointStruct{Id: qdrant.NewIDUUID(QueryPointID(s.QueryID)), Vectors: qdrant.NewVectorsDense(vector), Payload: fields}, nil
+}
+
+// checkState refuses what Qdrant would not give back as it was.
+func (x *Index) checkState(s *State) error {
+	if s.QueryID == "" {
+		return errors.New("the query id is empty")
+	}
+	if s.Vector != nil {
+		if err := x.checkQuery(s.Vector); err != nil {
+			return err
+		}
+	}
+	texts := append([]string{s.QueryID, s.Text, s.Fingerprint}, s.Watch...)
+	var numbers []float32
+	for _, p := range s.Positives {
+		texts, numbers = append(texts, p.Document, p.Hash, string(p.Reason)), append(numbers, p.Similarity)
+		for _, slot := range p.Slots {
+			texts = append(texts, slot.Document, slot.Hash, slot.Policy)
+			numbers = append(numbers, slot.QueryNegative, slot.PositiveNegative)
+		}
+	}
+	for id := range s.Published {
+		texts = append(texts, id)
+	}
+	for name := range s.Carried {
+		texts = append(texts, name)
+	}
+	for _, t := range texts {
+		if err := checkText("a string of the state", t); err != nil {
+			return err
+		}
+	}
+	for _, entry := range s.Entry {
+		if entry.Low != entry.Low || entry.High != entry.High {
+			return fmt.Errorf("entry interval [%g, %g] has a NaN", entry.Low, entry.High)
+		}
+	}
+	return checkFinite("similarities", numbers)
+}
+
+// stateFrom is the inverse of statePoint.
+func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
+	s := State{
+		QueryID: stringOf(fields[fieldQuery]), Text: stringOf(fields[fieldText]), Newest: placeOf(fields[fieldNewest]),
+		Positives: items(fields[fieldPositives], positiveOf), Watch: items(fields[fieldWatch], stringOf), Entry: items(fields[fieldEntry], intervalOf),
+		Revision: fields[fieldRevision].GetIntegerValue(), Token: fields[fieldToken].GetIntegerValue(),
+		Fingerprint: stringOf(fields[fieldFingerprint]), StoredAt: fields[fieldStored].GetIntegerValue(),
+	}
+	if s.QueryID == "" {
+		return s, errors.New("a point without query_id: the collection was written by something else")
+	}
+	if vector := denseOf(vectors); fields[fieldEmbedded].GetBoolValue() && len(vector) > 0 {
+		s.Vector = vector[: len(vector)-1 : len(vector)-1]
+	}
+	if forgotten, ok := fields[fieldForgotten]; ok {
+		place := placeOf(forgotten)
+		s.Forgotten = &place
+	}
+	for name, value := range fields[fieldCarried].GetStructValue().GetFields() {
+		vector, err := decodeFloats(stringOf(value))
+		if err != nil {
+			return s, fmt.Errorf("query %q: carried vector of %q: %w", s.QueryID, name, err)
+		}
+		put(&s.Carried, name, vector)
+	}
+	for id, rank := range fields[fieldPublished].GetStructValue().GetFields() {
+		put(&s.Published, id, int(rank.GetIntegerValue()))
+	}
+	for name, offset := range fields[fieldApplied].GetStructValue().GetFields() {
+		partition, err := strconv.ParseInt(name, 10, 32)
+		if err != nil {
+			return s, fmt.Errorf("query %q: applied: partition %q: %w", s.QueryID, name, err)
+		}
+		put(&s.Applied, int32(partition), offset.GetIntegerValue())
+	}
+	return s, nil
+}
+
+// put sets an entry of a map that is nil while empty.
+func put[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[key] = value
+}
+
+func placeValue(p Place) *qdrant.Value {
+	return object(payload{"timestamp": integer(p.Timestamp), "partition": integer(int64(p.Partition)), "offset": integer(p.Offset)})
+}
+
+func placeOf(v *qdrant.Value) Place {
+	f := v.GetStructValue().GetFields()
+	return Place{Timestamp: f["timestamp"].GetIntegerValue(), Partition: int32(f["partition"].GetIntegerValue()), Offset: f["offset"].GetIntegerValue()}
+}
+
+func positiveValue(p Positive) *qdrant.Value {
+	return object(payload{
+		fieldDocument: text(p.Document), "weight": integer(p.Weight), "paired": boolean(p.Paired), fieldHash: text(p.Hash),
+		"similarity": number(p.Similarity), "reason": text(string(p.Reason)),
+		"slots": list(p.Slots, slotValue), "log": list(p.Log, loggedValue),
+	})
+}
+
+func positiveOf(v *qdrant.Value) Positive {
+	f := v.GetStructValue().GetFields()
+	return Positive{
+		Document: stringOf(f[fieldDocument]), Weight: f["weight"].GetIntegerValue(), Paired: f["paired"].GetBoolValue(), Hash: stringOf(f[fieldHash]),
+		Similarity: float32Of(f["similarity"]), Reason: mining.Reason(stringOf(f["reason"])),
+		Slots: items(f["slots"], slotOf), Log: items(f["log"], loggedOf),
+	}
+}
+
+func slotValue(s mining.Slot) *qdrant.Value {
+	return object(payload{
+		fieldDocument: text(s.Document), fieldHash: text(s.Hash), "policy": text(s.Policy),
+		"similarity": number(s.QueryNegative), "positive_similarity": number(s.PositiveNegative),
+	})
+}
+
+func slotOf(v *qdrant.Value) mining.Slot {
+	f := v.GetStructValue().GetFields()
+	return mining.Slot{
+		Document: stringOf(f[fieldDocument]), Hash: stringOf(f[fieldHash]), Policy: stringOf(f["policy"]),
+		QueryNegative: float32Of(f["similarity"]), PositiveNegative: float32Of(f["positive_similarity"]),
+	}
+}
+
+func loggedValue(l Logged) *qdrant.Value {
+	return object(payload{
+		"timestamp": integer(l.Timestamp), "partition": integer(int64(l.Partition)), "offset": integer(l.Offset), "weight": integer(l.Weight),
+	})
+}
+
+func loggedOf(v *qdrant.Value) Logged {
+	f := v.GetStructValue().GetFields()
+	return Logged{
+		Timestamp: f["timestamp"].GetIntegerValue(), Partition: int32(f["partition"].GetIntegerValue()),
+		Offset: f["offset"].GetIntegerValue(), Weight: f["weight"].GetIntegerValue(),
+	}
+}
+
+func intervalValue(i mining.Interval) *qdrant.Value {
+	return list([]float32{i.Low, i.High}, bound)
+}
+
+func intervalOf(v *qdrant.Value) mining.Interval {
+	ends := v.GetListValue().GetValues()
+	if len(ends) != 2 {
+		return mining.Interval{Low: float32(math.Inf(-1)), High: float32(math.Inf(1))} // unreadable: in doubt, a refresh
+	}
+	return mining.Interval{Low: boundOf(ends[0], math.Inf(-1)), High: boundOf(ends[1], math.Inf(1))}
+}
