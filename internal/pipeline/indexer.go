@@ -1,0 +1,181 @@
+package pipeline
+
+import (
+	"context"
+	"slices"
+
+	"hardneg/index"
+	"hardneg/internal/embed"
+	"hardneg/internal/records"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// indexer writes documents to the index, then asks which queries each change affects and sends those to refresh.
+// The look-ups come after the write is complete, always: docs/architecture.md has the race.
+type indexer struct {
+	*Pipeline
+	partition int32
+}
+
+// change is the newest record of a document in a batch.
+type change struct {
+	record  stream.Record
+	doc     records.Document
+	deleted bool
+	point   index.Document
+}
+
+func (s indexer) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
+	changes, outputs := s.parse(batch)
+	if len(changes) == 0 {
+		return outputs, nil
+	}
+	refused, err := s.embed(ctx, changes)
+	if err != nil {
+		return nil, err
+	}
+	outputs = append(outputs, refused...)
+	points := make([]index.Document, len(changes))
+	for i, c := range changes {
+		points[i] = c.point
+	}
+	if err := s.index.WriteDocuments(ctx, points, s.partition, batch[len(batch)-1].Offset); err != nil {
+		return nil, err
+	}
+	refreshes, err := s.affected(ctx, changes)
+	if err != nil {
+		return nil, err
+	}
+	return append(outputs, refreshes...), nil
+}
+
+// parse keeps the newest record of each document, in order of first mention. A record that cannot be used is a
+// dead letter, and a delete where it says of which document: a view must not show what its source has replaced.
+func (s indexer) parse(batch []stream.Record) ([]*change, []stream.Output) {
+	var changes []*change
+	var outputs []stream.Output
+	at := map[string]*change{}
+	for _, r := range batch {
+		doc, deleted, err := records.ParseDocument(r.Key, r.Value)
+		if err != nil {
+			outputs = append(outputs, s.deadLetter(StageIndexer, r, err))
+			if doc.ID == "" {
+				continue
+			}
+			deleted = true
+		}
+		c, ok := at[doc.ID]
+		if !ok {
+			c = &change{}
+			at[doc.ID] = c
+			changes = append(changes, c)
+		}
+		*c = change{record: r, doc: doc, deleted: deleted}
+	}
+	return changes, outputs
+}
+
+// embed fills the points. A document whose content the index has already keeps its vector, unless its record
+// carries vectors, which may have changed.
+func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output, error) {
+	ids := make([]string, len(changes))
+	for i, c := range changes {
+		ids[i] = c.doc.ID
+	}
+	stored, err := s.index.Documents(ctx, ids, index.WithVector|index.WithMinHash)
+	if err != nil {
+		return nil, err
+	}
+	var todo []*change
+	var items []embed.Item
+	for _, c := range changes {
+		c.point = index.Document{Partition: c.record.Partition, Offset: c.record.Offset, Deleted: c.deleted}
+		c.point.ID = c.doc.ID
+		if c.deleted {
+			continue
+		}
+		c.point.Hash = c.doc.Hash()
+		c.point.Title, c.point.Text = c.doc.Title, c.doc.Text
+		c.point.UpdatedAt, c.point.Metadata = c.doc.UpdatedAt, c.doc.Metadata
+		if old, ok := stored[c.doc.ID]; ok && !old.Deleted && old.Hash == c.point.Hash && len(c.doc.Embeddings) == 0 && !old.Carried {
+			c.point.Vector, c.point.MinHash = old.Vector, old.MinHash
+			continue
+		}
+		text := records.EmbeddedText(c.doc.Title, c.doc.Text)
+		c.point.MinHash = mining.NewMinHash(text)
+		c.point.Carried = len(c.doc.Embeddings) > 0
+		todo, items = append(todo, c), append(items, embed.Item{Text: text, Carried: c.doc.Embeddings})
+	}
+	if len(todo) == 0 {
+		return nil, nil
+	}
+	vectors, refusals, err := s.model.Vectors(ctx, embed.Passage, items)
+	if err != nil {
+		return nil, err
+	}
+	s.metrics.EmbeddedTexts.WithLabelValues("passage").Add(float64(len(items)))
+	var outputs []stream.Output
+	for i, c := range todo {
+		if refusals[i] != nil {
+			outputs = append(outputs, s.deadLetter(StageIndexer, c.record, refusals[i]))
+			c.deleted = true
+			c.point = index.Document{Document: mining.Document{ID: c.doc.ID}, Partition: c.record.Partition, Offset: c.record.Offset, Deleted: true}
+			continue
+		}
+		c.point.Vector = vectors[i]
+	}
+	return outputs, nil
+}
+
+// affected asks the index which queries the changes can alter: those that watch a changed document, and those
+// that its new vector reaches. Each gets one refresh record, caused by the newest of the changes that reach it.
+func (s indexer) affected(ctx context.Context, changes []*change) ([]stream.Output, error) {
+	ids := make([]string, len(changes))
+	var written []*change
+	var vectors [][]float32
+	for i, c := range changes {
+		ids[i] = c.doc.ID
+		if !c.deleted {
+			written, vectors = append(written, c), append(vectors, c.point.Vector)
+		}
+	}
+	watching, err := s.index.Watching(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	entering, err := s.index.Entering(ctx, vectors)
+	if err != nil {
+		return nil, err
+	}
+	last := changes[0]
+	for _, c := range changes {
+		if c.record.Offset > last.record.Offset {
+			last = c
+		}
+	}
+	cause := map[string]*change{}
+	for _, id := range watching {
+		cause[id] = last
+	}
+	s.metrics.AffectedQueries.WithLabelValues("watch").Add(float64(len(watching)))
+	for i, queries := range entering {
+		for _, id := range queries {
+			if c, ok := cause[id]; !ok || c.record.Offset < written[i].record.Offset {
+				cause[id] = written[i]
+			}
+		}
+		s.metrics.AffectedQueries.WithLabelValues("entry").Add(float64(len(queries)))
+	}
+	queries := make([]string, 0, len(cause))
+	for id := range cause {
+		queries = append(queries, id)
+	}
+	slices.Sort(queries)
+	outputs := make([]stream.Output, len(queries))
+	for i, id := range queries {
+		r := cause[id].record
+		outputs[i] = s.refreshOutput(records.Refresh{Kind: records.KindRefresh, QueryID: id, Source: sourceOf(r)}, r.Headers)
+	}
+	return outputs, nil
+}

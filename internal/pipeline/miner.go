@@ -1,0 +1,345 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"hardneg/index"
+	"hardneg/internal/embed"
+	"hardneg/internal/records"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+const (
+	mineTogether  = 64 // queries whose reads share a round trip
+	firstLimit    = 48 // candidates of a first search; each further one asks for four times as many
+	confirmRounds = 3  // rounds that may store; then what is stored is published, and the query comes again
+	maxRounds     = 20 // rounds in which documents change between their decision and the reading of their texts
+)
+
+// miner keeps the state of queries and publishes their triplets. It stores, then confirms: what it publishes is the
+// outcome of reads that began after that state was stored. docs/architecture.md says why nothing less will do.
+type miner struct {
+	*Pipeline
+	token int64
+}
+
+// task is one query of a batch.
+type task struct {
+	id      string
+	records []records.Refresh
+	sources []stream.Record // the records behind them
+	vectors map[index.Place][]float32
+	first   index.State // as found, before this batch stored anything
+	known   bool        // it was found
+	forced  bool        // found with another owner's token or configuration: publish everything
+	state   index.State // confirmed
+	limit   int         // candidates that sufficed last time
+	again   bool        // published unconfirmed: must come again
+	torn    bool        // its documents changed between decision and publication: what is stored is out of date
+}
+
+func (s miner) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
+	tasks, outputs := s.coalesce(batch)
+	for chunk := range slices.Chunk(tasks, mineTogether) {
+		mined, err := s.mine(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, mined...)
+	}
+	return outputs, nil
+}
+
+// coalesce gathers the records of each query, queries in order of first mention.
+func (s miner) coalesce(batch []stream.Record) ([]*task, []stream.Output) {
+	var tasks []*task
+	var outputs []stream.Output
+	at := map[string]*task{}
+	for _, r := range batch {
+		refresh, err := records.ParseRefresh(r.Key, r.Value)
+		if err != nil {
+			outputs = append(outputs, s.deadLetter(StageMiner, r, err))
+			continue
+		}
+		t, ok := at[refresh.QueryID]
+		if !ok {
+			t = &task{id: refresh.QueryID, limit: firstLimit, vectors: map[index.Place][]float32{}}
+			at[refresh.QueryID] = t
+			tasks = append(tasks, t)
+		}
+		t.records, t.sources = append(t.records, refresh), append(t.sources, r)
+	}
+	return tasks, outputs
+}
+
+// mine brings the states of a few queries up to date and returns the triplets to publish.
+func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error) {
+	stored, err := s.states(ctx, tasks)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tasks {
+		t.first, t.known = stored[t.id]
+		t.forced = !t.known || t.first.Token != s.token || t.first.Fingerprint != s.fingerprint
+	}
+	outputs, err := s.embed(ctx, tasks)
+	if err != nil {
+		return nil, err
+	}
+	pending := slices.DeleteFunc(tasks, func(t *task) bool { return !t.known && !t.tells() })
+	for round := 1; len(pending) > 0; round++ {
+		if round > maxRounds {
+			return nil, fmt.Errorf("query %q: its documents changed during each of %d readings; trying again later", pending[0].id, maxRounds)
+		}
+		if round > 1 {
+			if stored, err = s.states(ctx, pending); err != nil {
+				return nil, err
+			}
+		}
+		confirmed, open, err := s.confirm(ctx, pending, stored, round)
+		if err != nil {
+			return nil, err
+		}
+		published, torn, err := s.publish(ctx, confirmed)
+		if err != nil {
+			return nil, err
+		}
+		for range len(confirmed) - len(torn) {
+			s.metrics.ConfirmRounds.Observe(float64(round))
+		}
+		outputs = append(outputs, published...)
+		pending = append(open, torn...)
+	}
+	s.metrics.MinedQueries.Add(float64(len(tasks)))
+	return outputs, nil
+}
+
+// tells reports whether the records say anything of the query by themselves.
+func (t *task) tells() bool {
+	return slices.ContainsFunc(t.records, func(r records.Refresh) bool { return r.Kind != records.KindRefresh })
+}
+
+// states reads what is stored of the queries. A token above one's own is a newer owner's.
+func (s miner) states(ctx context.Context, tasks []*task) (map[string]index.State, error) {
+	ids := make([]string, len(tasks))
+	for i, t := range tasks {
+		ids[i] = t.id
+	}
+	states, err := s.index.States(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for id, state := range states {
+		if state.Token > s.token {
+			return nil, &stream.FencedError{Seen: state.Token, Reason: fmt.Sprintf("the state of query %q was written under it", id)}
+		}
+	}
+	return states, nil
+}
+
+// embed embeds the texts that the records bring and the states do not have yet. A record whose text cannot be
+// embedded is a dead letter, whether or not it is the newest, so that the order of arrival does not matter.
+func (s miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error) {
+	type place struct {
+		t *task
+		i int
+	}
+	var items []embed.Item
+	var places []place
+	for _, t := range tasks {
+		for i, r := range t.records {
+			if last, ok := t.first.Applied[r.Source.Partition]; r.Kind != records.KindEvidence || ok && r.Source.Offset <= last {
+				continue
+			}
+			if r.Text == t.first.Text && t.first.Vector != nil && len(r.Embeddings) == 0 && len(t.first.Carried) == 0 {
+				t.vectors[placeOf(r)] = t.first.Vector
+				continue
+			}
+			items, places = append(items, embed.Item{Text: r.Text, Carried: r.Embeddings}), append(places, place{t, i})
+		}
+	}
+	if len(items) == 0 {
+		return nil, nil
+	}
+	vectors, refusals, err := s.model.Vectors(ctx, embed.Query, items)
+	if err != nil {
+		return nil, err
+	}
+	s.metrics.EmbeddedTexts.WithLabelValues("query").Add(float64(len(items)))
+	var outputs []stream.Output
+	for k, at := range slices.Backward(places) { // backward, so that removing one leaves the earlier in place
+		r := at.t.records[at.i]
+		if refusals[k] == nil {
+			at.t.vectors[placeOf(r)] = vectors[k]
+			continue
+		}
+		outputs = append(outputs, s.deadLetter(StageMiner, at.t.sources[at.i], refusals[k]))
+		at.t.records = slices.Delete(at.t.records, at.i, at.i+1)
+		at.t.sources = slices.Delete(at.t.sources, at.i, at.i+1)
+	}
+	return outputs, nil
+}
+
+// confirm reads for each query and compares with what is stored. Equal states are confirmed; the others are stored
+// and stay open, to be read again.
+func (s miner) confirm(ctx context.Context, tasks []*task, stored map[string]index.State, round int) (confirmed, open []*task, err error) {
+	next := make([]index.State, len(tasks))
+	for i, t := range tasks {
+		state := stored[t.id]
+		state.QueryID = t.id
+		next[i] = advance(state, t.records)
+		switch vector, ok := t.vectors[next[i].Newest]; {
+		case next[i].Text == "":
+			next[i].Vector = nil
+		case ok:
+			next[i].Vector = vector
+		}
+	}
+	if err := s.decide(ctx, tasks, next); err != nil {
+		return nil, nil, err
+	}
+	var writes []index.State
+	for i, t := range tasks {
+		state, known := stored[t.id]
+		if known && state.Token == s.token && state.Fingerprint == s.fingerprint {
+			same := sameState(state, next[i])
+			if same || round > confirmRounds && !t.torn {
+				t.state, t.again = state, !same
+				confirmed = append(confirmed, t)
+				continue
+			}
+		}
+		next[i].Token, next[i].Fingerprint = s.token, s.fingerprint
+		now := s.now().UnixMilli()
+		next[i].Revision, next[i].StoredAt = max(state.Revision+1, now), now
+		writes, open = append(writes, next[i]), append(open, t)
+	}
+	if len(writes) > 0 {
+		if err := s.index.WriteStates(ctx, writes, s.token); err != nil {
+			return nil, nil, err
+		}
+	}
+	return confirmed, open, nil
+}
+
+// decide reads the documents of the evidence and the candidates, and fills the lists.
+func (s miner) decide(ctx context.Context, tasks []*task, next []index.State) error {
+	var ids []string
+	for _, state := range next {
+		for _, p := range state.Positives {
+			ids = append(ids, p.Document)
+		}
+	}
+	slices.Sort(ids)
+	documents, err := s.index.Documents(ctx, slices.Compact(ids), index.WithVector|index.WithMinHash)
+	if err != nil {
+		return err
+	}
+	inputs := make([]mining.Input, len(tasks))
+	var todo []int
+	for i := range tasks {
+		inputs[i] = s.input(next[i], documents)
+		if slices.ContainsFunc(inputs[i].Evidence, func(e mining.Evidence) bool { return e.Positive && e.Document != nil }) {
+			todo = append(todo, i)
+			continue
+		}
+		inputs[i].Exhausted = true
+		s.fill(&next[i], s.mining.Mine(inputs[i]))
+	}
+	for len(todo) > 0 {
+		// One search a limit, the smallest first: those that need more wait and join the next one.
+		limit := slices.MinFunc(todo, func(a, b int) int { return tasks[a].limit - tasks[b].limit })
+		now, later := partition(todo, func(i int) bool { return tasks[i].limit == tasks[limit].limit })
+		queries := make([][]float32, len(now))
+		for k, i := range now {
+			queries[k] = inputs[i].Query
+		}
+		hits, err := s.index.Search(ctx, queries, tasks[limit].limit)
+		if err != nil {
+			return err
+		}
+		todo = later
+		for k, i := range now {
+			inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
+			outcome := s.mining.Mine(inputs[i])
+			inputs[i].Candidates = nil
+			if outcome.More {
+				tasks[i].limit *= 4
+				todo = append(todo, i)
+				continue
+			}
+			s.fill(&next[i], outcome)
+		}
+	}
+	return nil
+}
+
+func partition(all []int, in func(int) bool) (yes, no []int) {
+	for _, i := range all {
+		if in(i) {
+			yes = append(yes, i)
+		} else {
+			no = append(no, i)
+		}
+	}
+	return yes, no
+}
+
+// input is what the rules see of a state. A query without a text has no pairs.
+func (s miner) input(state index.State, documents map[string]index.Document) mining.Input {
+	in := mining.Input{QueryID: state.QueryID, Query: state.Vector}
+	for _, p := range state.Positives {
+		e := mining.Evidence{ID: p.Document, Positive: p.Weight >= s.minWeight && state.Vector != nil}
+		if d, ok := documents[p.Document]; ok && !d.Deleted {
+			e.Document = &d.Document
+		}
+		in.Evidence = append(in.Evidence, e)
+	}
+	return in
+}
+
+// fill puts an outcome into a state. Published only grows: whatever rank was ever stored may have been published,
+// by whom ever, and a forced publication must be able to retract it.
+func (s miner) fill(state *index.State, outcome mining.Outcome) {
+	pairs := map[string]mining.Pair{}
+	for _, p := range outcome.Pairs {
+		pairs[p.Positive] = p
+	}
+	state.Published = maps.Clone(state.Published)
+	if state.Published == nil {
+		state.Published = map[string]int{}
+	}
+	for i := range state.Positives {
+		p := &state.Positives[i]
+		pair, ok := pairs[p.Document]
+		p.Paired, p.Hash, p.Similarity, p.Slots, p.Reason = ok, pair.Hash, pair.Similarity, pair.Slots, pair.Reason
+		if len(pair.Slots) > state.Published[p.Document] {
+			state.Published[p.Document] = len(pair.Slots)
+		}
+	}
+	state.Watch, state.Entry = outcome.Watch, outcome.Entry
+}
+
+// sameState compares what decides the triplets and the look-ups; cosines may differ by mining.Slack.
+func sameState(a, b index.State) bool {
+	return a.Text == b.Text && a.Newest == b.Newest && samePlace(a.Forgotten, b.Forgotten) &&
+		maps.Equal(a.Applied, b.Applied) && maps.Equal(a.Published, b.Published) &&
+		slices.EqualFunc(a.Positives, b.Positives, samePositive) &&
+		slices.Equal(a.Watch, b.Watch) && mining.SameEntry(a.Entry, b.Entry)
+}
+
+func samePlace(a, b *index.Place) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+func samePositive(a, b index.Positive) bool {
+	return a.Document == b.Document && a.Weight == b.Weight && a.Paired == b.Paired && slices.Equal(a.Log, b.Log) &&
+		mining.SamePair(a.Pair(), b.Pair())
+}

@@ -1,0 +1,138 @@
+// Package pipeline joins Kafka, the index and the rules into the three stages: the indexer (documents to index and
+// affected queries), the intake (query log to evidence, keyed by query) and the miner (evidence and refreshes to
+// triplets). docs/architecture.md has the figure.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	"hardneg/internal/model"
+	"hardneg/internal/telemetry"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// Options is what a pipeline is made of.
+type Options struct {
+	Config  *config.Config
+	Kafka   *stream.Client
+	Index   *index.Client
+	Log     zerolog.Logger
+	Metrics *telemetry.Metrics
+	Health  *telemetry.Health
+}
+
+// Pipeline is what the stages share once there is a model.
+type Pipeline struct {
+	cfg         *config.Config
+	kafka       *stream.Client
+	index       *index.Index
+	model       *model.Model
+	generation  string
+	mining      *mining.Miner
+	fingerprint string // of everything that decides a list, the model aside
+	minWeight   int64  // millionths
+	now         func() time.Time
+	log         zerolog.Logger
+	metrics     *telemetry.Metrics
+	health      *telemetry.Health
+}
+
+// Run brings the topics, the model and the collections into being where they are missing, and then runs the
+// configured stages until the context ends, when each finishes the transaction under way.
+func Run(ctx context.Context, o Options) error {
+	rules, err := mining.New(rules(o.Config.Mining))
+	if err != nil {
+		return err
+	}
+	p := &Pipeline{
+		cfg: o.Config, kafka: o.Kafka, mining: rules, now: time.Now,
+		log: o.Log, metrics: o.Metrics, health: o.Health,
+		minWeight: millionths(o.Config.Queries.MinWeight),
+	}
+	p.fingerprint = fmt.Sprintf("%s-%d", rules.Config().Fingerprint(), p.minWeight)
+	if err := o.Kafka.EnsureTopics(ctx, Topics(o.Config)...); err != nil {
+		return err
+	}
+	if err := p.keepPartitions(ctx); err != nil {
+		return err
+	}
+	stages, ctx := errgroup.WithContext(ctx)
+	if slices.Contains(o.Config.Stages, StageIntake) { // needs no model: the log flows while the documents are read
+		stages.Go(func() error { return p.run(ctx, StageIntake) })
+	}
+	stages.Go(func() error {
+		if err := p.open(ctx, o.Index); err != nil {
+			return quiet(ctx, err)
+		}
+		if slices.Contains(o.Config.Stages, StageIndexer) {
+			stages.Go(func() error { return p.run(ctx, StageIndexer) })
+		}
+		if !slices.Contains(o.Config.Stages, StageMiner) {
+			return nil
+		}
+		if err := p.awaitFirstLoad(ctx); err != nil {
+			return quiet(ctx, err)
+		}
+		return p.run(ctx, StageMiner)
+	})
+	return stages.Wait()
+}
+
+// quiet drops an error that only says that the context ended.
+func quiet(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// run runs one stage.
+func (p *Pipeline) run(ctx context.Context, stage string) error {
+	s := stream.Stage{
+		Name:                stage,
+		Group:               Group(p.cfg, stage),
+		Topic:               inputTopic(p.cfg, stage),
+		TransactionalPrefix: p.cfg.Name + "-" + stage,
+		MaxRecords:          p.cfg.Kafka.MaxBatch,
+		SessionTimeout:      p.cfg.Kafka.SessionTimeout,
+		TransactionTimeout:  p.cfg.Kafka.TransactionTimeout,
+		OutOfRange:          "fail",
+		Observe:             p.observe,
+		New: func(a stream.Assignment) stream.Processor {
+			switch stage {
+			case StageIndexer:
+				return indexer{p, a.Partition}
+			case StageIntake:
+				return intake{p}
+			default:
+				return miner{p, a.Token}
+			}
+		},
+	}
+	p.health.Set(stage, nil)
+	p.metrics.StageUp.WithLabelValues(stage).Set(1)
+	defer p.metrics.StageUp.WithLabelValues(stage).Set(0)
+	return quiet(ctx, p.kafka.Run(ctx, s))
+}
+
+// rules translates the configuration into the terms of package mining.
+func rules(c config.Mining) mining.Config {
+	m := mining.Config{Negatives: c.Negatives, NearDuplicate: c.NearDuplicate, NearText: c.NearText, Depth: c.Depth}
+	for _, t := range c.Tiers {
+		m.Tiers = append(m.Tiers, mining.Tier{
+			Policy: t.Policy, UpTo: t.UpTo, RelativeMargin: t.RelativeMargin, AbsoluteMargin: t.AbsoluteMargin,
+			MaxScore: t.MaxScore, MinScore: t.MinScore, Skip: t.Skip, Depth: t.Depth, Sampling: t.Sampling,
+		})
+	}
+	return m
+}

@@ -1,0 +1,193 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"hardneg/index"
+	"hardneg/internal/records"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// Header names on what hardneg produces.
+const (
+	HeaderSchema      = "hardneg-schema"
+	HeaderGeneration  = "hardneg-generation"
+	HeaderSource      = "hardneg-source"
+	HeaderReason      = "hardneg-reason" // on a null slot: why it is empty
+	headerTraceparent = "traceparent"
+)
+
+// publish turns confirmed states into triplets and retractions. A state whose documents have changed since is
+// torn: its texts are no longer those that the rules saw, and it must be read again.
+func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Output, torn []*task, err error) {
+	pairs := make([][]string, len(tasks))
+	var ids []string
+	for i, t := range tasks {
+		pairs[i] = s.changed(t)
+		for _, p := range t.state.Positives {
+			if !p.Paired || len(p.Slots) == 0 || !slices.Contains(pairs[i], p.Document) {
+				continue
+			}
+			ids = append(ids, p.Document)
+			for _, slot := range p.Slots {
+				ids = append(ids, slot.Document)
+			}
+		}
+	}
+	slices.Sort(ids)
+	documents, err := s.index.Documents(ctx, slices.Compact(ids), index.WithText)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, t := range tasks {
+		if !intact(t.state, pairs[i], documents) {
+			t.torn = true
+			torn = append(torn, t)
+			continue
+		}
+		for _, id := range pairs[i] {
+			outputs = append(outputs, s.slots(t, id, documents)...)
+		}
+		if t.again {
+			last := len(t.records) - 1
+			again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Source: t.records[last].Source}
+			outputs = append(outputs, s.refreshOutput(again, t.sources[last].Headers))
+		}
+	}
+	return outputs, torn, nil
+}
+
+// changed lists the positives whose slots must go out: all that were ever published when the state was another
+// owner's or the query's text is new, else those whose list differs from what this owner found.
+func (s miner) changed(t *task) []string {
+	all := t.forced || t.first.Text != t.state.Text
+	before := map[string]index.Positive{}
+	for _, p := range t.first.Positives {
+		before[p.Document] = p
+	}
+	var ids []string
+	seen := map[string]bool{}
+	for _, p := range t.state.Positives {
+		old, ok := before[p.Document]
+		if all && p.Paired || p.Paired != (ok && old.Paired) || p.Paired && !mining.SamePair(old.Pair(), p.Pair()) {
+			ids = append(ids, p.Document)
+		}
+		seen[p.Document] = true
+	}
+	for id := range t.state.Published {
+		if old, ok := before[id]; !seen[id] && (all || ok && old.Paired) {
+			ids = append(ids, id)
+		} else if seen[id] && all && !slices.Contains(ids, id) {
+			ids = append(ids, id) // below min_weight now, published once
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// intact tells whether the texts at hand are those that the slots were decided on.
+func intact(state index.State, pairs []string, documents map[string]index.Document) bool {
+	same := func(id, hash string) bool {
+		d, ok := documents[id]
+		return ok && !d.Deleted && d.Hash == hash
+	}
+	for _, p := range state.Positives {
+		if !p.Paired || len(p.Slots) == 0 || !slices.Contains(pairs, p.Document) {
+			continue
+		}
+		if !same(p.Document, p.Hash) || slices.ContainsFunc(p.Slots, func(x mining.Slot) bool { return !same(x.Document, x.Hash) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// slots renders every rank of a pair that is, or ever was, in use: a triplet, or a null that retracts it.
+func (s miner) slots(t *task, positive string, documents map[string]index.Document) []stream.Output {
+	pair := index.Positive{Document: positive, Reason: "no_evidence"}
+	if i := slices.IndexFunc(t.state.Positives, func(p index.Positive) bool { return p.Document == positive }); i >= 0 {
+		pair = t.state.Positives[i]
+		if !pair.Paired {
+			pair.Reason = "below_min_weight"
+		}
+	}
+	last := len(t.records) - 1
+	source := t.records[last].Source
+	headers := []stream.Header{
+		{Key: HeaderSchema, Value: []byte("1")},
+		{Key: HeaderGeneration, Value: []byte(s.generation)},
+		{Key: HeaderSource, Value: fmt.Appendf(nil, "%s/%d/%d", source.Topic, source.Partition, source.Offset)},
+	}
+	headers = append(headers, traceparent(t.sources[last].Headers)...)
+	minedAt := time.UnixMilli(t.state.StoredAt).UTC().Format(time.RFC3339Nano)
+	ranks := max(s.cfg.Mining.Negatives, t.state.Published[positive])
+	outputs := make([]stream.Output, 0, ranks)
+	for rank := 1; rank <= ranks; rank++ {
+		out := stream.Output{
+			Topic: s.cfg.Topics.Triplets, Partition: stream.ByKey, Hash: []byte(t.id),
+			Key: records.TripletKey(t.id, positive, rank), Headers: headers,
+		}
+		if rank > len(pair.Slots) {
+			out.Headers = append(slices.Clone(headers), stream.Header{Key: HeaderReason, Value: []byte(pair.Reason)})
+			s.metrics.Triplets.WithLabelValues("retracted").Inc()
+			outputs = append(outputs, out)
+			continue
+		}
+		slot := pair.Slots[rank-1]
+		out.Value = records.Triplet{
+			Schema:   1,
+			ID:       records.TripletID(t.id, positive, slot.Document, t.state.Revision),
+			Query:    records.TripletQuery{ID: t.id, Text: t.state.Text},
+			Positive: side(positive, documents[positive]),
+			Negative: side(slot.Document, documents[slot.Document]),
+			Rank:     rank,
+			Policy:   slot.Policy,
+			Similarity: records.Similarity{
+				QueryPositive: pair.Similarity, QueryNegative: slot.QueryNegative, PositiveNegative: slot.PositiveNegative,
+			},
+			Generation: s.generation,
+			Revision:   t.state.Revision,
+			MinedAt:    minedAt,
+		}.Encode(s.cfg.Triplets.MaxText)
+		s.metrics.Triplets.WithLabelValues("written").Inc()
+		outputs = append(outputs, out)
+	}
+	return outputs
+}
+
+func side(id string, d index.Document) records.TripletDocument {
+	return records.TripletDocument{ID: id, Title: d.Title, Text: d.Text, Version: d.Hash}
+}
+
+// refreshOutput is a record for the refresh topic; it hands on the trace of its cause.
+func (p *Pipeline) refreshOutput(r records.Refresh, cause []stream.Header) stream.Output {
+	return stream.Output{
+		Topic: p.cfg.Topics.Refresh, Partition: stream.ByKey, Key: []byte(r.QueryID), Value: r.Encode(),
+		Headers: traceparent(cause),
+	}
+}
+
+func (p *Pipeline) deadLetter(stage string, r stream.Record, reason error) stream.Output {
+	p.metrics.DeadLetters.WithLabelValues(stage).Inc()
+	p.log.Warn().Str("stage", stage).Str("at", r.Topic+"/"+strconv.Itoa(int(r.Partition))+"/"+strconv.FormatInt(r.Offset, 10)).
+		Bytes("key", r.Key[:min(len(r.Key), 200)]).Err(reason).Msg("a record cannot be used: sent to the dead letters")
+	return stream.DeadLetter(p.cfg.Topics.DeadLetters, stage, r, reason)
+}
+
+func traceparent(headers []stream.Header) []stream.Header {
+	for _, h := range headers {
+		if h.Key == headerTraceparent {
+			return []stream.Header{h}
+		}
+	}
+	return nil
+}
+
+func sourceOf(r stream.Record) records.Source {
+	return records.Source{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Time.UnixMilli()}
+}
