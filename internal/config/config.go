@@ -9,7 +9,7 @@ import "time"
 type Config struct {
 	// Prefix of the consumer groups and of the transactional ids. Instances that share the work have the same
 	// name; two services on one Kafka have different ones.
-	Name string `yaml:"name" default:"hardneg"`
+	Name string `yaml:"name" default:"hardneg" nonempty:"true"`
 	// Folder of the embedded servers. Empty: a temporary one, which is removed at the end.
 	DataDir string `yaml:"data_dir"`
 	// Stages that this instance runs.
@@ -216,13 +216,13 @@ type Tier struct {
 	// The tier fills the list up to this many negatives, those of earlier tiers counted. 0: `mining.negatives`.
 	UpTo int `yaml:"upto" min:"0"`
 	// At most cos(Q,P) − this · |cos(Q,P)|. Of positive-aware, where it is 0.05 if no upper limit is given.
-	RelativeMargin *float64 `yaml:"relative_margin" min:"0"`
+	RelativeMargin *float64 `yaml:"relative_margin,omitempty" min:"0"`
 	// At most cos(Q,P) − this. Of positive-aware.
-	AbsoluteMargin *float64 `yaml:"absolute_margin" min:"0"`
+	AbsoluteMargin *float64 `yaml:"absolute_margin,omitempty" min:"0"`
 	// At most this. Of positive-aware.
-	MaxScore *float64 `yaml:"max_score" min:"-1" max:"1"`
+	MaxScore *float64 `yaml:"max_score,omitempty" min:"-1" max:"1"`
 	// At least this. Of positive-aware.
-	MinScore *float64 `yaml:"min_score" min:"-1" max:"1"`
+	MinScore *float64 `yaml:"min_score,omitempty" min:"-1" max:"1"`
 	// Leave out this many of the nearest candidates in range.
 	Skip int `yaml:"skip" min:"0"`
 	// Candidates that this tier looks at. 0: `mining.depth`.
@@ -233,8 +233,8 @@ type Tier struct {
 
 // Triplets is the shape of the output.
 type Triplets struct {
-	// Bytes at which a text is cut.
-	MaxText int `yaml:"max_text" default:"65536" min:"1" max:"262144"`
+	// Bytes at which a text is cut. A record has five texts, and Kafka's limit for it is 1 MiB by default.
+	MaxText int `yaml:"max_text" default:"65536" min:"1" max:"196608"`
 }
 
 // Sweep is reserved: the background sweep is not part of this version.

@@ -47,7 +47,7 @@ func structFields(t reflect.Type, prefix string, docs map[string]string) []Field
 		if !sf.IsExported() {
 			continue
 		}
-		name := sf.Tag.Get("yaml")
+		name, _, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
 		f := Field{
 			Key:      prefix + name,
 			Name:     name,

@@ -288,12 +288,13 @@ func (v *validation) mining() {
 }
 
 func (v *validation) noMargins(key string, tier Tier) {
-	for name, value := range map[string]*float64{
-		"relative_margin": tier.RelativeMargin, "absolute_margin": tier.AbsoluteMargin,
-		"max_score": tier.MaxScore, "min_score": tier.MinScore,
-	} {
+	refuse := func(name string, value *float64) {
 		if value != nil {
 			v.fail(key+name, "belongs to positive-aware; semantic has none")
 		}
 	}
+	refuse("relative_margin", tier.RelativeMargin)
+	refuse("absolute_margin", tier.AbsoluteMargin)
+	refuse("max_score", tier.MaxScore)
+	refuse("min_score", tier.MinScore)
 }
