@@ -1,0 +1,182 @@
+package stream
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"time"
+
+	"github.com/segmentio/kafka-go/compress"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// Where the fields of a record batch (format 2) are.
+const (
+	atLength    = 8
+	atMagic     = 16
+	atCRC       = 17
+	atAttribute = 21
+	atLastDelta = 23
+	atFirstTime = 27
+	atMaxTime   = 35
+	atProducer  = 43
+	atEpoch     = 51
+	atSequence  = 53
+	atCount     = 57
+	atRecords   = 61
+
+	attrCodec         = 0x07
+	attrLogAppendTime = 0x08
+	attrTransactional = 0x10
+	attrControl       = 0x20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// recordBatch is one batch as it came from a broker.
+type recordBatch []byte
+
+func (b recordBatch) baseOffset() int64 { return int64(binary.BigEndian.Uint64(b)) }
+
+// lastOffset is the offset of the batch's last record when it was written. It stays when compaction takes that
+// record away, which is why only this, and not the last record's offset, says where to go on.
+func (b recordBatch) lastOffset() int64 {
+	return b.baseOffset() + int64(int32(binary.BigEndian.Uint32(b[atLastDelta:])))
+}
+
+func (b recordBatch) attributes() uint16  { return binary.BigEndian.Uint16(b[atAttribute:]) }
+func (b recordBatch) producer() int64     { return int64(binary.BigEndian.Uint64(b[atProducer:])) }
+func (b recordBatch) transactional() bool { return b.attributes()&attrTransactional != 0 }
+func (b recordBatch) control() bool       { return b.attributes()&attrControl != 0 }
+func (b recordBatch) compression() compress.Compression {
+	return compress.Compression(b.attributes() & attrCodec)
+}
+
+// cutBatch cuts the first batch off raw. A batch that raw does not hold in full is nil: brokers cut the last one.
+func cutBatch(raw []byte) (batch recordBatch, rest []byte, err error) {
+	if len(raw) < atLength+4 {
+		return nil, nil, nil
+	}
+	size := int64(atLength+4) + int64(int32(binary.BigEndian.Uint32(raw[atLength:])))
+	switch {
+	case size < atMagic+1:
+		return nil, nil, fmt.Errorf("%w: its length is %d", ErrCorrupt, size)
+	case len(raw) > atMagic && raw[atMagic] != 2:
+		return nil, nil, fmt.Errorf("%w: format %d, where this program reads format 2 (Kafka 0.11 and newer)", ErrCorrupt, raw[atMagic])
+	case size < atRecords:
+		return nil, nil, fmt.Errorf("%w: its length is %d", ErrCorrupt, size)
+	case size > int64(len(raw)):
+		return nil, nil, nil
+	}
+	batch = raw[:size:size]
+	if want, got := binary.BigEndian.Uint32(batch[atCRC:]), crc32.Checksum(batch[atAttribute:], castagnoli); want != got {
+		return nil, nil, fmt.Errorf("%w: checksum %08x, expected %08x", ErrCorrupt, got, want)
+	}
+	return batch, raw[size:], nil
+}
+
+// records appends the batch's records from the offset on to dst. They share no memory with the batch.
+func (b recordBatch) records(dst []Record, topic string, partition int32, from int64) ([]Record, error) {
+	payload := []byte(b[atRecords:])
+	if codec := b.compression().Codec(); codec != nil {
+		r := codec.NewReader(bytes.NewReader(payload))
+		plain, err := io.ReadAll(r)
+		_ = r.Close()
+		if err != nil {
+			return dst, fmt.Errorf("%w: %s: %w", ErrCorrupt, codec.Name(), err)
+		}
+		payload = plain
+	} else if b.compression() != 0 {
+		return dst, fmt.Errorf("%w: unknown compression %d", ErrCorrupt, b.compression())
+	}
+	c := &cursor{b: payload}
+	base, first := b.baseOffset(), int64(binary.BigEndian.Uint64(b[atFirstTime:]))
+	for n := binary.BigEndian.Uint32(b[atCount:]); n > 0; n-- {
+		r, timeDelta, offsetDelta := readRecord(c)
+		if c.err != nil {
+			return dst, c.err
+		}
+		ms := first + timeDelta
+		if b.attributes()&attrLogAppendTime != 0 {
+			ms = int64(binary.BigEndian.Uint64(b[atMaxTime:]))
+		}
+		r.Topic, r.Partition, r.Offset, r.Time = topic, partition, base+offsetDelta, time.UnixMilli(ms)
+		if r.Offset >= from {
+			dst = append(dst, r)
+		}
+	}
+	if len(c.b) != 0 {
+		return dst, fmt.Errorf("%w: %d bytes after its last record", ErrCorrupt, len(c.b))
+	}
+	return dst, nil
+}
+
+// readRecord reads one record. Its fields are copied, so that a record that is kept does not keep its batch.
+func readRecord(c *cursor) (r Record, timeDelta, offsetDelta int64) {
+	body := &cursor{b: c.varbytes()}
+	body.int8() // attributes, unused
+	timeDelta, offsetDelta = body.varint(), body.varint()
+	r.Key, r.Value = bytes.Clone(body.varbytes()), bytes.Clone(body.varbytes())
+	if n := body.varint(); n > 0 {
+		r.Headers = make([]Header, 0, body.bounded(n))
+		for ; n > 0 && body.err == nil; n-- {
+			r.Headers = append(r.Headers, Header{Key: string(body.varbytes()), Value: bytes.Clone(body.varbytes())})
+		}
+	}
+	if body.err == nil && len(body.b) != 0 {
+		body.err = fmt.Errorf("%w: %d bytes after a record's headers", ErrCorrupt, len(body.b))
+	}
+	if c.err == nil {
+		c.err = body.err
+	}
+	return r, timeDelta, offsetDelta
+}
+
+// codec of what is written: texts and JSON shrink to a third or less, at little cost on either side.
+const codec = compress.Lz4
+
+// encodeBatch encodes records as one batch, led by its length in 4 bytes as rawproduce wants it.
+func encodeBatch(outputs []Output, now time.Time) ([]byte, error) {
+	records := make([]protocol.Record, len(outputs))
+	for i, o := range outputs {
+		records[i] = protocol.Record{Time: now, Key: protocol.NewBytes(o.Key), Value: protocol.NewBytes(o.Value)}
+		for _, h := range o.Headers {
+			records[i].Headers = append(records[i].Headers, protocol.Header{Key: h.Key, Value: h.Value})
+		}
+	}
+	var b bytes.Buffer
+	set := protocol.RecordSet{Version: 2, Attributes: protocol.Attributes(codec), Records: protocol.NewRecordReader(records...)}
+	if _, err := set.WriteTo(&b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// stamp makes an encoded batch that of a producer, for kafka-go writes it as that of none.
+func stamp(encoded []byte, producer int64, epoch int16, sequence int32, transactional bool) {
+	b := encoded[4:]
+	if transactional {
+		b[atAttribute+1] |= attrTransactional
+	}
+	binary.BigEndian.PutUint64(b[atProducer:], uint64(producer))
+	binary.BigEndian.PutUint16(b[atEpoch:], uint16(epoch))
+	binary.BigEndian.PutUint32(b[atSequence:], uint32(sequence))
+	binary.BigEndian.PutUint32(b[atCRC:], crc32.Checksum(b[atAttribute:], castagnoli))
+}
+
+// addSequence counts on as Kafka does: after 2³¹−1 comes 0.
+func addSequence(sequence int32, n int) int32 {
+	return int32((int64(sequence) + int64(n)) % (math.MaxInt32 + 1))
+}
+
+// size is about what an output takes in a batch, before compression.
+func (o *Output) size() int {
+	n := 32 + len(o.Key) + len(o.Value)
+	for _, h := range o.Headers {
+		n += 8 + len(h.Key) + len(h.Value)
+	}
+	return n
+}

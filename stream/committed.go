@@ -1,0 +1,102 @@
+package stream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// committed is a group's committed offset with what was noted beside it.
+type committed struct {
+	offset   int64
+	metadata string
+}
+
+// Committed returns the committed offsets of a group, by partition; one without is absent. It waits while a
+// transaction with offsets of the group is open (require_stable), for as long as ctx or half a minute lasts.
+func (c *Client) Committed(ctx context.Context, group, topic string) (map[int32]int64, error) {
+	n, err := c.Partitions(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	partitions := make([]int32, n)
+	for p := range partitions {
+		partitions[p] = int32(p)
+	}
+	found, err := c.committed(ctx, group, topic, partitions)
+	if err != nil {
+		return nil, err
+	}
+	offsets := make(map[int32]int64, len(found))
+	for p, at := range found {
+		offsets[p] = at.offset
+	}
+	return offsets, nil
+}
+
+// committed asks by OffsetFetch 7, the first version with require_stable: the older ones that kafka-go speaks, and
+// the offsets that come with its generations, overlook a transaction whose commit is under way.
+func (c *Client) committed(ctx context.Context, group, topic string, partitions []int32) (map[int32]committed, error) {
+	b := appendCompact(nil, group)
+	b = binary.AppendUvarint(b, 1+1)
+	b = appendCompact(b, topic)
+	b = binary.AppendUvarint(b, uint64(len(partitions))+1)
+	for _, p := range partitions {
+		b = binary.BigEndian.AppendUint32(b, uint32(p))
+	}
+	b = append(b, 0) // no tagged fields in the topic
+	b = append(b, 1) // require_stable
+	b = append(b, 0) // nor in the request
+
+	var found map[int32]committed
+	err := again(ctx, harmless, func() error {
+		res, err := call[*cursor](ctx, c, &groupFrame{
+			frame: frame{key: protocol.OffsetFetch, version: 7, flexible: true, client: c.clientID, body: b}, group: group,
+		})
+		if err == nil {
+			found, err = decodeCommitted(res)
+		}
+		return err
+	})
+	if errors.Is(err, kafka.GroupIdNotFound) { // a group that never was
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("committed offsets of group %s for %s: %w", group, topic, err)
+	}
+	return found, nil
+}
+
+func decodeCommitted(c *cursor) (map[int32]committed, error) {
+	found := map[int32]committed{}
+	var errs []error
+	c.int32() // throttled for, ms
+	for topics := c.compactLength(); topics > 0 && c.err == nil; topics-- {
+		c.compact()
+		for n := c.compactLength(); n > 0 && c.err == nil; n-- {
+			partition, at := c.int32(), committed{offset: c.int64()}
+			c.int32() // leader epoch
+			at.metadata = c.compact()
+			code := c.int16()
+			c.tags()
+			switch {
+			case code != 0:
+				errs = append(errs, check(code, "partition %d", partition))
+			case at.offset >= 0:
+				found[partition] = at
+			}
+		}
+		c.tags()
+	}
+	if err := check(c.int16(), "group"); err != nil {
+		return nil, err
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	return found, worst(errs)
+}

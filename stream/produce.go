@@ -1,0 +1,297 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/initproducerid"
+	"github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
+)
+
+const (
+	maxBatch   = 900_000 // bytes before compression, under the default max.message.bytes of 1,048,588
+	maxRequest = 16 << 20
+)
+
+// PartitionFor is the choice of Kafka's default partitioner for a key that is not null: murmur2.
+func PartitionFor(key []byte, partitions int) int32 {
+	all := make([]int, partitions)
+	for i := range all {
+		all[i] = i
+	}
+	return int32(kafka.Murmur2Balancer{Consistent: true}.Balance(kafka.Message{Key: key}, all...))
+}
+
+// place is a partition of a topic.
+type place struct {
+	topic     string
+	partition int32
+}
+
+// producer is an epoch of an idempotent or transactional producer. It is used by one goroutine at a time.
+type producer struct {
+	client          *Client
+	transactionalID string // empty: idempotent, without transactions
+	id              int64
+	epoch           int16
+	sequences       map[place]int32
+}
+
+// newProducer asks for a producer id and epoch. With a transactional id this fences its former owner, and returns
+// only when that one's transaction is committed or aborted.
+func (c *Client) newProducer(ctx context.Context, transactionalID string, timeout time.Duration) (*producer, error) {
+	p := &producer{client: c, transactionalID: transactionalID, sequences: map[place]int32{}}
+	err := again(ctx, harmless, func() error {
+		res, err := call[*initproducerid.Response](ctx, c, &initproducerid.Request{
+			TransactionalID: transactionalID, TransactionTimeoutMs: int32(timeout.Milliseconds()),
+			ProducerID: -1, ProducerEpoch: -1,
+		})
+		if err != nil {
+			return err
+		}
+		p.id, p.epoch = res.ProducerID, res.ProducerEpoch
+		return check(res.ErrorCode, "transactional id %q, time-out %v", transactionalID, timeout)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("InitProducerId: %w", err)
+	}
+	return p, nil
+}
+
+// pending are the outputs for one partition that are still to be sent, in order.
+type pending struct {
+	place
+	outputs []Output
+	limit   int // bytes of a batch
+}
+
+// next is how many of the outputs go into the next batch.
+func (p *pending) next() int {
+	size := 0
+	for i := range p.outputs {
+		if size += p.outputs[i].size(); size > p.limit && i > 0 {
+			return i
+		}
+	}
+	return len(p.outputs)
+}
+
+// spread sorts outputs by the partition they go to.
+func (c *Client) spread(ctx context.Context, outputs []Output) ([]*pending, error) {
+	counts := map[string]int{}
+	index := map[place]*pending{}
+	var all []*pending
+	for _, o := range outputs {
+		n, ok := counts[o.Topic]
+		if !ok {
+			var err error
+			if n, err = c.Partitions(ctx, o.Topic); err != nil {
+				return nil, fmt.Errorf("output topic %s: %w", o.Topic, err)
+			}
+			counts[o.Topic] = n
+		}
+		to := place{o.Topic, o.Partition}
+		if o.Partition == ByKey {
+			key := o.Hash
+			if key == nil {
+				key = o.Key
+			}
+			to.partition = PartitionFor(key, n)
+		}
+		p := index[to]
+		if p == nil {
+			p = &pending{place: to, limit: maxBatch}
+			index[to] = p
+			all = append(all, p)
+		}
+		p.outputs = append(p.outputs, o)
+	}
+	return all, nil
+}
+
+// piece is the batch of a partition that is on its way.
+type piece struct {
+	*pending
+	n        int // of its outputs
+	sequence int32
+	encoded  []byte
+}
+
+// send writes all outputs, in rounds: Kafka takes one batch of a partition in a request. A batch is sent again, as
+// it was, while the error says so by repeat.
+func (p *producer) send(ctx context.Context, all []*pending, repeat func(error) bool) error {
+	for {
+		var round []*piece
+		size := 0
+		for _, todo := range all {
+			if len(todo.outputs) == 0 || size > maxRequest {
+				continue
+			}
+			n := todo.next()
+			encoded, err := encodeBatch(todo.outputs[:n], time.Now())
+			if err != nil {
+				return fmt.Errorf("encoding records for %s/%d: %w", todo.topic, todo.partition, err)
+			}
+			round = append(round, &piece{pending: todo, n: n, sequence: p.sequences[todo.place], encoded: encoded})
+			size += len(encoded)
+		}
+		if len(round) == 0 {
+			return nil
+		}
+		if err := again(ctx, repeat, func() (err error) {
+			round, err = p.sendRound(ctx, round)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+}
+
+// sendRound sends each piece to the leader of its partition and returns those that are not written.
+func (p *producer) sendRound(ctx context.Context, round []*piece) ([]*piece, error) {
+	byLeader, err := p.client.byLeader(ctx, round)
+	if err != nil {
+		return round, err
+	}
+	var mu sync.Mutex
+	var requests sync.WaitGroup
+	var left []*piece
+	var errs []error
+	for _, pieces := range byLeader {
+		requests.Go(func() {
+			results, err := p.request(ctx, pieces)
+			mu.Lock()
+			defer mu.Unlock()
+			for i, piece := range pieces {
+				perr := err
+				if err == nil {
+					perr = p.settle(piece, results[i])
+				}
+				if perr != nil {
+					left = append(left, piece)
+					errs = append(errs, perr)
+				}
+			}
+		})
+	}
+	requests.Wait()
+	return left, worst(errs)
+}
+
+func (c *Client) byLeader(ctx context.Context, round []*piece) (map[int32][]*piece, error) {
+	leaders := map[string][]int32{}
+	by := map[int32][]*piece{}
+	for _, piece := range round {
+		known, ok := leaders[piece.topic]
+		if !ok {
+			var err error
+			if known, err = c.leaders(ctx, piece.topic); err != nil {
+				return nil, err
+			}
+			leaders[piece.topic] = known
+		}
+		if int(piece.partition) >= len(known) || piece.partition < 0 {
+			return nil, protocol.NewErrNoPartition(piece.topic, piece.partition)
+		}
+		leader := known[piece.partition]
+		by[leader] = append(by[leader], piece)
+	}
+	return by, nil
+}
+
+// settle takes the outcome of a piece over into the state of its partition.
+func (p *producer) settle(piece *piece, err error) error {
+	todo := piece.pending
+	tooLarge := errors.Is(err, kafka.MessageSizeTooLarge) || errors.Is(err, kafka.RecordListTooLarge)
+	switch {
+	case err == nil, errors.Is(err, kafka.DuplicateSequenceNumber): // written, perhaps by a try whose answer was lost
+		p.sequences[todo.place] = addSequence(piece.sequence, piece.n)
+		todo.outputs = todo.outputs[piece.n:]
+		return nil
+	case tooLarge && piece.n > 1:
+		// This topic allows less than others. Nothing was written, and no sequence number used.
+		todo.limit = 0
+		for i := range todo.outputs[:piece.n] {
+			todo.limit += todo.outputs[i].size()
+		}
+		todo.limit /= 2
+		return nil
+	case tooLarge:
+		o := todo.outputs[0]
+		return fmt.Errorf("%w: %s/%d, key %.80q, key and value of %d bytes, %d bytes in all before compression",
+			ErrTooLarge, todo.topic, todo.partition, o.Key, len(o.Key)+len(o.Value), o.size())
+	}
+	return fmt.Errorf("produce to %s/%d: %w", todo.topic, todo.partition, err)
+}
+
+// request sends pieces for one leader, and returns an error for each.
+func (p *producer) request(ctx context.Context, pieces []*piece) ([]error, error) {
+	const allReplicas = -1
+	req := &rawproduce.Request{
+		TransactionalID: p.transactionalID, Acks: allReplicas, Timeout: int32((requestTimeout / 2).Milliseconds()),
+	}
+	topics := map[string]int{}
+	for _, piece := range pieces {
+		stamp(piece.encoded, p.id, p.epoch, piece.sequence, p.transactionalID != "")
+		at, ok := topics[piece.topic]
+		if !ok {
+			at = len(req.Topics)
+			topics[piece.topic] = at
+			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: piece.topic})
+		}
+		req.Topics[at].Partitions = append(req.Topics[at].Partitions, rawproduce.RequestPartition{
+			Partition: piece.partition, RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(piece.encoded)},
+		})
+	}
+	res, err := call[*produce.Response](ctx, p.client, req)
+	if err != nil {
+		return nil, fmt.Errorf("produce: %w", err)
+	}
+	codes := map[place]error{}
+	for _, t := range res.Topics {
+		for _, answer := range t.Partitions {
+			codes[place{t.Topic, answer.Partition}] = check(answer.ErrorCode, "answer")
+		}
+	}
+	results := make([]error, len(pieces))
+	for i, piece := range pieces {
+		code, ok := codes[piece.place]
+		if !ok {
+			code = errors.New("the answer leaves it out")
+		}
+		results[i] = code
+	}
+	return results, nil
+}
+
+// Produce writes outputs outside of any transaction: acknowledged by all replicas in sync, in order within a
+// partition, and once (by an idempotent producer) unless it returns an error; then some may be written.
+func (c *Client) Produce(ctx context.Context, outputs []Output) error {
+	if len(outputs) == 0 {
+		return nil
+	}
+	all, err := c.spread(ctx, outputs)
+	if err != nil {
+		return err
+	}
+	c.plain.Lock()
+	defer c.plain.Unlock()
+	if c.plain.producer == nil {
+		if c.plain.producer, err = c.newProducer(ctx, "", 0); err != nil {
+			return err
+		}
+	}
+	// Sequence numbers let the broker drop what it has already, so a lost answer may be asked for again.
+	if err := c.plain.send(ctx, all, harmless); err != nil {
+		c.plain.producer = nil // its sequence numbers may have a gap
+		return err
+	}
+	return nil
+}

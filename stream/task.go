@@ -1,0 +1,297 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// task is the work on one partition in one generation of the group.
+type task struct {
+	run    *run
+	input  place
+	member membership
+	token  int64
+	wait   backoff
+}
+
+func (t *task) observe(e Event) {
+	e.Partition, e.Token = t.input.partition, t.token
+	t.run.observe(e)
+}
+
+// work owns the partition, again and again after errors, until the generation or the stage ends.
+func (t *task) work(stage, generation context.Context) {
+	// stop ends with the generation or the stage: begin nothing new. ctx goes on for the drain time-out: finish
+	// what is under way.
+	stop, cancelStop := context.WithCancel(stage)
+	defer cancelStop()
+	defer context.AfterFunc(generation, cancelStop)()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(stage))
+	defer cancel()
+	defer context.AfterFunc(stop, func() { time.AfterFunc(t.run.stage.DrainTimeout, cancel) })()
+
+	t.wait = backoff{least: 100 * time.Millisecond, most: 10 * time.Second}
+	for {
+		var err error
+		if generation.Err() == nil {
+			err = t.own(ctx, stop)
+		}
+		if stop.Err() != nil || generation.Err() != nil {
+			t.observe(Event{Kind: Revoked, Err: err})
+			return
+		}
+		t.run.sawToken(t.input.partition, err)
+		switch actionFor(err) {
+		case fatal:
+			t.observe(Event{Kind: Failed, Err: err})
+			t.run.fail(fmt.Errorf("%s/%d: %w", t.input.topic, t.input.partition, err))
+			return
+		case fenced:
+			t.observe(Event{Kind: Fenced, Err: err})
+			_ = t.wait.pause(stop)
+			return
+		}
+		if !errors.Is(err, errCommittedLate) {
+			t.observe(Event{Kind: Failed, Err: err})
+			if t.wait.pause(stop) != nil {
+				continue
+			}
+		}
+		// Only a member may fence: InitProducerId of one that was expelled would hit the rightful owner.
+		if err := t.stillMember(stop); err != nil && stop.Err() == nil {
+			t.observe(Event{Kind: Fenced, Err: err})
+			_ = t.wait.pause(stop)
+			return
+		}
+	}
+}
+
+// stillMember asks the coordinator whether this generation is the current one. While the coordinator cannot be
+// asked it waits: nothing else could go on either.
+func (t *task) stillMember(ctx context.Context) error {
+	c := t.run.client
+	return again(ctx, harmless, func() error {
+		res, err := c.api.Heartbeat(ctx, &kafka.HeartbeatRequest{
+			Addr: c.addr, GroupID: t.member.group, GenerationID: t.member.generation, MemberID: t.member.member,
+		})
+		if err != nil {
+			return err
+		}
+		return res.Error
+	})
+}
+
+// own takes a token, makes a Processor, and runs it on batch after batch. It returns nil when stop ends.
+func (t *task) own(ctx, stop context.Context) error {
+	s := &t.run.stage
+	c := t.run.client
+	id := fmt.Sprintf("%s-%s-%d", s.TransactionalPrefix, t.input.topic, t.input.partition)
+	p, err := c.newProducer(stop, id, s.TransactionTimeout)
+	if err != nil {
+		return err
+	}
+	offset, err := t.begin(ctx, stop, p)
+	if err != nil {
+		return err
+	}
+	reader := t.read(stop, offset)
+	defer reader.close()
+	processor := s.New(Assignment{Topic: t.input.topic, Partition: t.input.partition, Token: t.token})
+	for {
+		b, err := reader.next(stop)
+		if err != nil || stop.Err() != nil {
+			return err
+		}
+		if err := t.process(ctx, p, processor, b); err != nil {
+			return err
+		}
+		t.wait.next = 0
+	}
+}
+
+// begin reads the committed offset, which InitProducerId has settled, and commits it again with a new token.
+func (t *task) begin(ctx, stop context.Context, p *producer) (int64, error) {
+	c, s := t.run.client, &t.run.stage
+	found, err := c.committed(stop, s.Group, t.input.topic, []int32{t.input.partition})
+	if err != nil {
+		return 0, err
+	}
+	bounds, err := c.Offsets(stop, t.input.topic)
+	if err != nil {
+		return 0, err
+	}
+	if int(t.input.partition) >= len(bounds) {
+		return 0, fmt.Errorf("%s has %d partitions, and partition %d is assigned", t.input.topic, len(bounds), t.input.partition)
+	}
+	b := bounds[t.input.partition]
+	at, ok := found[t.input.partition]
+	if !ok {
+		at.offset = b.Start
+	}
+	previous, err := parseToken(at.metadata)
+	if err != nil {
+		return 0, fmt.Errorf("group %s, %s/%d: %w", s.Group, t.input.topic, t.input.partition, err)
+	}
+	offset, err := t.inRange(at.offset, b)
+	if err != nil {
+		return 0, err
+	}
+	t.token = t.run.nextToken(t.input.partition, previous)
+	if err := stop.Err(); err != nil {
+		return 0, err
+	}
+	if err := p.commit(ctx, t.member, t.input, offset, formatToken(t.token), nil); err != nil {
+		p.abort(ctx)
+		return 0, err
+	}
+	t.observe(Event{Kind: Assigned, Offset: offset, End: b.LastStable})
+	return offset, nil
+}
+
+// inRange applies Stage.OutOfRange.
+func (t *task) inRange(offset int64, b Offsets) (int64, error) {
+	if offset >= b.Start && offset <= b.HighWatermark {
+		return offset, nil
+	}
+	err := fmt.Errorf("%w: group %s stands at %d of %s/%d, whose log has offsets %d up to, not including, %d",
+		ErrOffsetOutOfRange, t.run.stage.Group, offset, t.input.topic, t.input.partition, b.Start, b.HighWatermark)
+	if offset > b.HighWatermark {
+		err = fmt.Errorf("%w: was the topic deleted and made anew?", err)
+	}
+	to := b.Start
+	switch t.run.stage.OutOfRange {
+	case "fail":
+		return 0, err
+	case "latest":
+		to = b.LastStable
+	}
+	t.observe(Event{Kind: Skipped, Offset: to, End: b.LastStable, Err: err})
+	return to, nil
+}
+
+// errForeign says that the group's offsets are not of this program's making.
+var errForeign = errors.New("the group is used by another program")
+
+func formatToken(token int64) string { return strconv.FormatInt(token, 10) }
+
+// parseToken reads the token beside a committed offset. An offset that was reset by a tool has none.
+func parseToken(metadata string) (int64, error) {
+	if metadata == "" {
+		return 0, nil
+	}
+	token, err := strconv.ParseInt(metadata, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: the note beside the committed offset is %q, where a fencing token belongs", errForeign, metadata)
+	}
+	return token, nil
+}
+
+// process has one batch processed and commits its offset with its outputs.
+func (t *task) process(ctx context.Context, p *producer, processor Processor, b readBatch) error {
+	began := time.Now()
+	var outputs []Output
+	if len(b.records) > 0 {
+		var err error
+		if outputs, err = processor.Process(ctx, b.records); err != nil {
+			return fmt.Errorf("processing %s/%d from offset %d: %w", t.input.topic, t.input.partition, b.records[0].Offset, err)
+		}
+	}
+	err := p.commit(ctx, t.member, t.input, b.next, formatToken(t.token), outputs)
+	if err != nil && !errors.Is(err, errCommittedLate) {
+		p.abort(ctx)
+		return err
+	}
+	t.observe(Event{
+		Kind: Committed, Offset: b.next, End: b.end, Records: len(b.records), Outputs: len(outputs), Took: time.Since(began),
+	})
+	return err
+}
+
+// readBatch is what one transaction consumes. It has no records where only markers and the like are left to pass.
+type readBatch struct {
+	records   []Record
+	next, end int64
+}
+
+// reader fetches ahead of the processor, one fetch at most.
+type reader struct {
+	batches chan readBatch
+	failed  chan error
+	cancel  context.CancelFunc
+	done    chan struct{}
+}
+
+func (t *task) read(ctx context.Context, offset int64) *reader {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &reader{batches: make(chan readBatch), failed: make(chan error, 1), cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		if err := t.fetchAhead(ctx, offset, r.batches); err != nil {
+			r.failed <- err
+		}
+	}()
+	return r
+}
+
+func (t *task) fetchAhead(ctx context.Context, offset int64, batches chan<- readBatch) error {
+	s := &t.run.stage
+	committed := offset
+	for ctx.Err() == nil {
+		got, err := t.run.client.Fetch(ctx, t.input.topic, t.input.partition, offset, FetchOptions{MaxBytes: s.MaxBytes})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, ErrOffsetOutOfRange) && s.OutOfRange != "fail" {
+			return errors.New("the log no longer holds the next offset") // begin decides anew
+		}
+		if err != nil {
+			return err
+		}
+		offset = got.Next
+		// Markers alone are worth a commit only at the end of the log, so that a lag of zero shows as such.
+		if len(got.Records) == 0 && (got.Next == committed || got.Next < got.LastStable) {
+			continue
+		}
+		for _, b := range split(got, s.MaxRecords) {
+			select {
+			case batches <- b:
+				committed = b.next
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// split cuts what was fetched into batches of n records; the last one goes on to Next.
+func split(f Fetched, n int) []readBatch {
+	var all []readBatch
+	for rest := f.Records; len(rest) > n; rest = f.Records {
+		all = append(all, readBatch{records: rest[:n:n], next: rest[n-1].Offset + 1, end: f.LastStable})
+		f.Records = rest[n:]
+	}
+	return append(all, readBatch{records: f.Records, next: f.Next, end: f.LastStable})
+}
+
+// next waits for a batch, for an error, or for stop.
+func (r *reader) next(stop context.Context) (readBatch, error) {
+	select {
+	case b := <-r.batches:
+		return b, nil
+	case err := <-r.failed:
+		return readBatch{}, err
+	case <-stop.Done():
+		return readBatch{}, nil
+	}
+}
+
+func (r *reader) close() {
+	r.cancel()
+	<-r.done
+}
