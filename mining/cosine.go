@@ -1,0 +1,119 @@
+package mining
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+)
+
+// Cosine is the dot product of two vectors of unit length and the same dimension: the one way in which cosines
+// of stored vectors are computed. It is summed in float64, always in the same order, and rounded to float32 at the
+// end, so the same vectors give the same bits wherever they lie in memory (BLAS dot products depend on alignment).
+func Cosine(a, b []float32) float32 {
+	b = b[:len(a)]
+	var s0, s1, s2, s3 float64
+	for len(a) >= 4 && len(b) >= 4 {
+		s0 += float64(a[0]) * float64(b[0])
+		s1 += float64(a[1]) * float64(b[1])
+		s2 += float64(a[2]) * float64(b[2])
+		s3 += float64(a[3]) * float64(b[3])
+		a, b = a[4:], b[4:]
+	}
+	for i, v := range a {
+		s0 += float64(v) * float64(b[i])
+	}
+	return float32((s0 + s1) + (s2 + s3))
+}
+
+// rounded is a cosine in whole millionths: what documents are ordered by, so that the last bits of a float32 sum
+// never decide an order.
+func rounded(cosine float32) int32 { return int32(math.Round(float64(cosine) * rankScale)) }
+
+const (
+	rankScale = 1e6
+	slackRank = int32(Slack * rankScale)
+)
+
+// CompareRank orders documents by similarity to a query: the cosine rounded to six decimals, highest first, then
+// the id in byte order.
+func CompareRank(cosineA float32, idA string, cosineB float32, idB string) int {
+	if c := cmp.Compare(rounded(cosineB), rounded(cosineA)); c != 0 {
+		return c
+	}
+	return strings.Compare(idA, idB)
+}
+
+// Errors of vectors that have no direction.
+var (
+	ErrZeroVector = errors.New("vector is zero")
+	ErrNotFinite  = errors.New("vector has an element that is not finite")
+)
+
+// Concat writes the ensemble's vector to out: each part (one for each embedder) is L2-normalised, multiplied by its
+// weight and laid behind the one before, and the whole is normalised again. len(out) is the sum of the parts'
+// lengths. The error wraps ErrZeroVector or ErrNotFinite and names the part by its index.
+func Concat(parts [][]float32, weights []float64, out []float32) error {
+	if len(parts) != len(weights) {
+		return fmt.Errorf("mining: %d parts with %d weights", len(parts), len(weights))
+	}
+	var squares float64
+	at := 0
+	for i, part := range parts {
+		norm, err := length(part)
+		if err != nil {
+			return fmt.Errorf("part %d: %w", i, err)
+		}
+		if at+len(part) > len(out) {
+			return fmt.Errorf("mining: parts are longer than the %d elements of the result", len(out))
+		}
+		w := weights[i]
+		if math.IsNaN(w) || math.IsInf(w, 0) || w < 0 {
+			return fmt.Errorf("mining: weight %v of part %d", w, i)
+		}
+		for j, v := range part {
+			out[at+j] = float32(w * float64(v) / norm)
+		}
+		squares += w * w
+		at += len(part)
+	}
+	if at != len(out) {
+		return fmt.Errorf("mining: parts have %d elements, the result %d", at, len(out))
+	}
+	if squares == 0 {
+		return ErrZeroVector
+	}
+	scale := 1 / math.Sqrt(squares)
+	for i, v := range out {
+		out[i] = float32(float64(v) * scale)
+	}
+	return nil
+}
+
+// length is the Euclidean length of a vector that has a direction.
+func length(v []float32) (float64, error) {
+	var squares float64
+	for _, x := range v {
+		squares += float64(x) * float64(x) // float32 squares fit float64: no overflow, no underflow
+	}
+	switch {
+	case math.IsNaN(squares) || math.IsInf(squares, 0):
+		return 0, ErrNotFinite
+	case squares == 0:
+		return 0, ErrZeroVector
+	}
+	return math.Sqrt(squares), nil
+}
+
+// normalize gives v unit length, in place; false if it has no direction, and then v is left as it is.
+func normalize(v []float32) bool {
+	norm, err := length(v)
+	if err != nil {
+		return false
+	}
+	for i, x := range v {
+		v[i] = float32(float64(x) / norm)
+	}
+	return true
+}

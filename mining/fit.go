@@ -1,0 +1,171 @@
+package mining
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+)
+
+// ReducerOptions say which axes to find and how to apply them.
+type ReducerOptions struct {
+	Variance      float64 // share of the total variance to keep: above 0, at most 1
+	MaxDimensions int     // most axes; 0: as many as there are dimensions
+	MinDimensions int     // fewest axes, filled up with random ones where the sample has no more; 0: 1
+	SubtractMean  bool    // see Reducer
+	Normalize     bool
+	Seed          uint64
+}
+
+func (o *ReducerOptions) validate(d int) error {
+	switch {
+	case !(o.Variance > 0 && o.Variance <= 1):
+		return fmt.Errorf("reduce.variance: is %v, must be above 0 and at most 1", o.Variance)
+	case o.MaxDimensions < 0:
+		return fmt.Errorf("reduce.max_dimensions: is %d, must not be negative", o.MaxDimensions)
+	case o.MinDimensions < 0:
+		return fmt.Errorf("reduce.min_dimensions: is %d, must not be negative", o.MinDimensions)
+	}
+	if o.MaxDimensions == 0 || o.MaxDimensions > d {
+		o.MaxDimensions = d
+	}
+	o.MinDimensions = max(1, min(o.MinDimensions, o.MaxDimensions))
+	return nil
+}
+
+// converged is the share of the total variance by which the captured share may still grow when the basis does.
+const converged = 2e-4
+
+// FitReducer finds the principal axes of the rows (n × d): the eigenvectors of their centred covariance
+// C = Xᵀ(X−1μ)/(n−1), the largest first, until they capture o.Variance of the total, or o.MaxDimensions.
+//
+// C is never formed, and only its projections are solved. An orthonormal basis Q of a block Krylov space of C grows
+// by blocks, every new block being C times the last, made orthogonal to all before (Musco and Musco, "Randomized
+// Block Krylov Methods for Stronger and Faster Approximate Singular Value Decomposition", NeurIPS 2015, after Halko,
+// Martinsson and Tropp, "Finding Structure with Randomness", SIAM Review 2011). The eigenvectors of T = QCQᵀ, taken
+// back through Q, are the axes (Rayleigh–Ritz). The total variance is the trace of C, which is cheap and exact, so the
+// share that the axes capture is known at every step.
+//
+// Large products are float32, T and what is solved of it float64. The result depends on the rows and the seed
+// alone, not on the number of processors.
+//
+// A sample of few rows spans few directions; a text outside them would project to nothing, or to noise. So the axes
+// are completed with random orthonormal directions up to o.MinDimensions: on those, unseen texts keep their distances
+// approximately (Johnson and Lindenstrauss), where the sample says nothing better.
+func FitReducer(rows Matrix, o ReducerOptions) (*Reducer, error) {
+	if err := rows.check("sample"); err != nil {
+		return nil, err
+	}
+	if rows.Rows == 0 {
+		return nil, fmt.Errorf("mining: the sample to fit on is empty")
+	}
+	if err := o.validate(rows.Cols); err != nil {
+		return nil, err
+	}
+	f := &fit{rows: rows, random: rand.New(rand.NewPCG(o.Seed, 0))}
+	if err := f.moments(); err != nil {
+		return nil, err
+	}
+	axes, values := f.axes(o.Variance*f.total, o.MaxDimensions)
+	share := make([]float64, 0, o.MinDimensions)
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+		share = append(share, min(1, sum/f.total))
+	}
+	if k := axes.Rows; k < o.MinDimensions {
+		axes = f.complete(axes, o.MinDimensions)
+		for range o.MinDimensions - k {
+			share = append(share, min(1, max(0, sum/f.total)))
+		}
+	}
+	if f.total == 0 {
+		for i := range share {
+			share[i] = 1
+		}
+	}
+	return &Reducer{
+		Dimensions: rows.Cols, Mean: f.mean, Components: axes, Share: share, Total: f.total,
+		SubtractMean: o.SubtractMean, Normalize: o.Normalize,
+	}, nil
+}
+
+type fit struct {
+	rows   Matrix    // n × d
+	mean   []float32 // d
+	total  float64   // trace of the covariance
+	random *rand.Rand
+	krylov
+}
+
+// moments computes mean and total variance, and refuses what is not finite.
+func (f *fit) moments() error {
+	n, d := f.rows.Rows, f.rows.Cols
+	sum := make([]float64, d)
+	for i := range n {
+		for j, v := range f.rows.Row(i) {
+			sum[j] += float64(v)
+		}
+	}
+	f.mean = make([]float32, d)
+	for j, s := range sum {
+		sum[j] = s / float64(n)
+		f.mean[j] = float32(sum[j])
+	}
+	var squares float64
+	for i := range n {
+		var row float64
+		for j, v := range f.rows.Row(i) {
+			e := float64(v) - sum[j]
+			row += e * e
+		}
+		if math.IsNaN(row) || math.IsInf(row, 0) {
+			return fmt.Errorf("mining: row %d of the sample: %w", i, ErrNotFinite)
+		}
+		squares += row
+	}
+	if n > 1 {
+		f.total = squares / float64(n-1)
+	}
+	return nil
+}
+
+// axes are the leading eigenvectors of the covariance, as rows, and their eigenvalues: until these add up to
+// target, or most of them, or as many as the sample has.
+func (f *fit) axes(target float64, most int) (Matrix, []float64) {
+	if f.total == 0 {
+		return Matrix{Cols: f.rows.Cols}, nil
+	}
+	f.begin()
+	var last *spectrum
+	for check := 0; ; {
+		grown := f.grow()
+		if grown && (f.size < check || (f.trace() < target && f.size < most)) {
+			continue
+		}
+		solved := f.solve()
+		k := solved.choose(target, most)
+		// The basis must hold more than the axes it is asked for, so that the last of them are found well, too: it has
+		// grown enough once growing changes next to nothing of what these axes capture.
+		if !grown || (last != nil && solved.sum(k)-last.sum(k) <= converged*f.total) {
+			return f.rotate(solved.vectors(k)), solved.values[:k]
+		}
+		last = solved
+		check = f.size + max(krylovBlock, f.size/8)
+	}
+}
+
+// complete appends random orthonormal rows to the axes, up to k.
+func (f *fit) complete(axes Matrix, k int) Matrix {
+	full := NewMatrix(k, f.rows.Cols)
+	copy(full.Data, axes.Data)
+	for i := axes.Rows; i < k; {
+		row := full.Row(i)
+		for j := range row {
+			row[j] = float32(f.random.NormFloat64())
+		}
+		if orthogonalise(full.slice(0, i), row) {
+			i++
+		}
+	}
+	return full
+}

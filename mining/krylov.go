@@ -1,0 +1,210 @@
+package mining
+
+import (
+	"math"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas32"
+)
+
+const (
+	krylovBlock = 64 // rows added to the basis at a time: the width of gonum's blocks
+	// A row of which orthogonalisation leaves less than this share is rounding error of float32, not a direction.
+	breakdown = 1e-4
+)
+
+// krylov is the growing basis of a block Krylov space of the covariance C, and C's projection on it.
+type krylov struct {
+	rank  int       // dimensions that the sample can span
+	basis Matrix    // Q, orthonormal rows; as many as there is room for
+	size  int       // rows in use
+	t     []float64 // T = QCQᵀ, size × size within a square of basis.Rows
+	next  Matrix    // C times the last block, less its part within Q: where the basis grows next
+	norms []float64 // lengths of next's rows before that part was taken away
+	wide  Matrix    // krylovBlock × n
+	tall  Matrix    // n × krylovBlock
+}
+
+func (f *fit) begin() {
+	n, d := f.rows.Rows, f.rows.Cols
+	f.rank = min(n-1, d)
+	f.basis = NewMatrix(min(f.rank, 4*krylovBlock), d)
+	f.t = make([]float64, f.basis.Rows*f.basis.Rows)
+	f.wide, f.tall = NewMatrix(krylovBlock, n), NewMatrix(n, krylovBlock)
+}
+
+// grow adds a block to the basis and projects C on it; false if the basis spans all that the sample does.
+func (f *fit) grow() bool {
+	first := f.size
+	if first > 0 {
+		f.extend(f.next, f.norms)
+	}
+	// At the start, and where C times the last block lies within the basis already (an eigenvalue of higher
+	// multiplicity than a block, or a closed subspace), random combinations of the sample's rows go on.
+	for f.size < min(first+krylovBlock, f.rank) {
+		before := f.size
+		sketch := f.sketch()
+		lengths := rowNorms(sketch)
+		f.project(sketch)
+		f.extend(sketch, lengths)
+		if f.size == before {
+			break
+		}
+	}
+	if f.size == first {
+		return false
+	}
+	block := f.basis.slice(first, f.size)
+	f.next = f.covariance(block)
+	f.norms = rowNorms(f.next)
+	h := f.project(f.next)
+	for i := range block.Rows {
+		for j, v := range h.Row(i) {
+			f.t[j*f.basis.Rows+first+i] = float64(v)
+			f.t[(first+i)*f.basis.Rows+j] = float64(v)
+		}
+	}
+	return true
+}
+
+// sketch is a block of random combinations of the centred rows of the sample.
+func (f *fit) sketch() Matrix {
+	for i := range f.wide.Data {
+		f.wide.Data[i] = float32(f.random.NormFloat64())
+	}
+	return f.combine(f.wide)
+}
+
+// covariance is C times each row of the block.
+func (f *fit) covariance(block Matrix) Matrix {
+	n, b := f.rows.Rows, block.Rows
+	tall := Matrix{n, b, f.tall.Data[:n*b]}
+	blas32.Gemm(blas.NoTrans, blas.Trans, 1/float32(n-1), f.rows.general(), block.general(), 0, tall.general())
+	wide := Matrix{b, n, f.wide.Data[:b*n]}
+	transpose(tall, wide)
+	for i := range b {
+		shift := float32(blas32.DDot(vector(f.mean), vector(block.Row(i))) / float64(n-1))
+		for j, row := 0, wide.Row(i); j < n; j++ {
+			row[j] -= shift
+		}
+	}
+	return f.combine(wide)
+}
+
+// combine is weights (b × n) times the centred sample.
+func (f *fit) combine(weights Matrix) Matrix {
+	out := NewMatrix(weights.Rows, f.rows.Cols)
+	blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, weights.general(), f.rows.general(), 0, out.general())
+	for i := range weights.Rows {
+		var sum float64
+		for _, w := range weights.Row(i) {
+			sum += float64(w)
+		}
+		blas32.Axpy(float32(-sum), vector(f.mean), vector(out.Row(i)))
+	}
+	return out
+}
+
+// project takes the part within the basis away from the rows of w, and gives its coordinates, w·Qᵀ.
+func (f *fit) project(w Matrix) Matrix {
+	if f.size == 0 {
+		return Matrix{}
+	}
+	q := f.basis.slice(0, f.size)
+	h := NewMatrix(w.Rows, f.size)
+	blas32.Gemm(blas.NoTrans, blas.Trans, 1, w.general(), q.general(), 0, h.general())
+	blas32.Gemm(blas.NoTrans, blas.NoTrans, -1, h.general(), q.general(), 1, w.general())
+	return h
+}
+
+// extend appends the directions of rows that have been projected once to the basis, up to its rank; lengths are
+// those of the rows before.
+func (f *fit) extend(rows Matrix, lengths []float64) {
+	f.project(rows) // twice is enough for orthogonality (Giraud et al., 2005) …
+	first := f.size
+	for i := 0; i < rows.Rows && f.size < f.rank; i++ {
+		if f.size == f.basis.Rows {
+			f.enlarge()
+		}
+		row := rows.Row(i)
+		before := norm(row)
+		subtract(f.basis.slice(first, f.size), row)
+		if norm(row) < before/2 { // … unless the block's own rows take most of what was left
+			subtract(f.basis.slice(0, f.size), row)
+			subtract(f.basis.slice(0, f.size), row)
+		}
+		if norm(row) > breakdown*lengths[i] && normalize(row) {
+			copy(f.basis.Row(f.size), row)
+			f.size++
+		}
+	}
+}
+
+func (f *fit) enlarge() {
+	room := min(f.rank, 2*f.basis.Rows)
+	basis := NewMatrix(room, f.basis.Cols)
+	copy(basis.Data, f.basis.Data)
+	t := make([]float64, room*room)
+	for i := range f.size {
+		copy(t[i*room:], f.t[i*f.basis.Rows:i*f.basis.Rows+f.size])
+	}
+	f.basis, f.t = basis, t
+}
+
+func (f *fit) trace() (sum float64) {
+	for i := range f.size {
+		sum += f.t[i*f.basis.Rows+i]
+	}
+	return sum
+}
+
+// rotate gives the axes: coefficients (k × size) times the basis.
+func (f *fit) rotate(coefficients Matrix) Matrix {
+	out := NewMatrix(coefficients.Rows, f.rows.Cols)
+	blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, coefficients.general(), f.basis.slice(0, f.size).general(), 0, out.general())
+	for i := range out.Rows {
+		normalize(out.Row(i))
+	}
+	return out
+}
+
+// orthogonalise gives a row unit length orthogonal to orthonormal ones; false if next to nothing is left of it.
+func orthogonalise(to Matrix, row []float32) bool {
+	before := norm(row)
+	for range 2 {
+		subtract(to, row)
+	}
+	return norm(row) > breakdown*before && normalize(row)
+}
+
+// subtract takes the part along orthonormal rows away from v.
+func subtract(rows Matrix, v []float32) {
+	for i := range rows.Rows {
+		r := rows.Row(i)
+		blas32.Axpy(-float32(blas32.DDot(vector(r), vector(v))), vector(r), vector(v))
+	}
+}
+
+func rowNorms(m Matrix) []float64 {
+	norms := make([]float64, m.Rows)
+	for i := range norms {
+		norms[i] = norm(m.Row(i))
+	}
+	return norms
+}
+
+func norm(v []float32) float64 { return math.Sqrt(blas32.DDot(vector(v), vector(v))) }
+
+// transpose writes the transpose of in to out, in tiles that stay in the cache.
+func transpose(in, out Matrix) {
+	const tile = 32
+	for i := 0; i < in.Rows; i += tile {
+		for j := 0; j < in.Cols; j += tile {
+			for r := i; r < min(i+tile, in.Rows); r++ {
+				for c := j; c < min(j+tile, in.Cols); c++ {
+					out.Data[c*out.Cols+r] = in.Data[r*in.Cols+c]
+				}
+			}
+		}
+	}
+}
