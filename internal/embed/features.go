@@ -79,7 +79,7 @@ func (c *counter) grow() {
 func countWords(c *counter, text string) []feature {
 	c.reset(text)
 	var before uint64
-	words(text, c.word, func(word []rune) {
+	c.word = words(text, c.word, func(word []rune) {
 		hash := hashWord(word)
 		c.add(hash, 1)
 		if before != 0 {
@@ -103,7 +103,7 @@ const (
 // The n-grams of a word that occurs more than once are made once: it halves the work on prose.
 func countCharacters(c *counter, text string) []feature {
 	c.reset(text)
-	words(text, c.word, func(word []rune) {
+	c.word = words(text, c.word, func(word []rune) {
 		if c.add(hashWord(word), 1) {
 			last := &c.list[len(c.list)-1]
 			last.start, last.size = uint32(len(c.arena)), uint32(len(word)+2)

@@ -10,12 +10,13 @@ import (
 // words calls yield with each word of the text in order, in lower case: a run of letters, digits and the marks that
 // follow them. Characters of scripts that are written without spaces are words of their own, so that word bigrams
 // are their character bigrams. Bytes that are not UTF-8 separate words. The text is read in NFKC, so that composed
-// and decomposed accents and full-width forms agree. The slice is valid until yield returns.
-func words(text string, word []rune, yield func(word []rune)) {
+// and decomposed accents and full-width forms agree. The slice is valid until yield returns:
+// it lies in the buffer that is passed in and, grown, returned.
+func words(text string, buffer []rune, yield func(word []rune)) []rune {
 	if !ascii(text) && !norm.NFKC.IsNormalString(text) {
 		text = norm.NFKC.String(text)
 	}
-	word = word[:0]
+	word := buffer[:0]
 	for i := 0; i < len(text); {
 		if c := text[i]; c < utf8.RuneSelf {
 			i++
@@ -46,6 +47,7 @@ func words(text string, word []rune, yield func(word []rune)) {
 	if len(word) > 0 {
 		yield(word)
 	}
+	return word
 }
 
 // firstUnspaced is the lowest character of the scripts that are written without spaces: a cheap test ahead of the
