@@ -1,0 +1,127 @@
+package kafka
+
+import (
+	"context"
+	"net"
+	"sync"
+)
+
+// gate is the broker's listener. It admits in-process connections alone until it is opened, so that nobody can
+// read or write before the log is repaired; who connects earlier waits in the socket's backlog.
+type gate struct {
+	net.Listener // the public one
+	advertised   advertised
+	conns        chan net.Conn // to Accept
+	opened       sync.Once
+	closed       chan struct{}
+	closing      sync.Once
+
+	mu     sync.Mutex
+	public map[net.Conn]struct{} // accepted and not closed; nil: no more are admitted
+}
+
+// advertised is the address that clients are told to connect to.
+type advertised string
+
+func (a advertised) Network() string { return "tcp" }
+func (a advertised) String() string  { return string(a) }
+
+func newGate(l net.Listener, host string) *gate {
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1" // nobody can connect to "all addresses"
+	}
+	return &gate{
+		Listener: l, advertised: advertised(net.JoinHostPort(host, port)),
+		conns: make(chan net.Conn), closed: make(chan struct{}), public: map[net.Conn]struct{}{},
+	}
+}
+
+// Addr is the address that the broker advertises.
+func (g *gate) Addr() net.Addr { return g.advertised }
+
+// Accept waits for a connection of either kind.
+func (g *gate) Accept() (net.Conn, error) {
+	select {
+	case c := <-g.conns:
+		return c, nil
+	case <-g.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// dial makes an in-process connection, as kgo.Dialer wants it.
+func (g *gate) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	client, server := net.Pipe()
+	select {
+	case g.conns <- server:
+		return client, nil
+	case <-g.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// open admits everybody.
+func (g *gate) open() {
+	g.opened.Do(func() {
+		go func() {
+			for {
+				c, err := g.Listener.Accept()
+				if err != nil {
+					return
+				}
+				select {
+				case g.conns <- g.track(c):
+				case <-g.closed:
+					_ = c.Close()
+					return
+				}
+			}
+		}()
+	})
+}
+
+// expel closes the public listener and its connections; in-process ones go on.
+func (g *gate) expel() {
+	_ = g.Listener.Close()
+	g.mu.Lock()
+	conns := g.public
+	g.public = nil
+	g.mu.Unlock()
+	for c := range conns {
+		_ = c.Close()
+	}
+}
+
+// Close ends Accept.
+func (g *gate) Close() error {
+	g.closing.Do(func() { close(g.closed) })
+	return g.Listener.Close()
+}
+
+// track notes a connection until it is closed.
+func (g *gate) track(c net.Conn) net.Conn {
+	t := &tracked{Conn: c, gate: g}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.public == nil {
+		_ = c.Close()
+	} else {
+		g.public[t] = struct{}{}
+	}
+	return t
+}
+
+type tracked struct {
+	net.Conn
+	gate *gate
+}
+
+func (t *tracked) Close() error {
+	t.gate.mu.Lock()
+	delete(t.gate.public, t)
+	t.gate.mu.Unlock()
+	return t.Conn.Close()
+}

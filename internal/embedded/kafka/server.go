@@ -1,0 +1,160 @@
+// Package kafka is a Kafka broker inside the process, for trying and testing: franz-go's kfake with a data
+// directory. One node, no replication, no security. What was acknowledged survives the process being killed, not
+// the machine failing. A kill in the middle of a commit that covers several partitions can tear it apart, which a
+// real broker's transaction log would not allow.
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
+)
+
+// Config says where to listen and where to keep the log.
+type Config struct {
+	Address string // host:port; port 0: any
+	Dir     string // is made where missing; one process at a time
+	Log     zerolog.Logger
+}
+
+// Server is a running broker.
+type Server struct {
+	cluster *kfake.Cluster
+	gate    *gate
+	client  *kgo.Client // in-process
+	lock    *os.File
+	running string // file that exists while the broker runs, so that a kill is noticed
+	log     zerolog.Logger
+	once    sync.Once
+}
+
+const startTimeout = 5 * time.Minute // the repair reads the whole log
+
+// Start starts the broker. After a process that was killed it first ends, as aborted, every transaction that was
+// open then; only after that can anybody connect.
+func Start(cfg Config) (*Server, error) {
+	host, _, err := net.SplitHostPort(cfg.Address)
+	if err != nil {
+		return nil, fmt.Errorf("embedded Kafka: address %q: want host:port: %w", cfg.Address, err)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("embedded Kafka: %w", err)
+	}
+	lock, err := lockFile(filepath.Join(cfg.Dir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("embedded Kafka: data directory %s is in use by another process: %w", cfg.Dir, err)
+	}
+	s := &Server{lock: lock, running: filepath.Join(cfg.Dir, "running"), log: cfg.Log}
+	if err := s.start(cfg, host); err != nil {
+		s.release()
+		return nil, fmt.Errorf("embedded Kafka: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Server) start(cfg Config, host string) error {
+	_, err := os.Stat(s.running)
+	killed := err == nil
+	listener, err := net.Listen("tcp", cfg.Address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("address %s is in use by another program: choose another port, or 0 for any: %w", cfg.Address, err)
+	}
+	if err != nil {
+		return err
+	}
+	s.gate = newGate(listener, host)
+	if err := os.WriteFile(s.running, nil, 0o644); err != nil {
+		return err
+	}
+	if s.cluster, err = kfake.NewCluster(
+		kfake.NumBrokers(1),
+		kfake.DataDir(filepath.Join(cfg.Dir, "log")),
+		kfake.ListenFn(func(_, _ string) (net.Listener, error) { return s.gate, nil }),
+		kfake.WithLogger(logger{cfg.Log}),
+		kfake.DefaultNumPartitions(1),
+	); err != nil {
+		return fmt.Errorf("opening %s: %w", cfg.Dir, err)
+	}
+	if s.client, err = kgo.NewClient(
+		kgo.SeedBrokers(s.Addr()), kgo.Dialer(s.gate.dial),
+		kgo.MaxVersions(kversion.V2_8_0()), // fetches name their topics; later ones use ids
+	); err != nil {
+		return err
+	}
+	if killed {
+		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+		defer cancel()
+		n, err := endOpenTransactions(ctx, s.client)
+		if err != nil {
+			return fmt.Errorf("repairing the log after the process was killed: %w", err)
+		}
+		s.log.Info().Int("aborted", n).Msg("embedded Kafka was not stopped properly: its log is repaired")
+	}
+	s.gate.open()
+	return nil
+}
+
+// Addr is the host:port to connect to.
+func (s *Server) Addr() string { return s.gate.Addr().String() }
+
+// Close disconnects everybody, aborts the transactions that are open, and writes the rest to disk.
+func (s *Server) Close() error {
+	var err error
+	s.once.Do(func() {
+		s.gate.expel()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		// kfake would remember open transactions in a file that it deletes when it starts, and show them as
+		// committed if it is killed then.
+		if err = abortOpenTransactions(ctx, s.client); err != nil {
+			err = fmt.Errorf("embedded Kafka: aborting open transactions: %w", err)
+		}
+		s.release()
+		if err == nil {
+			err = os.Remove(s.running)
+		}
+		_ = s.lock.Close()
+	})
+	return err
+}
+
+// release stops what runs.
+func (s *Server) release() {
+	if s.client != nil {
+		s.client.Close()
+	}
+	if s.cluster != nil {
+		s.cluster.Close()
+	}
+	if s.gate != nil {
+		_ = s.gate.Close()
+	}
+}
+
+// logger passes kfake's warnings on.
+type logger struct{ zerolog.Logger }
+
+func (l logger) Logf(level kfake.LogLevel, format string, args ...any) {
+	var e *zerolog.Event
+	switch level {
+	case kfake.LogLevelError:
+		e = l.Error()
+	case kfake.LogLevelWarn:
+		e = l.Warn()
+	default:
+		return // one line for each request
+	}
+	e.Str("component", "embedded Kafka").Msg(strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
