@@ -22,9 +22,9 @@ type Collection struct {
 	positives       map[string][]string // by query id, in the order of the judgements
 }
 
-// BEIR reads the judgements of a collection, of all its splits unless some are named. Documents judged with a
+// OpenBEIR reads the judgements of a collection, of all its splits unless some are named. Documents judged with a
 // score above 0 are positives.
-func BEIR(dir string, splits ...string) (*Collection, error) {
+func OpenBEIR(dir string, splits ...string) (*Collection, error) {
 	corpus, err := plainOrPacked(filepath.Join(dir, "corpus.jsonl"))
 	if err != nil {
 		return nil, err

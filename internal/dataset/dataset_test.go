@@ -60,7 +60,7 @@ var small = map[string]string{
 
 func TestBEIR(t *testing.T) {
 	dir := write(t, small)
-	all, err := BEIR(dir)
+	all, err := OpenBEIR(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestBEIR(t *testing.T) {
 	if !reflect.DeepEqual(queries, []records.Query{second, {Query: "first", QueryID: "q1", Positives: []string{"d1", "d3"}}}) || errs != nil {
 		t.Errorf("queries %+v %v", queries, errs)
 	}
-	train, err := BEIR(dir, "train")
+	train, err := OpenBEIR(dir, "train")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestBEIRErrors(t *testing.T) {
 			if test.content == "-" {
 				delete(files, test.file)
 			}
-			set, err := BEIR(write(t, files), test.splits...)
+			set, err := OpenBEIR(write(t, files), test.splits...)
 			var errs []string
 			if err != nil {
 				errs = []string{err.Error()}
@@ -126,14 +126,14 @@ func TestBEIRErrors(t *testing.T) {
 			}
 		})
 	}
-	if _, err := BEIR(t.TempDir()); err == nil {
+	if _, err := OpenBEIR(t.TempDir()); err == nil {
 		t.Error("an empty folder passed")
 	}
 	broken := write(t, map[string]string{"corpus.jsonl.gz": "x", "queries.jsonl": "", "qrels/a.tsv": ""})
 	if err := os.WriteFile(filepath.Join(broken, "corpus.jsonl.gz"), []byte("not packed"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	set, err := BEIR(broken)
+	set, err := OpenBEIR(broken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestRealCollections(t *testing.T) {
 			if _, err := os.Stat(dir); err != nil {
 				t.Skip("the benchmark collections are not there:", err)
 			}
-			set, err := BEIR(dir, "train")
+			set, err := OpenBEIR(dir, "train")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -255,7 +255,7 @@ func TestSplitFirstSentence(t *testing.T) {
 	}
 }
 
-func ExampleBEIR() {
+func ExampleOpenBEIR() {
 	dir, err := os.MkdirTemp("", "beir")
 	if err != nil {
 		panic(err)
@@ -276,7 +276,7 @@ func ExampleBEIR() {
 			panic(err)
 		}
 	}
-	set, err := BEIR(dir, "test")
+	set, err := OpenBEIR(dir, "test")
 	if err != nil {
 		panic(err)
 	}
