@@ -2,12 +2,13 @@ package stream
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
-	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 )
 
 // task is the work on one partition in one generation of the group.
@@ -74,15 +75,20 @@ func (t *task) work(stage, generation context.Context) {
 // stillMember asks the coordinator whether this generation is the current one. While the coordinator cannot be
 // asked it waits: nothing else could go on either.
 func (t *task) stillMember(ctx context.Context) error {
-	c := t.run.client
+	c, m := t.run.client, t.member
+	b := appendString(nil, m.group)
+	b = binary.BigEndian.AppendUint32(b, uint32(m.generation))
+	b = appendString(b, m.member)
 	return again(ctx, harmless, func() error {
-		res, err := c.api.Heartbeat(ctx, &kafka.HeartbeatRequest{
-			Addr: c.addr, GroupID: t.member.group, GenerationID: t.member.generation, MemberID: t.member.member,
+		// Of our own making, for kafka-go's would go to any broker.
+		res, err := call[*cursor](ctx, c, &groupFrame{
+			frame: frame{key: protocol.Heartbeat, version: 2, client: c.clientID, body: b}, group: m.group,
 		})
 		if err != nil {
 			return err
 		}
-		return res.Error
+		res.int32() // throttled for, ms
+		return errors.Join(check(res.int16(), "heartbeat of %s in generation %d of group %s", m.member, m.generation, m.group), res.err)
 	})
 }
 

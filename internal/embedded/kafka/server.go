@@ -89,7 +89,7 @@ func (s *Server) start(cfg Config, host string) error {
 	}
 	if s.client, err = kgo.NewClient(
 		kgo.SeedBrokers(s.Addr()), kgo.Dialer(s.gate.dial),
-		kgo.MaxVersions(kversion.V2_8_0()), // fetches name their topics; later ones use ids
+		kgo.MaxVersions(kversion.V3_0_0()), // fetches name their topics; later ones use ids
 	); err != nil {
 		return err
 	}

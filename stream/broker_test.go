@@ -1,0 +1,354 @@
+package stream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"hardneg/internal/embedded/kafka"
+)
+
+// brokerAddr is what the tests of this package run on: HARDNEG_TEST_KAFKA, or else an embedded broker.
+var brokerAddr string
+
+func onRealKafka() bool { return os.Getenv("HARDNEG_TEST_KAFKA") != "" }
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		if brokerAddr = os.Getenv("HARDNEG_TEST_KAFKA"); brokerAddr != "" {
+			return m.Run()
+		}
+		dir, err := os.MkdirTemp("", "stream-test-")
+		if err != nil {
+			log.Print(err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		server, err := kafka.Start(kafka.Config{Address: "127.0.0.1:0", Dir: filepath.Join(dir, "kafka"), Log: zerolog.Nop()})
+		if err != nil {
+			log.Print(err)
+			return 1
+		}
+		defer server.Close()
+		brokerAddr = server.Addr()
+		return m.Run()
+	}())
+}
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func testClient(t testing.TB) *Client {
+	t.Helper()
+	return clientOf(t, brokerAddr)
+}
+
+func clientOf(t testing.TB, brokers ...string) *Client {
+	t.Helper()
+	level := zerolog.Disabled
+	if testing.Verbose() {
+		level = zerolog.InfoLevel
+	}
+	c, err := New(Config{Brokers: brokers, ClientID: "hardneg-test", Log: zerolog.New(zerolog.NewTestWriter(t)).Level(level)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// unique returns a name that no earlier run on the same broker used.
+func unique(kind string) string { return fmt.Sprintf("t-%s-%08x", kind, rand.Uint32()) }
+
+// testTopic makes a topic and returns its name.
+func testTopic(t testing.TB, c *Client, kind string, partitions int) string {
+	t.Helper()
+	name := unique(kind)
+	if err := c.EnsureTopics(testContext(t), Topic{Name: name, Partitions: partitions, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// seen is what the independent reader knows of a record.
+type seen struct {
+	partition int32
+	offset    int64
+	record    *kgo.Record
+}
+
+// readAll reads a topic with franz-go, which shares no code with this package, up to its end at the time of the
+// call. Uncommitted ones are included if committed is false.
+func readAll(t testing.TB, topic string, committed bool) []seen {
+	t.Helper()
+	ctx := testContext(t)
+	isolation := kgo.ReadCommitted()
+	if !committed {
+		isolation = kgo.ReadUncommitted()
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(brokerAddr), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(isolation), kgo.KeepControlRecords(),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ends := endOffsets(t, cl, topic, committed)
+	starts := startOffsets(t, cl, topic)
+	at := maps.Clone(starts)
+	var all []seen
+	for {
+		done := true
+		for p, end := range ends {
+			done = done && at[p] >= end
+		}
+		if done {
+			break
+		}
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			t.Fatalf("independent reader of %s stuck at %v of %v: %v", topic, at, ends, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			at[r.Partition] = max(at[r.Partition], r.Offset+1)
+			if !r.Attrs.IsControl() && r.Offset < ends[r.Partition] {
+				all = append(all, seen{r.Partition, r.Offset, r})
+			}
+		})
+	}
+	slices.SortFunc(all, func(a, b seen) int {
+		if a.partition != b.partition {
+			return int(a.partition - b.partition)
+		}
+		return int(a.offset - b.offset)
+	})
+	return all
+}
+
+func startOffsets(t testing.TB, cl *kgo.Client, topic string) map[int32]int64 {
+	return listed(t, cl, topic, -2, 0)
+}
+
+func endOffsets(t testing.TB, cl *kgo.Client, topic string, committed bool) map[int32]int64 {
+	isolation := int8(0)
+	if committed {
+		isolation = 1
+	}
+	return listed(t, cl, topic, -1, isolation)
+}
+
+func listed(t testing.TB, cl *kgo.Client, topic string, timestamp int64, isolation int8) map[int32]int64 {
+	t.Helper()
+	ctx := testContext(t)
+	metaReq := kmsg.NewPtrMetadataRequest()
+	mt := kmsg.NewMetadataRequestTopic()
+	mt.Topic = &topic
+	metaReq.Topics = append(metaReq.Topics, mt)
+	meta, err := metaReq.RequestWith(ctx, cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID, req.IsolationLevel = -1, isolation
+	lt := kmsg.NewListOffsetsRequestTopic()
+	lt.Topic = topic
+	for _, p := range meta.Topics[0].Partitions {
+		lp := kmsg.NewListOffsetsRequestTopicPartition()
+		lp.Partition, lp.Timestamp = p.Partition, timestamp
+		lt.Partitions = append(lt.Partitions, lp)
+	}
+	req.Topics = append(req.Topics, lt)
+	res, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offsets := map[int32]int64{}
+	for _, p := range res.Topics[0].Partitions {
+		if p.ErrorCode != 0 {
+			t.Fatalf("list offsets of %s/%d: error %d", topic, p.Partition, p.ErrorCode)
+		}
+		offsets[p.Partition] = p.Offset
+	}
+	return offsets
+}
+
+func values(all []seen) []string {
+	var vs []string
+	for _, s := range all {
+		vs = append(vs, string(s.record.Value))
+	}
+	return vs
+}
+
+// numbered are n outputs with their number as key and value.
+func numbered(topic string, from, n int) []Output {
+	out := make([]Output, n)
+	for i := range out {
+		v := []byte(fmt.Sprint(from + i))
+		out[i] = Output{Topic: topic, Partition: ByKey, Key: v, Value: v}
+	}
+	return out
+}
+
+func numbers(n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprint(i)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func sorted(s []string) []string {
+	s = slices.Clone(s)
+	slices.Sort(s)
+	return s
+}
+
+// diff says how two sorted lists differ, shortly.
+func diff(want, got []string) string {
+	count := map[string]int{}
+	for _, w := range want {
+		count[w]++
+	}
+	for _, g := range got {
+		count[g]--
+	}
+	var missing, extra []string
+	for k, n := range count {
+		if n > 0 {
+			missing = append(missing, k)
+		}
+		if n < 0 {
+			extra = append(extra, k)
+		}
+	}
+	if len(missing)+len(extra) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d missing %.5v, %d too many %.5v", len(missing), missing, len(extra), extra)
+}
+
+// processFunc is a Processor.
+type processFunc func(context.Context, []Record) ([]Output, error)
+
+func (f processFunc) Process(ctx context.Context, batch []Record) ([]Output, error) { return f(ctx, batch) }
+
+// passOn copies records to another topic.
+func passOn(to string) func(Assignment) Processor {
+	return func(Assignment) Processor {
+		return processFunc(func(_ context.Context, batch []Record) ([]Output, error) {
+			out := make([]Output, len(batch))
+			for i, r := range batch {
+				out[i] = Output{Topic: to, Partition: ByKey, Key: r.Key, Value: r.Value, Headers: r.Headers}
+			}
+			return out, nil
+		})
+	}
+}
+
+// watch collects events.
+type watch struct {
+	mu     sync.Mutex
+	events []Event
+	t      testing.TB
+}
+
+func (w *watch) observe(e Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+}
+
+func (w *watch) all(kind EventKind) []Event {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var found []Event
+	for _, e := range w.events {
+		if e.Kind == kind {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// stageOf is a stage of its own group with short time-outs.
+func stageOf(topic string, w *watch, make func(Assignment) Processor) Stage {
+	group := unique("group")
+	return Stage{
+		Name: "test", Group: group, Topic: topic, TransactionalPrefix: group,
+		SessionTimeout: 6 * time.Second, TransactionTimeout: 10 * time.Second, DrainTimeout: 2 * time.Second,
+		New: make, Observe: w.observe,
+	}
+}
+
+// runStage runs a stage until stop is called, which returns Run's error.
+func runStage(t testing.TB, c *Client, s Stage) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx, s) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(20 * time.Second):
+			return errors.New("Run did not return")
+		}
+	})
+	t.Cleanup(func() { _ = stop() })
+	return stop
+}
+
+// eventually waits until f holds.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 15 s: %s", what)
+		}
+	}
+}
+
+// noLag tells whether the group has consumed the topic.
+func noLag(t testing.TB, c *Client, group, topic string) bool {
+	t.Helper()
+	ctx := testContext(t)
+	at, err := c.Committed(ctx, group, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends, err := c.Offsets(ctx, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range ends {
+		if offset, ok := at[o.Partition]; !ok || offset < o.LastStable {
+			return false
+		}
+	}
+	return true
+}
+
+// be32 is a number as a value of 4 bytes and more.
+func be32(n, size int) []byte {
+	b := make([]byte, max(size, 4))
+	binary.BigEndian.PutUint32(b, uint32(n))
+	return b
+}
