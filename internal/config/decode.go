@@ -12,6 +12,7 @@ import (
 	yaml "github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // decoder lays one source, a file or a single value, over a configuration.
@@ -32,8 +33,11 @@ func (d *decoder) at(node ast.Node) string {
 	if !d.lines {
 		return d.source
 	}
-	token := node.GetToken()
-	return fmt.Sprintf("%s:%d:%d", d.source, token.Position.Line, token.Position.Column)
+	at := node.GetToken()
+	if mapping, ok := node.(*ast.MappingNode); ok && !mapping.IsFlowStyle && len(mapping.Values) > 0 {
+		at = mapping.Values[0].Key.GetToken() // not its colon
+	}
+	return fmt.Sprintf("%s:%d:%d", d.source, at.Position.Line, at.Position.Column)
 }
 
 // parse reads a YAML document; nil without a failure is an empty one.
@@ -52,8 +56,8 @@ func (d *decoder) parse(key, text string) (body ast.Node) {
 		if errors.As(err, &syntax) {
 			// The message alone: the source line that the library prints may hold a password.
 			message = syntax.GetMessage()
-			if token := syntax.GetToken(); d.lines && token != nil {
-				origin = fmt.Sprintf("%s:%d:%d", d.source, token.Position.Line, token.Position.Column)
+			if at := syntax.GetToken(); d.lines && at != nil {
+				origin = fmt.Sprintf("%s:%d:%d", d.source, at.Position.Line, at.Position.Column)
 			}
 		}
 		d.fail(origin, key, "not YAML: %s", message)
@@ -108,6 +112,9 @@ func (d *decoder) decodeGroup(node ast.Node, key string, known []Field, target r
 	if !ok {
 		d.fail(d.at(node), key, "must be a group of keys (%s)", strings.Join(names(known), ", "))
 		return
+	}
+	if key != "" {
+		d.origins[key] = d.at(node)
 	}
 	for pairs := mapping.MapRange(); pairs.Next(); {
 		keyNode := pairs.Key()
@@ -180,7 +187,11 @@ func (d *decoder) text(node ast.Node, key string) (string, bool) {
 		text = n.Value.Value
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		text = n.GetToken().Value
-	case *ast.MappingNode, *ast.MappingValueNode:
+	case *ast.MappingNode:
+		var plain bool
+		if text, plain = colonScalar(n); plain {
+			break
+		}
 		d.fail(d.at(node), key, "must be a value, not a group of keys")
 		return "", false
 	case *ast.SequenceNode:
@@ -199,6 +210,21 @@ func (d *decoder) text(node ast.Node, key string) (string, bool) {
 		return "", false
 	}
 	return text, true
+}
+
+// colonScalar is the text of host:port in a list inside braces. By YAML's rules a colon without a space behind it is
+// part of the value; the parser takes it for a group of one key there.
+func colonScalar(n *ast.MappingNode) (string, bool) {
+	if n.IsFlowStyle || len(n.Values) != 1 {
+		return "", false
+	}
+	key, colon, value := n.Values[0].Key.GetToken(), n.Values[0].Start, n.Values[0].Value.GetToken()
+	adjacent := key.Indicator != token.QuotedScalarIndicator && value.Position.Line == colon.Position.Line &&
+		value.Position.Column == colon.Position.Column+1
+	if _, scalar := n.Values[0].Value.(ast.ScalarNode); !scalar || !adjacent {
+		return "", false
+	}
+	return key.Value + ":" + value.Value, true
 }
 
 // set parses the text of a value.

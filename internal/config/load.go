@@ -60,11 +60,11 @@ func Load(options Options) (*Config, error) {
 	for _, setting := range options.Set {
 		key, value, ok := strings.Cut(setting, "=")
 		key = strings.TrimSpace(key)
-		d := &decoder{source: "--set", variable: lookup, anchors: map[string]ast.Node{}, origins: c.origins}
+		d := &decoder{source: "command line", variable: lookup, anchors: map[string]ast.Node{}, origins: c.origins}
 		if f, known := lookupKey(key); !ok {
-			d.fail("--set", key, "has no value; write --set key=value")
+			d.fail("command line", key, "has no value; write --set key=value")
 		} else if !known {
-			d.fail("--set", key, "%s", unknownFull(key))
+			d.fail("command line", key, "%s", unknownFull(key))
 		} else {
 			d.single(value, f, root)
 		}

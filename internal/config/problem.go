@@ -6,7 +6,7 @@ import (
 
 // Problem is one thing that is wrong with the configuration.
 type Problem struct {
-	Origin  string // FILE:LINE:COLUMN, an environment variable, --set; empty: a default, or the file as a whole
+	Origin  string // FILE:LINE:COLUMN, an environment variable, "command line"; empty: a default, or the file as a whole
 	Key     string // empty: not about one key
 	Message string
 }

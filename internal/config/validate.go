@@ -105,6 +105,12 @@ func (v *validation) limit(f Field, key string, value reflect.Value) {
 		return
 	}
 	number, unit := measure(value)
+	if low, _ := bound(f.Min, value.Type()); f.Min == f.Max {
+		if number != low {
+			v.fail(key, "is reserved; %s is the one value so far", f.Min)
+		}
+		return
+	}
 	if low, ok := bound(f.Min, value.Type()); ok && number < low {
 		v.fail(key, "must be at least %s, is %s", f.Min, unit)
 	}
