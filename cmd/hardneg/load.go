@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/config"
+	"hardneg/internal/dataset"
+	"hardneg/internal/pipeline"
+	"hardneg/internal/records"
+	"hardneg/stream"
+)
+
+const (
+	batchRecords = 1000
+	batchBytes   = 4 << 20
+)
+
+func (c *command) loadCommand() *cobra.Command {
+	return group("load", "Produce documents and queries", c.loadBEIRCommand(), c.loadJSONLCommand())
+}
+
+func (c *command) loadBEIRCommand() *cobra.Command {
+	var t target
+	var splits []string
+	cmd := &cobra.Command{
+		Use:   "beir DIR",
+		Short: "Produce a collection in BEIR layout",
+		Long: `Produce the documents of a collection in BEIR layout (corpus.jsonl, queries.jsonl, plain or .gz, and
+qrels/SPLIT.tsv), and then its queries, with the documents that are judged above 0 as their positives.
+
+Loading a collection twice leaves its documents as they are, but counts the judgements of its queries twice.`,
+		Example: "  hardneg load beir ./scifact --split train --data-dir ./data",
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		collection, err := dataset.OpenBEIR(args[0], splits...)
+		if err != nil {
+			return err
+		}
+		return c.produce(cmd.Context(), t, func(cfg *config.Config) []part {
+			return []part{
+				{"documents", documents(cfg.Topics.Documents, collection.Documents())},
+				{"queries", queries(cfg.Topics.Queries, collection.Queries())},
+			}
+		})
+	}
+	cmd.Flags().StringSliceVar(&splits, "split", nil, "split to take the judgements from; can be repeated (default: all)")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+func (c *command) loadJSONLCommand() *cobra.Command {
+	var t target
+	var topic string
+	cmd := &cobra.Command{
+		Use:   "jsonl FILE...",
+		Short: "Produce files with a record a line",
+		Long: `Produce files with a record of the documents or of the queries topic in each line, plain or .gz; - is the standard
+input. Documents are keyed by their id, queries by their query id. A line that is no such record ends the command; the
+lines before it have been produced.`,
+		Example: "  hardneg load jsonl corpus.jsonl.gz --topic documents --data-dir ./data",
+		Args:    cobra.MinimumNArgs(1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if topic != "documents" && topic != "queries" {
+			return usage("--topic %q is none of documents, queries", topic)
+		}
+		return c.produce(cmd.Context(), t, func(cfg *config.Config) []part {
+			name := cfg.Topics.Documents
+			if topic == "queries" {
+				name = cfg.Topics.Queries
+			}
+			return []part{{topic, lines(name, topic, args)}}
+		})
+	}
+	cmd.Flags().StringVar(&topic, "topic", "documents", "what the lines are: documents, queries")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// part is a sequence of records to produce, under the name that the user sees.
+type part struct {
+	name    string
+	outputs iter.Seq2[stream.Output, error]
+}
+
+func documents(topic string, list iter.Seq2[records.Document, error]) iter.Seq2[stream.Output, error] {
+	return func(yield func(stream.Output, error) bool) {
+		for d, err := range list {
+			out := stream.Output{Topic: topic, Partition: stream.ByKey}
+			if err == nil {
+				out.Key, out.Value = d.Encode()
+			}
+			if !yield(out, err) {
+				return
+			}
+		}
+	}
+}
+
+func queries(topic string, list iter.Seq2[records.Query, error]) iter.Seq2[stream.Output, error] {
+	return func(yield func(stream.Output, error) bool) {
+		for q, err := range list {
+			out := stream.Output{Topic: topic, Partition: stream.ByKey}
+			if err == nil {
+				out.Key, out.Value = []byte(q.QueryID), q.Encode()
+			}
+			if !yield(out, err) {
+				return
+			}
+		}
+	}
+}
+
+// lines checks each line, and produces it as it is: fields that hardneg does not know stay.
+func lines(topic, kind string, paths []string) iter.Seq2[stream.Output, error] {
+	return func(yield func(stream.Output, error) bool) {
+		for _, path := range paths {
+			for line, err := range dataset.Lines(path) {
+				out := stream.Output{Topic: topic, Partition: stream.ByKey, Value: line.Value}
+				if err == nil {
+					if out.Key, err = keyOf(kind, line.Value); err != nil {
+						err = fmt.Errorf("%s:%d: %w", path, line.Number, err)
+					}
+				}
+				if !yield(out, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func keyOf(kind string, value []byte) ([]byte, error) {
+	if kind == "documents" {
+		d, _, err := records.ParseDocument(nil, value)
+		return []byte(d.ID), err
+	}
+	q, _, err := records.ParseQuery(nil, value)
+	return []byte(q.QueryID), err
+}
+
+// loaded is the result for one part.
+type loaded struct {
+	Name    string  `json:"name"`
+	Records int     `json:"records"`
+	Seconds float64 `json:"seconds"`
+	Rate    float64 `json:"records_per_second"`
+}
+
+// produce produces the parts one after another, and prints how many records and how fast.
+func (c *command) produce(ctx context.Context, t target, parts func(*config.Config) []part) error {
+	cfg, kafka, err := c.connectKafka(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer kafka.Close()
+	if err := kafka.EnsureTopics(ctx, pipeline.Topics(cfg)...); err != nil {
+		return err
+	}
+	var results []loaded
+	for _, p := range parts(cfg) {
+		start := time.Now()
+		n, err := c.producePart(ctx, kafka, p)
+		if err != nil {
+			return fmt.Errorf("after %d %s: %w", n, p.name, err)
+		}
+		seconds := time.Since(start).Seconds()
+		results = append(results, loaded{p.name, n, seconds, float64(n) / seconds})
+	}
+	return c.printLoaded(results)
+}
+
+// producePart returns how many records were produced.
+func (c *command) producePart(ctx context.Context, kafka *stream.Client, p part) (int, error) {
+	progress := newProgress(c.stderr, p.name)
+	defer progress.end()
+	var batch []stream.Output
+	done, bytes := 0, 0
+	flush := func() error {
+		if err := kafka.Produce(ctx, batch); err != nil {
+			return err
+		}
+		done += len(batch)
+		progress.add(len(batch))
+		batch, bytes = batch[:0], 0
+		return nil
+	}
+	for out, err := range p.outputs {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return done, err
+		}
+		batch = append(batch, out)
+		if bytes += len(out.Key) + len(out.Value); len(batch) >= batchRecords || bytes >= batchBytes {
+			if err := flush(); err != nil {
+				return done, err
+			}
+		}
+	}
+	if len(batch) > 0 {
+		if err := flush(); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+func (c *command) printLoaded(results []loaded) error {
+	if c.output == "json" {
+		return json.NewEncoder(c.stdout).Encode(results)
+	}
+	for _, r := range results {
+		if _, err := fmt.Fprintf(c.stdout, "%-10s %8d records in %.1f s, %.0f/s\n", r.Name, r.Records, r.Seconds, r.Rate); err != nil {
+			return err
+		}
+	}
+	return nil
+}

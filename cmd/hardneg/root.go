@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/config"
+	"hardneg/internal/service"
+	"hardneg/internal/telemetry"
+)
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2 // usage or configuration
+	exitUnreachable = 3 // a dependency can't be reached
+)
+
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// command is what all commands share.
+type command struct {
+	environ        []string
+	stdout, stderr io.Writer
+	file           string   // --config
+	set            []string // --set
+	output         string   // -o
+	started        bool     // the command line was accepted
+}
+
+// execute runs a command line and returns its exit code. Results go to stdout, everything else to stderr.
+func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	c := &command{environ: environ, stdout: stdout, stderr: stderr}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	code := c.exitCode(err)
+	if code == exitOK {
+		return code
+	}
+	// One line a problem, whatever the library says of its own.
+	var wrong *config.Error
+	if errors.As(err, &wrong) {
+		fmt.Fprintln(stderr, wrong)
+		return code
+	}
+	message := oneLine(err.Error())
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		message = strings.Replace(message, context.Canceled.Error(), "interrupted", 1)
+	}
+	if code == exitUsage && !c.started {
+		message += " (see hardneg --help)"
+	}
+	fmt.Fprintln(stderr, "hardneg:", message)
+	return code
+}
+
+func (c *command) exitCode(err error) int {
+	var wrong *config.Error
+	var misuse usageError
+	switch {
+	case err == nil, errors.Is(err, syscall.EPIPE): // whoever reads the output has seen enough
+		return exitOK
+	case errors.As(err, &wrong), errors.As(err, &misuse), !c.started:
+		return exitUsage
+	case service.Unreachable(err), errors.Is(err, service.ErrNotRunning):
+		return exitUnreachable
+	}
+	return exitFailure
+}
+
+func oneLine(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+func (c *command) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hardneg",
+		Short: "Keep hard-negative triplets current",
+		Long: `hardneg mines hard negatives for training re-rankers and keeps them current: documents and query logs come in
+on Kafka, embeddings live in Qdrant, and the triplets topic is a maintained view of both.
+
+Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreachable.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&c.file, "config", "", "configuration file (YAML)")
+	flags.StringArrayVar(&c.set, "set", nil, "set a configuration key, such as kafka.max_batch=200; can be repeated")
+	root.AddCommand(
+		c.runCommand(),
+		c.loadCommand(),
+		c.tailCommand(),
+		c.exportCommand(),
+		c.configCommand(),
+		c.versionCommand(),
+	)
+	root.InitDefaultCompletionCmd()
+	c.noteStart(root)
+	return root
+}
+
+// noteStart lets every command note that its command line was accepted: what fails before is a matter of usage.
+func (c *command) noteStart(parent *cobra.Command) {
+	for _, child := range parent.Commands() {
+		c.noteStart(child)
+		if run := child.RunE; run != nil {
+			child.RunE = func(cmd *cobra.Command, args []string) error {
+				c.started = true
+				return run(cmd, args)
+			}
+		}
+	}
+}
+
+// group is a command that is nothing without one of its own.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	parent := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs}
+	names := make([]string, len(children))
+	for i, child := range children {
+		names[i] = child.Name()
+	}
+	parent.RunE = func(_ *cobra.Command, args []string) error {
+		choices := strings.Join(names, ", ")
+		if len(args) == 0 {
+			return usage("%s what? One of: %s", use, choices)
+		}
+		return usage("there is no %s %s; one of: %s", use, args[0], choices)
+	}
+	parent.AddCommand(children...)
+	return parent
+}
+
+// outputFlag adds -o with its forms, the first being the default.
+func (c *command) outputFlag(cmd *cobra.Command, forms ...string) {
+	cmd.Flags().StringVarP(&c.output, "output", "o", forms[0], "form of the result: "+strings.Join(forms, ", "))
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		for _, form := range forms {
+			if c.output == form {
+				return run(cmd, args)
+			}
+		}
+		return usage("--output %q is none of %s", c.output, strings.Join(forms, ", "))
+	}
+}
+
+// load reads the configuration: what the flags of a command set wins over --set.
+func (c *command) load(flags ...string) (*config.Config, zerolog.Logger, error) {
+	loaded, err := config.Load(config.Options{File: c.file, Env: c.environ, Set: append(c.set[:len(c.set):len(c.set)], flags...)})
+	if err != nil {
+		var wrong *config.Error
+		if !errors.As(err, &wrong) { // the file can't be read
+			err = usageError{err}
+		}
+		return nil, zerolog.Nop(), err
+	}
+	log, err := telemetry.NewLog(c.stderr, loaded.Log.Level, loaded.Log.Format)
+	if err != nil {
+		return nil, zerolog.Nop(), usageError{err}
+	}
+	for name, meant := range config.Misspelt(c.environ) {
+		log.Warn().Str("variable", name).Str("meant", meant).Msg("an environment variable sets nothing; is it misspelt?")
+	}
+	return loaded, log, nil
+}

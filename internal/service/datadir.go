@@ -1,0 +1,121 @@
+package service
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// Addresses are where a running service can be reached, host:port each. An address that is not the service's own,
+// such as the first of several outside brokers, is what the service itself uses.
+type Addresses struct {
+	Kafka  string `json:"kafka"`
+	Qdrant string `json:"qdrant"`
+	HTTP   string `json:"http"`
+}
+
+const (
+	addressesFile = "addresses.json"
+	lockFile      = "lock"
+)
+
+// ErrNotRunning means that no service has written its addresses into the data directory.
+var ErrNotRunning = errors.New("no service runs")
+
+// ReadAddresses reads what the service that runs on a data directory has written; ErrNotRunning without one.
+func ReadAddresses(dir string) (Addresses, error) {
+	path := filepath.Join(dir, addressesFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Addresses{}, fmt.Errorf("%w with the data directory %s: there is no %s", ErrNotRunning, dir, path)
+	}
+	if err != nil {
+		return Addresses{}, err
+	}
+	var a Addresses
+	if err := json.Unmarshal(text, &a); err != nil {
+		return Addresses{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return a, nil
+}
+
+// write leaves the old file or the new one, never half of one, for a client may read at any moment.
+func (a Addresses) write(dir string) error {
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(dir, addressesFile+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temporary.Name()) // where it was not renamed
+	if err := errors.Join(temporary.Chmod(0o644), writeLine(temporary, text), temporary.Sync(), temporary.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temporary.Name(), filepath.Join(dir, addressesFile))
+}
+
+func writeLine(file *os.File, text []byte) error {
+	_, err := file.Write(append(text, '\n'))
+	return err
+}
+
+// dataDir is a data directory that this process alone uses.
+type dataDir struct {
+	path      string
+	temporary bool
+	lock      *os.File
+}
+
+// openDataDir makes the directory where it is missing, or a temporary one for an empty path, and locks it. The lock
+// ends with the process, however that ends.
+func openDataDir(path string) (*dataDir, error) {
+	d := &dataDir{path: path}
+	if path == "" {
+		temporary, err := os.MkdirTemp("", "hardneg-")
+		if err != nil {
+			return nil, fmt.Errorf("temporary data directory: %w", err)
+		}
+		d.path, d.temporary = temporary, true
+	}
+	if err := os.MkdirAll(d.path, 0o755); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(d.path, lockFile), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		lock.Close()
+		return nil, fmt.Errorf("data_dir: %s is in use by another hardneg; end it, or choose another directory", d.path)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("data_dir: cannot lock %s: %w", lock.Name(), err)
+	}
+	d.lock = lock
+	// What a killed predecessor left points at nothing, or by now at somebody else.
+	if err := os.Remove(filepath.Join(d.path, addressesFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		lock.Close()
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	return d, nil
+}
+
+// close removes the addresses, the directory too where it is a temporary one, and unlocks.
+func (d *dataDir) close() error {
+	err := os.Remove(filepath.Join(d.path, addressesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if d.temporary {
+		err = os.RemoveAll(d.path)
+	}
+	return errors.Join(err, d.lock.Close())
+}

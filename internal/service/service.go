@@ -1,0 +1,169 @@
+// Package service assembles what `hardneg run` runs: the embedded servers where they are asked for, the HTTP server,
+// the clients, and the pipeline; and takes it down in order.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	embeddedkafka "hardneg/internal/embedded/kafka"
+	embeddedqdrant "hardneg/internal/embedded/qdrant"
+	"hardneg/internal/pipeline"
+	"hardneg/internal/telemetry"
+	"hardneg/stream"
+)
+
+// Options say what to run.
+type Options struct {
+	// Config is what Load gave. Run sets its addresses where the servers are embedded.
+	Config *config.Config
+	// Embedded starts Kafka and Qdrant in this process, with their data in Config.DataDir, or in a temporary
+	// directory that is removed at the end.
+	Embedded      bool
+	KafkaAddress  string // of the embedded Kafka; empty: a free port of the loopback interface
+	QdrantAddress string // of the embedded Qdrant, likewise
+	Log           zerolog.Logger
+	// Started is called, if set, once the servers listen; the stages start after it has returned.
+	Started func(Started)
+}
+
+// Started is a service whose servers listen.
+type Started struct {
+	Addresses
+	DataDir   string            // empty: none
+	Temporary bool              // DataDir is removed at the end
+	Server    *telemetry.Server // for further pages
+	Health    *telemetry.Health
+}
+
+// closing bounds what waits for others at the end.
+const closing = 5 * time.Second
+
+// Run runs the service until the context ends, which is no error. Unreachable tells whether an error means that a
+// dependency could not be reached at start; a *config.Error is one of the configuration.
+func Run(ctx context.Context, o Options) (err error) {
+	c := o.Config
+	var directory *dataDir
+	if o.Embedded || c.DataDir != "" {
+		directory, err = openDataDir(c.DataDir)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, directory.close()) }()
+	}
+	health := telemetry.NewHealth(c.Stages...)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics := telemetry.NewMetrics(registry)
+	server, err := telemetry.Serve(telemetry.ServerConfig{
+		Address: c.HTTP.Address, Health: health, Gatherer: registry, Log: o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
+		defer cancel()
+		err = errors.Join(err, server.Close(ending))
+	}()
+	if o.Embedded {
+		end, err := startEmbedded(o, directory.path)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
+	if err := c.CheckAddresses(); err != nil {
+		return err
+	}
+	kafka, qdrant, err := connect(ctx, c, o.Log)
+	if err != nil {
+		return err
+	}
+	defer kafka.Close()
+	defer qdrant.Close()
+
+	started := Started{
+		Addresses: Addresses{Kafka: c.Kafka.Brokers[0], Qdrant: c.Qdrant.Address, HTTP: server.Addr()},
+		Server:    server,
+		Health:    health,
+	}
+	if directory != nil {
+		started.DataDir, started.Temporary = directory.path, directory.temporary
+		if err := started.write(directory.path); err != nil {
+			return fmt.Errorf("data_dir: %w", err)
+		}
+	}
+	if o.Started != nil {
+		o.Started(started)
+	}
+	o.Log.Info().Strs("stages", c.Stages).Msg("starting the stages")
+	err = pipeline.Run(ctx, pipeline.Options{
+		Config: c, Kafka: kafka, Index: qdrant, Log: o.Log, Metrics: metrics, Health: health,
+	})
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	o.Log.Info().Msg("the stages have ended")
+	return err
+}
+
+// startEmbedded starts the two servers and points the configuration at them.
+func startEmbedded(o Options, directory string) (end func(), err error) {
+	kafka, err := embeddedkafka.Start(embeddedkafka.Config{
+		Address: free(o.KafkaAddress), Dir: filepath.Join(directory, "kafka"), Log: o.Log.With().Str("server", "kafka").Logger(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("embedded Kafka: %w", err)
+	}
+	qdrant, err := embeddedqdrant.Start(embeddedqdrant.Config{
+		Address: free(o.QdrantAddress), Dir: filepath.Join(directory, "qdrant"), Log: o.Log.With().Str("server", "qdrant").Logger(),
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded Qdrant: %w", err), kafka.Close())
+	}
+	c := o.Config
+	c.Kafka.Brokers, c.Kafka.TLS, c.Kafka.SASL = []string{kafka.Addr()}, config.TLS{}, config.SASL{}
+	c.Qdrant.Address, c.Qdrant.TLS, c.Qdrant.APIKey = qdrant.Addr(), config.TLS{}, ""
+	return func() {
+		if err := errors.Join(qdrant.Close(), kafka.Close()); err != nil {
+			o.Log.Error().Err(err).Msg("the embedded servers did not end in order")
+		}
+	}, nil
+}
+
+func free(address string) string {
+	if address == "" {
+		return "127.0.0.1:0"
+	}
+	return address
+}
+
+// connect asks both at once, so that two that are silent cost the patience for one.
+func connect(ctx context.Context, c *config.Config, log zerolog.Logger) (kafka *stream.Client, qdrant *index.Client, err error) {
+	var both sync.WaitGroup
+	var noKafka, noQdrant error
+	both.Go(func() { kafka, noKafka = ConnectKafka(ctx, c, log.With().Str("client", "kafka").Logger()) })
+	both.Go(func() { qdrant, noQdrant = ConnectQdrant(ctx, c, log.With().Str("client", "qdrant").Logger()) })
+	both.Wait()
+	if err := errors.Join(noKafka, noQdrant); err != nil {
+		if kafka != nil {
+			kafka.Close()
+		}
+		if qdrant != nil {
+			qdrant.Close()
+		}
+		return nil, nil, err
+	}
+	return kafka, qdrant, nil
+}
