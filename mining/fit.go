@@ -150,7 +150,7 @@ func (f *fit) axes(target float64, most int) (Matrix, []float64) {
 			return f.rotate(solved.vectors(k)), solved.values[:k]
 		}
 		last = solved
-		check = f.size + max(krylovBlock, f.size/8)
+		check = f.size + max(krylovBlock, f.size/5)
 	}
 }
 

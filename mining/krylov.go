@@ -3,7 +3,6 @@ package mining
 import (
 	"math"
 
-	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas32"
 )
 
@@ -79,13 +78,14 @@ func (f *fit) sketch() Matrix {
 func (f *fit) covariance(block Matrix) Matrix {
 	n, b := f.rows.Rows, block.Rows
 	tall := Matrix{n, b, f.tall.Data[:n*b]}
-	blas32.Gemm(blas.NoTrans, blas.Trans, 1/float32(n-1), f.rows.general(), block.general(), 0, tall.general())
+	mulTransposed(f.rows, block, tall)
 	wide := Matrix{b, n, f.wide.Data[:b*n]}
 	transpose(tall, wide)
 	for i := range b {
-		shift := float32(blas32.DDot(vector(f.mean), vector(block.Row(i))) / float64(n-1))
-		for j, row := 0, wide.Row(i); j < n; j++ {
-			row[j] -= shift
+		shift := float32(blas32.DDot(vector(f.mean), vector(block.Row(i))))
+		row := wide.Row(i)
+		for j, v := range row {
+			row[j] = (v - shift) / float32(n-1)
 		}
 	}
 	return f.combine(wide)
@@ -94,7 +94,7 @@ func (f *fit) covariance(block Matrix) Matrix {
 // combine is weights (b × n) times the centred sample.
 func (f *fit) combine(weights Matrix) Matrix {
 	out := NewMatrix(weights.Rows, f.rows.Cols)
-	blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, weights.general(), f.rows.general(), 0, out.general())
+	addMul(1, weights, f.rows, out)
 	for i := range weights.Rows {
 		var sum float64
 		for _, w := range weights.Row(i) {
@@ -112,8 +112,8 @@ func (f *fit) project(w Matrix) Matrix {
 	}
 	q := f.basis.slice(0, f.size)
 	h := NewMatrix(w.Rows, f.size)
-	blas32.Gemm(blas.NoTrans, blas.Trans, 1, w.general(), q.general(), 0, h.general())
-	blas32.Gemm(blas.NoTrans, blas.NoTrans, -1, h.general(), q.general(), 1, w.general())
+	mulTransposed(w, q, h)
+	addMul(-1, h, q, w)
 	return h
 }
 
@@ -161,7 +161,7 @@ func (f *fit) trace() (sum float64) {
 // rotate gives the axes: coefficients (k × size) times the basis.
 func (f *fit) rotate(coefficients Matrix) Matrix {
 	out := NewMatrix(coefficients.Rows, f.rows.Cols)
-	blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, coefficients.general(), f.basis.slice(0, f.size).general(), 0, out.general())
+	addMul(1, coefficients, f.basis.slice(0, f.size), out)
 	for i := range out.Rows {
 		normalize(out.Row(i))
 	}

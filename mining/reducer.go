@@ -79,7 +79,7 @@ func (r *Reducer) Project(in, out Matrix) (zero []int, err error) {
 	if r.Components.Rows == 0 {
 		copy(out.Data, in.Data)
 	} else {
-		blas32.Gemm(blas.NoTrans, blas.Trans, 1, in.general(), r.Components.general(), 0, out.general())
+		mulTransposed(in, r.Components, out)
 	}
 	if r.SubtractMean && r.Components.Rows > 0 {
 		shift := make([]float32, out.Cols) // (v − mean)·c = v·c − mean·c

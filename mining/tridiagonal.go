@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas64"
 	lapack "gonum.org/v1/gonum/lapack/gonum"
 )
@@ -14,31 +13,23 @@ import (
 // iteration in all eigenvectors, which takes minutes at 2,000 rows; here the matrix is made tridiagonal, its eigenvalues
 // come from QR without vectors, and the vectors that are wanted from inverse iteration, a few passes each.
 type spectrum struct {
-	values []float64 // descending, none below zero
+	values []float64 // descending
 
 	m              int
-	reflectors     []float64 // m × m, as Dsytrd leaves them
-	tau            []float64
-	diagonal, next []float64 // the tridiagonal matrix: m and m−1 elements
+	reflectors     [][]float64 // row i, from column i+1: v of H_i = 1 − 2vvᵀ, of unit length
+	diagonal, next []float64   // the tridiagonal matrix H…H_1·H_0·T·H_0·H_1…: m and m−1 elements
 	random         *rand.Rand
 }
 
 // solve finds the eigenvalues of T.
 func (f *fit) solve() *spectrum {
 	m := f.size
-	s := &spectrum{
-		m: m, reflectors: make([]float64, m*m), tau: make([]float64, m),
-		diagonal: make([]float64, m), next: make([]float64, m),
-		random: rand.New(rand.NewPCG(uint64(m), 1)),
-	}
+	s := &spectrum{m: m, random: rand.New(rand.NewPCG(uint64(m), 1))}
+	t := make([][]float64, m)
 	for i := range m {
-		copy(s.reflectors[i*m:], f.t[i*f.basis.Rows:i*f.basis.Rows+m])
+		t[i] = slices.Clone(f.t[i*f.basis.Rows : i*f.basis.Rows+m])
 	}
-	work := make([]float64, 1)
-	s.tau, s.next = s.tau[:m-1], s.next[:m-1]
-	lapack.Implementation{}.Dsytrd(blas.Lower, m, s.reflectors, m, s.diagonal, s.next, s.tau, work, -1)
-	work = make([]float64, int(work[0]))
-	lapack.Implementation{}.Dsytrd(blas.Lower, m, s.reflectors, m, s.diagonal, s.next, s.tau, work, len(work))
+	s.tridiagonalise(t)
 	s.values = slices.Clone(s.diagonal)
 	if !(lapack.Implementation{}).Dsterf(m, s.values, slices.Clone(s.next)) {
 		panic("mining: the eigenvalues of a finite symmetric matrix did not converge")
@@ -46,6 +37,68 @@ func (f *fit) solve() *spectrum {
 	slices.Reverse(s.values)
 	return s
 }
+
+// tridiagonalise reduces a symmetric matrix by Householder reflections (Golub and Van Loan, Matrix Computations,
+// §8.3.1), overwriting it. The matrix is held whole, so that all work runs along rows; and a row is multiplied with
+// the next reflector while it is updated by the last, so that memory is passed over once for each, by all processors.
+func (s *spectrum) tridiagonalise(t [][]float64) {
+	m := s.m
+	s.diagonal, s.next = make([]float64, m), make([]float64, m-1)
+	s.reflectors = make([][]float64, m)
+	p := make([]float64, m) // T·v
+	var v, w []float64      // the last reflector and its update, T −= v·wᵀ + w·vᵀ, from column k
+	for k := range m {
+		if v != nil {
+			update(t[k][k:], v, w, 0) // row k alone: the next reflector comes from it
+		}
+		s.diagonal[k] = t[k][k]
+		if k == m-1 {
+			return
+		}
+		u, next := reflector(t[k][k+1:])
+		s.next[k], s.reflectors[k] = next, u
+		parallel(m-k-1, tridiagonalRows, func(first, end int) {
+			for i := k + 1 + first; i < k+1+end; i++ {
+				if v != nil {
+					update(t[i][k+1:], v[1:], w[1:], i-k-1)
+				}
+				p[i] = dot64(t[i][k+1:], u)
+			}
+		})
+		// H·T·H = T − v·wᵀ − w·vᵀ with w = 2(p − (vᵀp)v).
+		q := slices.Clone(p[k+1:])
+		axpy64(-dot64(q, u), u, q)
+		for i := range q {
+			q[i] *= 2
+		}
+		v, w = u, q
+	}
+}
+
+const tridiagonalRows = 64
+
+// update takes row i of v·wᵀ + w·vᵀ away from a row.
+func update(row, v, w []float64, i int) {
+	axpy64(-v[i], w, row)
+	axpy64(-w[i], v, row)
+}
+
+// reflector gives the unit vector v for which (1 − 2vvᵀ)x = (next, 0, …, 0).
+func reflector(x []float64) (v []float64, next float64) {
+	v = slices.Clone(x)
+	norm := blas64.Nrm2(vector64(v))
+	if norm == 0 {
+		return v, 0 // nothing to reflect: 1 − 2·0·0ᵀ
+	}
+	next = -math.Copysign(norm, v[0]) // away from v[0]: no cancellation
+	v[0] -= next
+	blas64.Scal(1/blas64.Nrm2(vector64(v)), vector64(v))
+	return v, next
+}
+
+func vector64(v []float64) blas64.Vector   { return blas64.Vector{N: len(v), Inc: 1, Data: v} }
+func dot64(x, y []float64) float64         { return blas64.Dot(vector64(x), vector64(y)) }
+func axpy64(alpha float64, x, y []float64) { blas64.Axpy(alpha, vector64(x), vector64(y)) }
 
 // choose gives the number of leading eigenvalues that reach target: at most most, and as many as differ from zero.
 func (s *spectrum) choose(target float64, most int) (k int) {
@@ -74,24 +127,21 @@ func (s *spectrum) vectors(k int) Matrix {
 		}
 		s.iterate(s.values[i], norm, v[first*s.m:i*s.m], v[i*s.m:(i+1)*s.m])
 	}
-	columns := make([]float64, s.m*k)
-	for i := range k {
-		for j := range s.m {
-			columns[j*k+i] = v[i*s.m+j]
-		}
-	}
-	if s.m > 1 { // back through the reflectors, which leave the first row alone
-		work := make([]float64, 1)
-		lapack.Implementation{}.Dormqr(blas.Left, blas.NoTrans, s.m-1, k, s.m-1, s.reflectors[s.m:], s.m, s.tau, columns[k:], k, work, -1)
-		work = make([]float64, int(work[0]))
-		lapack.Implementation{}.Dormqr(blas.Left, blas.NoTrans, s.m-1, k, s.m-1, s.reflectors[s.m:], s.m, s.tau, columns[k:], k, work, len(work))
-	}
 	out := NewMatrix(k, s.m)
-	for i := range k {
-		for j := range s.m {
-			out.Data[i*s.m+j] = float32(columns[j*k+i])
+	parallel(k, gemmRows, func(first, end int) { // back through the reflections, some vectors at a time
+		for j := s.m - 2; j >= 0; j-- {
+			r := s.reflectors[j]
+			for i := first; i < end; i++ {
+				x := v[i*s.m+j+1 : (i+1)*s.m]
+				axpy64(-2*dot64(r, x), r, x)
+			}
 		}
-	}
+		for i := first; i < end; i++ {
+			for j, x := range v[i*s.m : (i+1)*s.m] {
+				out.Data[i*s.m+j] = float32(x)
+			}
+		}
+	})
 	return out
 }
 
@@ -108,9 +158,7 @@ func (s *spectrum) iterate(value, norm float64, group, x []float64) {
 		scale(x)
 		for range 2 {
 			for j := 0; j < len(group); j += m {
-				g := blas64.Vector{N: m, Inc: 1, Data: group[j : j+m]}
-				v := blas64.Vector{N: m, Inc: 1, Data: x}
-				blas64.Axpy(-blas64.Dot(g, v), g, v)
+				axpy64(-dot64(group[j:j+m], x), group[j:j+m], x)
 			}
 		}
 		scale(x)
@@ -118,7 +166,7 @@ func (s *spectrum) iterate(value, norm float64, group, x []float64) {
 }
 
 func scale(x []float64) {
-	v := blas64.Vector{N: len(x), Inc: 1, Data: x}
+	v := vector64(x)
 	largest := math.Abs(x[blas64.Iamax(v)]) // first, so that the squares do not overflow
 	blas64.Scal(1/largest, v)
 	blas64.Scal(1/blas64.Nrm2(v), v)
