@@ -1,0 +1,9 @@
+// Package e2e tests the built binary from outside: it starts `hardneg run`, produces records, waits until the view is
+// quiet, and compares the triplets with a brute-force computation that shares no code with the program.
+//
+// The tests know the program by its contract alone: the command line, addresses.json, the Kafka topics and the Qdrant
+// collections. Of the module they import only the readers of data sets.
+//
+// -long (or HARDNEG_LONG=1) runs full sizes, -kills N sets the number of random kills, and -seed replays a run.
+// With HARDNEG_TEST_KAFKA=host:port the same checks run against that Kafka as well.
+package e2e

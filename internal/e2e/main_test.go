@@ -1,0 +1,79 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	long  = flag.Bool("long", os.Getenv("HARDNEG_LONG") == "1", "full sizes and 20 kills")
+	kills = flag.Int("kills", 0, "random kills of the crash test, 0: 3, or 20 with -long")
+	seed  = flag.Uint64("seed", 0, "replay a run, 0: by the clock")
+)
+
+// buildDir holds the program under test.
+var buildDir string
+
+// program builds the program under test, once, and returns its path.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(buildDir, "hardneg")
+	args := []string{"build", "-o", path, "hardneg/cmd/hardneg"}
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	var err error
+	if buildDir, err = os.MkdirTemp("", "hardneg-e2e"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(buildDir)
+	return m.Run()
+}
+
+func mustProgram(t testing.TB) string {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// random is seeded by -seed, or by the clock; the seed is in the test's log.
+func random(t testing.TB) *rand.Rand {
+	s := *seed
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("replay with -seed %d", s)
+	return rand.New(rand.NewPCG(s, 1))
+}
+
+// collection is the folder of a benchmark collection; the test is skipped where it is missing.
+func collection(t testing.TB, name string) string {
+	t.Helper()
+	data := os.Getenv("HARDNEG_TEST_DATA")
+	if data == "" {
+		data = "../../../shared/data"
+	}
+	dir := filepath.Join(data, name)
+	if _, err := os.Stat(dir); err != nil {
+		t.Skip("the benchmark collections are not there:", err)
+	}
+	return dir
+}
