@@ -1,0 +1,228 @@
+package qdrant
+
+import (
+	"fmt"
+	"sync"
+
+	pb "github.com/qdrant/go-client/qdrant"
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+)
+
+// chunkRows vectors lie together in memory: growing copies nothing, and a product of matrices runs over each.
+const chunkRows = 1024
+
+// collection is what is held in memory of a collection: the vectors and the payload indexes. Payloads stay on disk.
+// A point has a slot, which is used again after the point is deleted.
+type collection struct {
+	name       string
+	dimensions int
+
+	mu      sync.RWMutex // guards what follows
+	info    *pb.CollectionInfo
+	slots   map[pointID]uint32
+	ids     []pointID // by slot
+	live    bitset    // slots in use
+	free    []uint32
+	chunks  [][]float32
+	indexes map[string]fieldIndex
+	version uint64 // of the last write
+}
+
+func newCollection(name string, info *pb.CollectionInfo) (*collection, error) {
+	c := &collection{
+		name: name, info: info, dimensions: int(info.GetConfig().GetParams().GetVectorsConfig().GetParams().GetSize()),
+		slots: make(map[pointID]uint32), indexes: make(map[string]fieldIndex),
+	}
+	for field, schema := range info.GetPayloadSchema() {
+		index, err := newFieldIndex(schema.GetDataType())
+		if err != nil {
+			return nil, err
+		}
+		c.indexes[field] = index
+	}
+	return c, nil
+}
+
+// row is the memory of a slot's vector.
+func (c *collection) row(slot uint32) []float32 {
+	start := int(slot%chunkRows) * c.dimensions
+	return c.chunks[slot/chunkRows][start : start+c.dimensions : start+c.dimensions]
+}
+
+// put makes a record visible; old is the record that it replaces, nil for a new point. The caller holds mu.
+func (c *collection) put(id pointID, r, old record) error {
+	slot, ok := c.slots[id]
+	if ok {
+		if err := c.unindex(slot, old); err != nil {
+			return err
+		}
+	} else {
+		slot = c.allocate(id)
+	}
+	r.copyVector(c.row(slot))
+	c.version = max(c.version, r.version())
+	return c.index(slot, r)
+}
+
+// drop makes a point invisible. The caller holds mu.
+func (c *collection) drop(id pointID, old record) error {
+	slot, ok := c.slots[id]
+	if !ok {
+		return nil
+	}
+	delete(c.slots, id)
+	c.live.clear(slot)
+	c.free = append(c.free, slot)
+	return c.unindex(slot, old)
+}
+
+func (c *collection) allocate(id pointID) uint32 {
+	var slot uint32
+	if n := len(c.free); n > 0 {
+		slot, c.free = c.free[n-1], c.free[:n-1]
+		c.ids[slot] = id
+	} else {
+		slot = uint32(len(c.ids))
+		c.ids = append(c.ids, id)
+		if int(slot/64) >= len(c.live) {
+			c.live = append(c.live, 0)
+		}
+		if int(slot/chunkRows) >= len(c.chunks) {
+			c.chunks = append(c.chunks, make([]float32, chunkRows*c.dimensions))
+		}
+	}
+	c.slots[id] = slot
+	c.live.set(slot)
+	return slot
+}
+
+func (c *collection) index(slot uint32, r record) error {
+	for field, index := range c.indexes {
+		values, err := r.payload(c.dimensions).values(field)
+		if err != nil {
+			return err
+		}
+		index.add(slot, values)
+	}
+	return nil
+}
+
+func (c *collection) unindex(slot uint32, old record) error {
+	for field, index := range c.indexes {
+		values, err := old.payload(c.dimensions).values(field)
+		if err != nil {
+			return err
+		}
+		index.remove(slot, values)
+	}
+	return nil
+}
+
+// The file has a bucket for the descriptions of collections, one for aliases, and one for the points of each
+// collection.
+var (
+	collectionsBucket = []byte("collections")
+	aliasesBucket     = []byte("aliases")
+)
+
+func pointsBucket(name string) []byte { return []byte("points/" + name) }
+
+// load fills memory from the file.
+func (s *Server) load() error {
+	return s.db.Update(func(tx *bolt.Tx) error {
+		described, err := tx.CreateBucketIfNotExists(collectionsBucket)
+		if err != nil {
+			return err
+		}
+		aliases, err := tx.CreateBucketIfNotExists(aliasesBucket)
+		if err != nil {
+			return err
+		}
+		err = aliases.ForEach(func(alias, name []byte) error {
+			s.aliases[string(alias)] = string(name)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return described.ForEach(func(name, encoded []byte) error {
+			info := new(pb.CollectionInfo)
+			if err := proto.Unmarshal(encoded, info); err != nil {
+				return fmt.Errorf("collection %q: %w", name, err)
+			}
+			c, err := newCollection(string(name), info)
+			if err != nil {
+				return fmt.Errorf("collection %q: %w", name, err)
+			}
+			if err := c.load(tx.Bucket(pointsBucket(c.name))); err != nil {
+				return fmt.Errorf("collection %q: %w", name, err)
+			}
+			s.collections[c.name] = c
+			return nil
+		})
+	})
+}
+
+func (c *collection) load(points *bolt.Bucket) error {
+	if points == nil {
+		return fmt.Errorf("its points are missing")
+	}
+	return points.ForEach(func(key, value []byte) error {
+		if len(key) != len(pointID{}) {
+			return fmt.Errorf("a key of %d bytes", len(key))
+		}
+		r := record(value)
+		if err := r.check(c.dimensions); err != nil {
+			return fmt.Errorf("point %s: %w", pointID(key).proto(), err)
+		}
+		return c.put(pointID(key), r, nil)
+	})
+}
+
+// view is a consistent look at a collection: what is in memory, and the bbolt transaction with its payloads.
+type view struct {
+	*collection
+	points *bolt.Bucket
+	err    error // the first damaged record that a filter met
+}
+
+// read calls look with a view that no write changes; look returns what to do with the transaction's snapshot once
+// writers may go on, which is where hits are read from disk.
+func (s *Server) read(c *collection, look func(*view) (func() error, error)) error {
+	c.mu.RLock()
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		c.mu.RUnlock()
+		return failed(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	v := &view{collection: c, points: tx.Bucket(pointsBucket(c.name))}
+	if v.points == nil {
+		c.mu.RUnlock()
+		return wrongInput("collection %s was deleted meanwhile", c.name)
+	}
+	finish, err := look(v)
+	c.mu.RUnlock()
+	if err == nil && v.err != nil {
+		err = v.err
+	}
+	if err == nil {
+		err = finish()
+	}
+	if err != nil {
+		return failed(err)
+	}
+	return nil
+}
+
+// record of a point that is in memory.
+func (v *view) record(slot uint32) (record, error) { return v.recordOf(v.ids[slot]) }
+
+func (v *view) recordOf(id pointID) (record, error) {
+	r := record(v.points.Get(id[:]))
+	if r == nil {
+		return nil, fmt.Errorf("collection %s: point %s is not on disk", v.name, id.proto())
+	}
+	return r, nil
+}
