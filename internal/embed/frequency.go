@@ -73,10 +73,11 @@ func count(level uint8) float64 {
 	return 16 * math.Exp2(float64(level-16)/16)
 }
 
-// weigh computes the IDF of every level.
+// weigh computes the IDF of every level: 1 + log((N+1)/(df+1)). Without the 1 what is common would count for nothing,
+// and ranking is worse (docs/embedders.md).
 func (f *frequencies) weigh() {
 	for l := range f.idf {
-		f.idf[l] = float32(math.Log(float64(f.passages+1) / (min(count(uint8(l)), float64(f.passages)) + 0.5)))
+		f.idf[l] = float32(1 + math.Log(float64(f.passages+1)/(min(count(uint8(l)), float64(f.passages))+1)))
 	}
 }
 

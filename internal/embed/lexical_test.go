@@ -76,18 +76,19 @@ func TestFeatures(t *testing.T) {
 		text := strings.Join(tokens, ", ")
 		for _, kind := range []struct {
 			name     string
-			features func(*counter_, string) []feature
+			features func(string) []feature
 			want     map[string]int
-		}{{"words", countWords, wantWords}, {"characters", countCharacters, wantGrams}} {
-			got := counts(kind.features(counter, text))
+		}{
+			{"words", func(text string) []feature { return countWords(counter, text) }, wantWords},
+			{"characters", func(text string) []feature { return countCharacters(counter, text) }, wantGrams},
+		} {
+			got := counts(kind.features(text))
 			if a, b := sortedCounts(got), sortedCounts(kind.want); !slices.Equal(a, b) {
 				t.Fatalf("%s of %q: %d distinct with counts %v, want %d with %v", kind.name, text, len(a), a, len(b), b)
 			}
 		}
 	}
 }
-
-type counter_ = counter
 
 func sortedCounts[K comparable](found map[K]int) []int {
 	var list []int
@@ -179,7 +180,7 @@ func TestWeight(t *testing.T) {
 				df++
 			}
 		}
-		want = append(want, oracleWeight(name, float64(tf), float64(df), float64(len(passages))))
+		want = append(want, (1+math.Log(float64(tf)))*(1+math.Log(float64(len(passages)+1)/float64(df+1))))
 	}
 	var got []float64
 	for _, value := range vector {
@@ -316,8 +317,4 @@ func BenchmarkLexical(b *testing.B) {
 			}
 		}
 	}
-}
-
-func oracleWeight(_ string, tf, df, n float64) float64 {
-	return (1 + math.Log(tf)) * math.Log((n+1)/(df+0.5))
 }

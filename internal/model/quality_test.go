@@ -1,0 +1,248 @@
+package model
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas32"
+
+	"hardneg/internal/config"
+	"hardneg/internal/dataset"
+	"hardneg/internal/embed"
+	"hardneg/internal/records"
+	"hardneg/mining"
+)
+
+var ensemble = []config.Embedder{
+	{Name: "words", Type: embed.TypeLexicalWord, Weight: 1},
+	{Name: "characters", Type: embed.TypeLexicalChar, Weight: 1},
+}
+
+// collection is a test collection in memory.
+type collection struct {
+	ids      []string
+	passages []embed.Item
+	queries  []embed.Item
+	relevant []map[string]float64
+	bytes    int
+}
+
+func openCollection(t testing.TB, name string, splits ...string) *collection {
+	t.Helper()
+	opened, err := dataset.OpenBEIR(filepath.Join(dataFolder(t), name), splits...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := new(collection)
+	for _, document := range all(t, opened.Documents()) {
+		text := records.EmbeddedText(document.Title, document.Text)
+		c.ids = append(c.ids, document.ID)
+		c.passages = append(c.passages, embed.Item{Text: text})
+		c.bytes += len(text)
+	}
+	for _, query := range all(t, opened.Queries()) {
+		c.queries = append(c.queries, embed.Item{Text: query.Query})
+		relevant := make(map[string]float64)
+		for _, id := range query.Positives {
+			relevant[id] = 1
+		}
+		c.relevant = append(c.relevant, relevant)
+	}
+	return c
+}
+
+func all[T any](t testing.TB, values iter.Seq2[T, error]) (list []T) {
+	t.Helper()
+	for value, err := range values {
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, value)
+	}
+	return list
+}
+
+// dataFolder finds the test collections, or skips the test.
+func dataFolder(t testing.TB) string {
+	t.Helper()
+	folder := os.Getenv("HARDNEG_TEST_DATA")
+	if folder == "" {
+		root, err := filepath.Abs(".")
+		for ; err == nil && root != filepath.Dir(root); root = filepath.Dir(root) {
+			if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+				break
+			}
+		}
+		folder = filepath.Join(root, "..", "shared", "data")
+	}
+	if _, err := os.Stat(folder); err != nil {
+		t.Skipf("no test collections: %v (HARDNEG_TEST_DATA names their folder)", err)
+	}
+	return folder
+}
+
+// vectors embeds items in one matrix; what has no vector is left at zero.
+func vectors(t testing.TB, m *Model, kind embed.Kind, items []embed.Item) mining.Matrix {
+	t.Helper()
+	found, _, err := m.Vectors(context.Background(), kind, items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	matrix := mining.NewMatrix(len(items), m.Dimensions())
+	for i, vector := range found {
+		copy(matrix.Row(i), vector)
+	}
+	return matrix
+}
+
+const cutOff = 10
+
+// ndcg is the mean nDCG@10 of exact search on the first dimensions of the vectors, made unit length again.
+func (c *collection) ndcg(passages, queries mining.Matrix, dimensions int) float64 {
+	passages, queries = firstColumns(passages, dimensions), firstColumns(queries, dimensions)
+	scores := mining.NewMatrix(queries.Rows, passages.Rows)
+	blas32.Gemm(blas.NoTrans, blas.Trans, 1, general(queries), general(passages), 0, general(scores))
+	var sum float64
+	for q := range queries.Rows {
+		sum += mining.NDCG(c.top(scores.Row(q)), c.relevant[q], cutOff)
+	}
+	return sum / float64(queries.Rows)
+}
+
+func (c *collection) top(scores []float32) []string {
+	var best []int
+	for i, score := range scores {
+		if len(best) == cutOff && score <= scores[best[cutOff-1]] {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(best, score, func(other int, score float32) int {
+			if scores[other] >= score {
+				return -1
+			}
+			return 1
+		})
+		best = slices.Insert(best, at, i)
+		best = best[:min(len(best), cutOff)]
+	}
+	var ids []string
+	for _, i := range best {
+		ids = append(ids, c.ids[i])
+	}
+	return ids
+}
+
+func general(m mining.Matrix) blas32.General {
+	return blas32.General{Rows: m.Rows, Cols: m.Cols, Stride: m.Cols, Data: m.Data}
+}
+
+// firstColumns is what a reducer with fewer axes would give: axes are nested.
+func firstColumns(m mining.Matrix, columns int) mining.Matrix {
+	if columns == m.Cols {
+		return m
+	}
+	cut := mining.NewMatrix(m.Rows, columns)
+	for i := range m.Rows {
+		row := cut.Row(i)
+		copy(row, m.Row(i))
+		if length := blas32.Nrm2(blas32.Vector{N: columns, Inc: 1, Data: row}); length > 0 {
+			blas32.Scal(1/length, blas32.Vector{N: columns, Inc: 1, Data: row})
+		}
+	}
+	return cut
+}
+
+// TestQuality holds the default ensemble to what it was measured at, without reduction, on one collection.
+func TestQuality(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 s")
+	}
+	c := openCollection(t, "scifact", "test")
+	m, err := Fit(context.Background(), ensemble, config.Reduce{Method: "none"}, 1000, c.passages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := c.ndcg(vectors(t, m, embed.Passage, c.passages), vectors(t, m, embed.Query, c.queries), m.Dimensions())
+	t.Logf("scifact, unreduced: nDCG@10 %.4f", got)
+	if got < 0.655 {
+		t.Errorf("nDCG@10 %.4f, was 0.66", got)
+	}
+}
+
+// TestQualityCurve prints the table of docs/embedders.md: quality, variance and speed by the number of dimensions. It
+// takes minutes and needs HARDNEG_TEST_QUALITY=1.
+func TestQualityCurve(t *testing.T) {
+	if os.Getenv("HARDNEG_TEST_QUALITY") == "" {
+		t.Skip("takes minutes: set HARDNEG_TEST_QUALITY=1")
+	}
+	for _, name := range []string{"scifact", "aws-docs", "medquad"} {
+		c := openCollection(t, name, "test")
+		plain, took := fit(t, c, config.Reduce{Method: "none"})
+		fmt.Printf("%s: %d passages, %d queries, %d cores\n", name, len(c.passages), len(c.queries), runtime.GOMAXPROCS(0))
+		start := time.Now()
+		passages := vectors(t, plain, embed.Passage, c.passages)
+		embedding := time.Since(start)
+		fmt.Printf("IDF fitted in %.1f s, embedded at %.1f MB/s\n", took.Seconds(), float64(c.bytes)/1e6/embedding.Seconds())
+		queries := vectors(t, plain, embed.Query, c.queries)
+		fmt.Printf("| %d (unreduced) | %.4f | 1 | | |\n", plain.Dimensions(), c.ndcg(passages, queries, plain.Dimensions()))
+		c.curve(t, passages, queries)
+	}
+}
+
+var curveDimensions = []int{64, 128, 256, 384, 512, 768, 1024, 1536}
+
+// curve reduces the ensemble's vectors to each number of dimensions.
+func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) {
+	sample := passages
+	if sample.Rows > 10_000 { // fit.sample
+		sample = every(passages, 10_000)
+	}
+	for _, dimensions := range curveDimensions {
+		start := time.Now()
+		reducer, err := mining.FitReducer(sample, mining.ReducerOptions{Variance: 1, MaxDimensions: dimensions, Normalize: true, Seed: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fitting := time.Since(start)
+		start = time.Now()
+		reducedPassages := project(t, reducer, passages)
+		projecting := time.Since(start)
+		fmt.Printf("| %d | %.4f | %.3f | %.1f s | %.0f/s |\n", dimensions, c.ndcg(reducedPassages, project(t, reducer, queries), dimensions),
+			reducer.Share[len(reducer.Share)-1], fitting.Seconds(), float64(passages.Rows)/projecting.Seconds())
+	}
+}
+
+func project(t *testing.T, reducer *mining.Reducer, in mining.Matrix) mining.Matrix {
+	t.Helper()
+	out := mining.NewMatrix(in.Rows, reducer.Out())
+	if _, err := reducer.Project(in, out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// every takes n rows, evenly spread.
+func every(m mining.Matrix, n int) mining.Matrix {
+	taken := mining.NewMatrix(n, m.Cols)
+	for i := range n {
+		copy(taken.Row(i), m.Row(i*m.Rows/n))
+	}
+	return taken
+}
+
+func fit(t *testing.T, c *collection, reduce config.Reduce) (*Model, time.Duration) {
+	t.Helper()
+	start := time.Now()
+	m, err := Fit(context.Background(), ensemble, reduce, 1000, c.passages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, time.Since(start)
+}
