@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"hardneg/internal/dataset"
+)
+
+// refused is a record that must become a dead letter.
+type refused struct {
+	name       string
+	topic      string // documents or queries
+	key, value []byte
+	stage      string // that refuses it
+	reason     string // part of the error
+}
+
+func floats(values ...float64) string {
+	var raw []byte
+	for _, v := range values {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(float32(v)))
+	}
+	return base64.StdEncoding.EncodeToString(raw)
+}
+
+func document(name, key, value, reason string) refused {
+	return refused{name, "documents", []byte(key), []byte(value), "indexer", reason}
+}
+
+func query(name, value, reason string) refused {
+	return refused{name, "queries", []byte("any key"), []byte(value), "intake", reason}
+}
+
+// badRecords are all the ways in which input can be wrong. The embedder of the test is named words and has 256 dimensions.
+func badRecords() []refused {
+	zeros := floats(make([]float64, 256)...)
+	huge := `{"text":"` + strings.Repeat("x", 1_000_000)
+	return []refused{
+		document("invalid JSON", "bad-1", `{"id":"bad-1","text":`, "invalid JSON at byte 20"),
+		document("missing id", "", `{"text":"t"}`, `field "id" is missing`),
+		document("empty id", "", `{"id":"","text":"t"}`, `field "id" is empty`),
+		document("missing text", "bad-2", `{"id":"bad-2"}`, `field "text" is missing`),
+		document("empty text", "bad-3", `{"id":"bad-3","text":""}`, `field "text" is empty`),
+		document("blank text", "bad-4", `{"id":"bad-4","text":" \n"}`, `field "text" is empty`),
+		document("key contradicts id", "bad-5", `{"id":"other","text":"t"}`, `contradicts the id "other"`),
+		document("text of another type", "bad-6", `{"text":["t"]}`, `field "text" must be a string, not an array`),
+		document("metadata of another type", "bad-7", `{"text":"t","metadata":"m"}`, `field "metadata" must be an object, not a string`),
+		document("no object", "bad-8", `[1,2]`, "must be a JSON object, not an array"),
+		document("invalid UTF-8", "bad-9", "{\"text\":\"t\xff\"}", "not valid UTF-8 at byte 10"),
+		document("invalid UTF-8 in the key", "bad-\xff", `{"text":"t"}`, "the key is not valid UTF-8 at byte 4"),
+		document("NaN", "bad-10", `{"text":"t","embeddings":{"words":"`+floats(math.NaN())+`"}}`, `embedder "words" has the value NaN`),
+		document("infinity", "bad-11", `{"text":"t","embeddings":{"words":[1e39]}}`, `embedder "words" has the value 1e+39`),
+		document("wrong length", "bad-12", `{"text":"t","embeddings":{"words":[1,2,3]}}`, "has 3 numbers, want 256"),
+		document("zero vector", "bad-13", `{"text":"t","embeddings":{"words":"`+zeros+`"}}`, "all zeros"),
+		document("1 MB of nonsense", "bad-14", huge, "invalid JSON"),
+		document("replaces a good document", "victim", `{"text":5}`, `field "text" must be a string, not a number`),
+		query("invalid JSON", `{"query"}`, "invalid JSON at byte 8"),
+		query("missing query", `{"positives":["a"]}`, `field "query" is missing`),
+		query("empty query", `{"query":" "}`, `field "query" is empty`),
+		query("query of another type", `{"query":1}`, `field "query" must be a string, not a number`),
+		query("positives of another type", `{"query":"q","positives":"a"}`, `field "positives" must be an array, not a string`),
+		query("click without document", `{"query":"q","clicks":[{}]}`, `field "clicks[0].doc_id" is missing`),
+		query("weight of nothing", `{"query":"q","clicks":[{"doc_id":"a","weight":0}]}`, `field "clicks[0].weight"`),
+		query("invalid UTF-8", "{\"query\":\"\xc3\"}", "not valid UTF-8 at byte 10"),
+		query("NaN", `{"query":"q","embeddings":{"words":"`+floats(math.NaN())+`"}}`, `embedder "words" has the value NaN`),
+		{"forgetting without a key", "queries", nil, nil, "intake", "needs its query_id as the key"},
+		{"deleting without a key", "documents", nil, nil, "indexer", "needs the document's id as its key"},
+	}
+}
+
+// TestBadInput sends every kind of bad record between good ones. Each becomes one dead letter with its bytes, headers
+// and reason, and all others are handled.
+func TestBadInput(t *testing.T) {
+	s := newService(t, "--embedded", "--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}]",
+		"--set", "reduce.max_dimensions=64", "--set", "fit.minimum=100", "--set", "fit.sample=300")
+	s.spawn()
+	names := namedTopics("hardneg", "")
+	k, w := newKafka(t, s.Kafka, names), newWorld(names)
+	records := goRecords(t, w, 300)
+	records = append(records,
+		w.put("victim", text{"", "A document that a bad record will replace."}),
+		w.put("large", text{"A large one", strings.Repeat("The quick brown fox jumps over the lazy dog again and \"again\". ", 15_000)}),
+		w.judge("large", "quick brown fox", "large"),
+		w.judge("unknown", "a positive that nobody has seen", "nobody", "strings.Split"),
+		w.judge("later", "a positive that comes later", "late"),
+		w.remove("never-was"),
+		w.put("late", text{"", "It comes later than the query that names it."}),
+	)
+	once := w.put("twice", text{"Twice", "The same record comes two times."})
+	again := *once
+	k.produce(append(records, once, &again)...)
+	s.ready(time.Minute)
+
+	sent := map[string]refused{} // by topic, partition and offset
+	for _, bad := range badRecords() {
+		r := &kgo.Record{Topic: bad.topic, Key: bad.key, Value: bad.value, Headers: []kgo.RecordHeader{{Key: "traceparent", Value: []byte("00-" + bad.name)}, {Key: "empty", Value: []byte{}}}}
+		if len(bad.key) == 0 {
+			r.Key = nil
+		}
+		k.produce(r)
+		sent[recordPlace(r.Topic, r.Partition, r.Offset)] = bad
+	}
+	delete(w.documents, "victim")
+	k.produce(w.put("last", text{"", "A good document after all the bad records."}),
+		&kgo.Record{Topic: names.queries, Key: []byte("zero"), Value: []byte(`{"query":"no direction","query_id":"zero","embeddings":{"words":"` + floats(make([]float64, 256)...) + `"}}`), Timestamp: w.tick()},
+		&kgo.Record{Topic: names.queries, Key: []byte("short"), Value: []byte(`{"query":"too short","query_id":"short","embeddings":{"words":[1]}}`), Timestamp: w.tick()})
+	k.quiet(time.Minute)
+	t.Log(compare(t, s, k, w, ""))
+	checkDeadLetters(t, k, sent)
+	checkLarge(t, k)
+	s.stop()
+}
+
+func recordPlace(topic string, partition int32, offset int64) string {
+	return topic + "/" + strconv.Itoa(int(partition)) + "/" + strconv.FormatInt(offset, 10)
+}
+
+// checkDeadLetters expects one dead letter for each of the records sent, and two of the miner, whose vectors only an
+// embedder can refuse.
+func checkDeadLetters(t *testing.T, k *kafka, sent map[string]refused) {
+	t.Helper()
+	fromMiner := map[string]string{"zero": "all zeros", "short": "has 1 numbers, want 256"}
+	for _, r := range k.readCommitted(k.deadLetters) {
+		headers := map[string]string{}
+		for _, h := range r.Headers {
+			headers[h.Key] = string(h.Value)
+		}
+		if reason, ok := fromMiner[string(r.Key)]; ok && headers["hardneg-stage"] == "miner" {
+			if !strings.Contains(headers["hardneg-error"], reason) {
+				t.Errorf("dead letter of query %s: %q, want one with %q", r.Key, headers["hardneg-error"], reason)
+			}
+			delete(fromMiner, string(r.Key))
+			continue
+		}
+		at := headers["hardneg-topic"] + "/" + headers["hardneg-partition"] + "/" + headers["hardneg-offset"]
+		bad, ok := sent[at]
+		if !ok {
+			t.Errorf("a dead letter that was not expected, or comes twice: key %.60q, headers %v", r.Key, headers)
+			continue
+		}
+		delete(sent, at)
+		if _, err := time.Parse(time.RFC3339, headers["hardneg-timestamp"]); err != nil {
+			t.Errorf("%s: timestamp: %v", bad.name, err)
+		}
+		key := bad.key
+		if len(key) == 0 {
+			key = nil
+		}
+		switch {
+		case !bytes.Equal(r.Key, key) || (r.Key == nil) != (key == nil) || !bytes.Equal(r.Value, bad.value) || (r.Value == nil) != (bad.value == nil):
+			t.Errorf("%s: key %.60q and value %.60q, want %.60q and %.60q", bad.name, r.Key, r.Value, bad.key, bad.value)
+		case headers["hardneg-stage"] != bad.stage || !strings.Contains(headers["hardneg-error"], bad.reason):
+			t.Errorf("%s: stage %q, error %q, want %q, %q", bad.name, headers["hardneg-stage"], headers["hardneg-error"], bad.stage, bad.reason)
+		case headers["traceparent"] != "00-"+bad.name || len(r.Headers) != 8 || r.Headers[1].Key != "empty":
+			t.Errorf("%s: headers %v lost one of the record's own", bad.name, headers)
+		}
+	}
+	for at, bad := range sent {
+		t.Errorf("%s %s at %s has no dead letter", bad.topic, bad.name, at)
+	}
+	for id := range fromMiner {
+		t.Errorf("the vector of query %q has no dead letter", id)
+	}
+}
+
+// checkLarge expects the text of a large document to be cut in its triplets.
+func checkLarge(t *testing.T, k *kafka) {
+	t.Helper()
+	found := false
+	for at, x := range readView(t, k).live {
+		if at.positive == "large" {
+			found = true
+			if !x.Positive.Truncated {
+				t.Errorf("the positive of %v, of 1 MB, is not marked as truncated", at)
+			}
+		}
+	}
+	if !found {
+		t.Error("the query whose positive has 1 MB has no triplets")
+	}
+}
+
+// goRecords makes documents and queries of Go's documentation.
+func goRecords(t testing.TB, w *world, n int) []*kgo.Record {
+	t.Helper()
+	root, err := dataset.FindGOROOT(t.Context())
+	if err != nil {
+		t.Skip(err)
+	}
+	var records []*kgo.Record
+	for e, err := range dataset.GoDoc(root, "strings", "net/http", "os", "io", "bufio") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n--; n < 0 {
+			break
+		}
+		records = append(records, w.put(e.Document.ID, text{e.Document.Title, e.Document.Text}))
+		if n%3 == 0 {
+			records = append(records, w.judge(e.Query.QueryID, e.Query.Query, e.Document.ID))
+		}
+	}
+	return records
+}

@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// freeAddress returns a local address that nothing listens on.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// TestCrashes kills the stages, and sometimes the servers with them, at random moments under a stream of changes.
+// In the end the view must equal brute force, and what a live read_committed reader got must not hold a record of
+// an aborted transaction.
+func TestCrashes(t *testing.T) {
+	documents, queries, n := 800, 150, 3
+	if *long {
+		documents, queries, n = 3000, 500, 20
+	}
+	if *kills > 0 {
+		n = *kills
+	}
+	dir := subset(t, collection(t, "aws-docs"), "train", documents, queries)
+	kafkaAddress, qdrantAddress := freeAddress(t), freeAddress(t)
+	servers := newService(t, append(small, "--embedded", "--embedded-kafka", kafkaAddress, "--embedded-qdrant", qdrantAddress, "--stages", "intake")...)
+	stages := newService(t, append(small, "--set", "kafka.brokers="+kafkaAddress, "--set", "qdrant.address="+qdrantAddress,
+		"--set", "kafka.session_timeout=6s", "--set", "kafka.max_batch=64", "--stages", "indexer,miner")...)
+	servers.spawn()
+	stages.spawn()
+	names := namedTopics("hardneg", "")
+	k, w := newKafka(t, kafkaAddress, names), newWorld(names)
+	tail := follow(t, k, names.triplets)
+	servers.load("beir", dir, "--split", "train")
+	w.loaded(t, dir, "train")
+	r := random(t)
+	c := newChurn(w, r)
+	for i := range n {
+		pause := time.Duration(r.IntN(2500)) * time.Millisecond
+		both := i%3 == 2
+		var changes sync.WaitGroup
+		changes.Go(func() {
+			for range 6 {
+				k.produce(c.steps(10)...)
+			}
+		})
+		if i == 0 { // the first kill hits the load, a later one must find a model
+			pause += 2 * time.Second
+		}
+		time.Sleep(pause)
+		stages.kill()
+		if both {
+			servers.kill()
+			servers.spawn()
+		}
+		stages.spawn()
+		changes.Wait()
+		t.Logf("kill %d after %v, servers too: %v", i+1, pause, both)
+		stages.ready(2 * time.Minute)
+	}
+	took := k.quiet(3 * time.Minute)
+	t.Logf("quiet %v after the last kill: %v", took.Round(time.Millisecond), w)
+	t.Log(compare(t, servers, k, w, ""))
+	checkAborted(t, k, tail)
+}
+
+// tail is a read_committed reader that runs along.
+type tail struct {
+	mu   sync.Mutex
+	seen map[int32]map[int64]bool // offsets by partition
+}
+
+func follow(t testing.TB, k *kafka, topic string) *tail {
+	t.Helper()
+	reader, err := kgo.NewClient(append(k.client.Opts(), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	followed := &tail{seen: map[int32]map[int64]bool{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+				followed.mu.Lock()
+				defer followed.mu.Unlock()
+				if followed.seen[r.Partition] == nil {
+					followed.seen[r.Partition] = map[int64]bool{}
+				}
+				followed.seen[r.Partition][r.Offset] = true
+			})
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		reader.Close()
+	})
+	return followed
+}
+
+// checkAborted reads the raw batches of what the stages write, and checks that the live reader got every committed
+// record and no other.
+func checkAborted(t *testing.T, k *kafka, followed *tail) {
+	t.Helper()
+	total := 0
+	for _, topic := range []string{k.refresh, k.triplets, k.deadLetters} {
+		partitions, err := k.partitions(t.Context(), topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, partition := range partitions {
+			batches, err := k.rawLog(t.Context(), topic, partition, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			committed, aborted, open := visible(batches)
+			total += len(aborted)
+			if topic == k.triplets {
+				if err := followed.check(partition, committed, aborted, open); err != nil {
+					t.Errorf("%s/%d: %v", topic, partition, err)
+				}
+			}
+		}
+	}
+	t.Logf("%d records of aborted transactions in the log, none of them reached the read_committed reader", total)
+	if *long && total < 20 {
+		t.Errorf("only %d aborted records: the kills missed the transactions", total)
+	}
+}
+
+func (f *tail) check(partition int32, committed, aborted, open map[int64]bool) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		f.mu.Lock()
+		missing := 0
+		for offset := range committed {
+			if !f.seen[partition][offset] {
+				missing++
+			}
+		}
+		for offset := range f.seen[partition] {
+			if aborted[offset] || open[offset] {
+				f.mu.Unlock()
+				return fmt.Errorf("the read_committed reader got offset %d: aborted %v, open %v", offset, aborted[offset], open[offset])
+			}
+		}
+		f.mu.Unlock()
+		if missing == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the read_committed reader missed %d of %d committed records", missing, len(committed))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}

@@ -1,0 +1,46 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+// TestOutsideKafka is TestView, smaller, against the Kafka at HARDNEG_TEST_KAFKA, with the embedded Qdrant. Names of
+// its own keep it apart from whatever else is there.
+func TestOutsideKafka(t *testing.T) {
+	address := os.Getenv("HARDNEG_TEST_KAFKA")
+	if address == "" {
+		t.Skip("HARDNEG_TEST_KAFKA names no Kafka")
+	}
+	dir := subset(t, collection(t, "aws-docs"), "train", 1000, 200)
+	name := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
+	names := namedTopics(name, name+".")
+	settings := append(small, "--set", "name="+name, "--set", "topics.documents="+names.documents, "--set", "topics.queries="+names.queries,
+		"--set", "topics.triplets="+names.triplets, "--set", "topics.refresh="+names.refresh, "--set", "topics.dead_letters="+names.deadLetters,
+		"--set", "topics.models="+name+".hardneg.models")
+	index := newService(t, "--embedded", "--stages", "intake") // for its Qdrant
+	index.spawn()
+	s := newService(t, append(settings, "--set", "kafka.brokers="+address, "--set", "qdrant.address="+index.Qdrant)...)
+	s.spawn()
+	k, w := newKafka(t, address, names), newWorld(names)
+	out := hardneg(t, 2*time.Minute, append(settings[len(small):len(settings):len(settings)], "load", "beir", dir, "--split", "train", "--kafka", address)...)
+	if out.code != codeOK {
+		t.Fatalf("load: exit code %d\n%s", out.code, out.stderr)
+	}
+	w.loaded(t, dir, "train")
+	s.ready(2 * time.Minute)
+	k.quiet(2 * time.Minute)
+	t.Log(compare(t, s, k, w, ""))
+	c := newChurn(w, random(t))
+	k.produce(c.steps(100)...)
+	s.kill() // the embedded servers are not the ones that crash here
+	s.spawn()
+	k.produce(c.steps(50)...)
+	s.ready(2 * time.Minute)
+	k.quiet(2 * time.Minute)
+	t.Log(compare(t, s, k, w, ""))
+	checkTwins(t, s, k, w, "")
+	s.stop()
+}

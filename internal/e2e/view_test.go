@@ -1,0 +1,82 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// small makes models that are fitted in a second.
+var small = []string{
+	"--set", "embedders=[{name: words, type: lexical-word, dimensions: 512}, {name: chars, type: lexical-char, dimensions: 512}]",
+	"--set", "reduce.max_dimensions=96", "--set", "fit.minimum=100", "--set", "fit.sample=1000",
+}
+
+// TestView loads a collection, compares the view with brute force, makes 500 random changes, and compares again.
+func TestView(t *testing.T) {
+	dir := collection(t, "aws-docs")
+	s := newService(t, "--embedded")
+	s.spawn()
+	names := namedTopics("hardneg", "")
+	k, w := newKafka(t, s.Kafka, names), newWorld(names)
+	start := time.Now()
+	s.load("beir", dir, "--split", "train")
+	w.loaded(t, dir, "train")
+	s.ready(2 * time.Minute)
+	k.quiet(3 * time.Minute)
+	t.Logf("quiet %v after the load began: %v", time.Since(start).Round(time.Millisecond), w)
+	t.Log(compare(t, s, k, w, ""))
+	if t.Failed() {
+		return
+	}
+	changes := newChurn(w, random(t)).steps(500)
+	start = time.Now()
+	k.produce(changes...)
+	k.quiet(2 * time.Minute)
+	t.Logf("quiet %v after %d changes: %v", time.Since(start).Round(time.Millisecond), len(changes), w)
+	t.Log(compare(t, s, k, w, ""))
+	checkTwins(t, s, k, w, "")
+	s.stop()
+}
+
+// checkTwins checks that stored vectors are those of the current texts: a document or query with the same text
+// under another id, embedded now, has the same vector. What the oracle computes from is thereby not stale.
+func checkTwins(t *testing.T, s *service, k *kafka, w *world, prefix string) {
+	t.Helper()
+	documents, queries := map[string]string{}, map[string]string{} // original by twin
+	var records []*kgo.Record
+	for _, id := range slices.Sorted(maps.Keys(w.documents)) {
+		if len(documents) < 150 && (len(id)+len(documents))%2 == 0 || len(id) > 4 && id[:4] == "new-" {
+			twin := fmt.Sprintf("twin-%d", len(documents))
+			documents[twin] = id
+			records = append(records, w.put(twin, w.documents[id]))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.queries)) {
+		if len(queries) < 100 {
+			twin := fmt.Sprintf("twin-%d", len(queries))
+			queries[twin] = id
+			records = append(records, w.judge(twin, w.queries[id].text))
+		}
+	}
+	k.produce(records...)
+	k.quiet(time.Minute)
+	client := qdrantClient(t, s.Qdrant)
+	corpus, vectors := readCorpus(t, client, prefix), readQueryVectors(t, client, prefix)
+	errs := few{t: t}
+	for twin, id := range documents {
+		if c := cosine(corpus[twin].vector, corpus[id].vector); math.Abs(c-1) > 1e-5 {
+			errs.errorf("the vector of document %q is not that of its text: cosine %v with it", id, c)
+		}
+	}
+	for twin, id := range queries {
+		if c := cosine(vectors[twin], vectors[id]); math.Abs(c-1) > 1e-5 {
+			errs.errorf("the vector of query %q is not that of its text: cosine %v with it", id, c)
+		}
+	}
+}
