@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"math"
 
 	"hardneg/internal/records"
 	"hardneg/stream"
@@ -36,13 +35,12 @@ func (s intake) evidence(q records.Query) []records.Evidence {
 	var found []records.Evidence
 	at := map[string]int{}
 	add := func(id string, weight float64) {
-		millionths := int64(math.Round(weight * 1e6))
 		if i, ok := at[id]; ok {
-			found[i].Weight += millionths
+			found[i].Weight += millionths(weight)
 			return
 		}
 		at[id] = len(found)
-		found = append(found, records.Evidence{Document: id, Weight: millionths})
+		found = append(found, records.Evidence{Document: id, Weight: millionths(weight)})
 	}
 	for _, id := range q.Positives {
 		add(id, s.cfg.Queries.PositiveWeight)

@@ -135,7 +135,7 @@ func (s miner) states(ctx context.Context, tasks []*task) (map[string]index.Stat
 	}
 	for id, state := range states {
 		if state.Token > s.token {
-			return nil, &stream.FencedError{Seen: state.Token, Reason: fmt.Sprintf("the state of query %q was written under it", id)}
+			return nil, fmt.Errorf("the state of query %q: %w", id, &stream.FencedError{Token: state.Token})
 		}
 	}
 	return states, nil

@@ -50,7 +50,8 @@ type Pipeline struct {
 // Run brings the topics, the model and the collections into being where they are missing, and then runs the
 // configured stages until the context ends, when each finishes the transaction under way.
 func Run(ctx context.Context, o Options) error {
-	rules, err := mining.New(rules(o.Config.Mining))
+	config := rules(o.Config.Mining)
+	rules, err := mining.New(config)
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,7 @@ func Run(ctx context.Context, o Options) error {
 		log: o.Log, metrics: o.Metrics, health: o.Health,
 		minWeight: millionths(o.Config.Queries.MinWeight),
 	}
-	p.fingerprint = fmt.Sprintf("%s-%d", rules.Config().Fingerprint(), p.minWeight)
+	p.fingerprint = fmt.Sprintf("%s-%d", config.Fingerprint(), p.minWeight)
 	if err := o.Kafka.EnsureTopics(ctx, Topics(o.Config)...); err != nil {
 		return err
 	}
@@ -106,7 +107,6 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 		MaxRecords:          p.cfg.Kafka.MaxBatch,
 		SessionTimeout:      p.cfg.Kafka.SessionTimeout,
 		TransactionTimeout:  p.cfg.Kafka.TransactionTimeout,
-		OutOfRange:          "fail",
 		Observe:             p.observe,
 		New: func(a stream.Assignment) stream.Processor {
 			switch stage {
@@ -119,8 +119,7 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 			}
 		},
 	}
-	p.health.Set(stage, nil)
-	p.metrics.StageUp.WithLabelValues(stage).Set(1)
+	p.up(stage, nil)
 	defer p.metrics.StageUp.WithLabelValues(stage).Set(0)
 	return quiet(ctx, p.kafka.Run(ctx, s))
 }

@@ -1,0 +1,55 @@
+package pipeline
+
+import (
+	"math"
+	"strconv"
+
+	"hardneg/stream"
+)
+
+// observe turns what happens to a stage into metrics, health and log lines.
+func (p *Pipeline) observe(e stream.Event) {
+	partition := strconv.Itoa(int(e.Partition))
+	log := p.log.With().Str("stage", e.Stage).Str("topic", e.Topic).Int32("partition", e.Partition).Logger()
+	switch e.Kind {
+	case stream.Committed:
+		p.metrics.Records.WithLabelValues(e.Stage).Add(float64(e.Records))
+		p.metrics.Outputs.WithLabelValues(e.Stage).Add(float64(e.Outputs))
+		p.metrics.Batches.WithLabelValues(e.Stage).Inc()
+		p.metrics.BatchSeconds.WithLabelValues(e.Stage).Observe(e.Took.Seconds())
+		p.metrics.Lag.WithLabelValues(e.Stage, partition).Set(float64(max(0, e.End-e.Offset)))
+		p.up(e.Stage, nil)
+		log.Debug().Int64("offset", e.Offset).Int("records", e.Records).Int("outputs", e.Outputs).Dur("took", e.Took).Msg("committed")
+	case stream.Assigned:
+		p.metrics.Lag.WithLabelValues(e.Stage, partition).Set(float64(max(0, e.End-e.Offset)))
+		p.up(e.Stage, nil)
+		log.Info().Int64("offset", e.Offset).Int64("end", e.End).Int64("token", e.Token).Msg("partition assigned")
+	case stream.Failed:
+		p.metrics.Failures.WithLabelValues(e.Stage).Inc()
+		p.up(e.Stage, e.Err)
+		log.Error().Err(e.Err).Msg("failed; starting again from the committed offset")
+	case stream.Fenced:
+		p.metrics.Failures.WithLabelValues(e.Stage).Inc()
+		log.Warn().Err(e.Err).Msg("no longer the owner; joining the group again")
+	case stream.Skipped:
+		log.Error().Err(e.Err).Int64("offset", e.Offset).Msg("the committed offset is out of range; going on elsewhere")
+	case stream.Revoked:
+		p.metrics.Lag.DeleteLabelValues(e.Stage, partition)
+		log.Info().AnErr("error", e.Err).Msg("partition given back")
+	case stream.Joined:
+		log.Info().Int("partitions", e.Records).Msg("joined the group")
+	}
+}
+
+// up tells whether a stage makes progress.
+func (p *Pipeline) up(stage string, err error) {
+	p.health.Set(stage, err)
+	value := 1.0
+	if err != nil {
+		value = 0
+	}
+	p.metrics.StageUp.WithLabelValues(stage).Set(value)
+}
+
+// millionths is the unit in which weights are kept.
+func millionths(weight float64) int64 { return int64(math.Round(weight * 1e6)) }
