@@ -79,33 +79,31 @@ func (m *Model) seal(manifest Manifest, definitions []config.Embedder) error {
 	if len(m.payload) > maxPayload {
 		return fmt.Errorf("model: %d bytes were fitted, at most %d can be published: lower reduce.max_dimensions or the embedders' dimensions", len(m.payload), maxPayload)
 	}
-	sum := sha256.Sum256(m.payload)
 	manifest.Schema = schema
 	manifest.Dimensions = m.reducer.Out()
 	manifest.Variance = curve(m.reducer.Share)
 	manifest.Bytes = len(m.payload)
 	manifest.Reducer = len(data)
 	manifest.Chunks = (len(m.payload) + chunkBytes - 1) / chunkBytes
-	manifest.Checksum = hex.EncodeToString(sum[:])
-	if manifest.ID, err = identify(manifest); err != nil {
-		return err
-	}
+	manifest.Checksum = checksum(m.payload)
+	manifest.ID = identify(manifest)
 	m.manifest = manifest
 	return nil
 }
 
 // identify computes a model's id: what determines its vectors, and no more.
-func identify(manifest Manifest) (string, error) {
-	content, err := json.Marshal(struct {
-		Schema    int
-		Embedders []Embedder
-		Checksum  string
-	}{manifest.Schema, manifest.Embedders, manifest.Checksum})
-	if err != nil {
-		return "", fmt.Errorf("model: %w", err)
+func identify(manifest Manifest) string {
+	content := sha256.New()
+	fmt.Fprintf(content, "%d %d %d %s\n", manifest.Schema, manifest.Dimensions, manifest.Reducer, manifest.Checksum)
+	for _, part := range manifest.Embedders {
+		fmt.Fprintf(content, "%q %q %v %d %d\n", part.Name, part.Type, part.Weight, part.Dimensions, part.Bytes)
 	}
-	sum := sha256.Sum256(content)
-	return hex.EncodeToString(sum[:8]), nil
+	return hex.EncodeToString(content.Sum(nil)[:8])
+}
+
+func checksum(payload []byte) string {
+	sum := sha256.Sum256(payload)
+	return hex.EncodeToString(sum[:])
 }
 
 // curve thins the shares out: the powers of two and the last.
@@ -166,15 +164,10 @@ func (described Manifest) join(chunks [][]byte) ([]byte, error) {
 		return nil, fmt.Errorf("%d bytes in %d chunks, want %d", size, len(chunks), described.Bytes)
 	}
 	payload := bytes.Join(chunks, nil)
-	sum := sha256.Sum256(payload)
-	if got := hex.EncodeToString(sum[:]); got != described.Checksum {
+	if got := checksum(payload); got != described.Checksum {
 		return nil, fmt.Errorf("the SHA-256 of the chunks is %s, want %s", got, described.Checksum)
 	}
-	id, err := identify(described)
-	if err != nil {
-		return nil, err
-	}
-	if id != described.ID {
+	if id := identify(described); id != described.ID {
 		return nil, fmt.Errorf("the content is that of model %s", id)
 	}
 	return payload, nil

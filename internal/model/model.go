@@ -85,6 +85,9 @@ func texts(sample []embed.Item) func(yield func(string) bool) {
 
 // reduce fits the reducer, and returns the number of items that could be embedded.
 func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, sample []embed.Item) (samples int, err error) {
+	if reduce.Method != "pca" && reduce.Method != "none" {
+		return 0, fmt.Errorf("reduce.method: %q, want pca or none", reduce.Method)
+	}
 	rows := mining.Matrix{Cols: m.length}
 	var refused error
 	if reduce.Method != "none" {

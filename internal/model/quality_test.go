@@ -105,9 +105,8 @@ func vectors(t testing.TB, m *Model, kind embed.Kind, items []embed.Item) mining
 
 const cutOff = 10
 
-// ndcg is the mean nDCG@10 of exact search on the first dimensions of the vectors, made unit length again.
-func (c *collection) ndcg(passages, queries mining.Matrix, dimensions int) float64 {
-	passages, queries = firstColumns(passages, dimensions), firstColumns(queries, dimensions)
+// ndcg is the mean nDCG@10 of exact search.
+func (c *collection) ndcg(passages, queries mining.Matrix) float64 {
 	scores := mining.NewMatrix(queries.Rows, passages.Rows)
 	blas32.Gemm(blas.NoTrans, blas.Trans, 1, general(queries), general(passages), 0, general(scores))
 	var sum float64
@@ -143,22 +142,6 @@ func general(m mining.Matrix) blas32.General {
 	return blas32.General{Rows: m.Rows, Cols: m.Cols, Stride: m.Cols, Data: m.Data}
 }
 
-// firstColumns is what a reducer with fewer axes would give: axes are nested.
-func firstColumns(m mining.Matrix, columns int) mining.Matrix {
-	if columns == m.Cols {
-		return m
-	}
-	cut := mining.NewMatrix(m.Rows, columns)
-	for i := range m.Rows {
-		row := cut.Row(i)
-		copy(row, m.Row(i))
-		if length := blas32.Nrm2(blas32.Vector{N: columns, Inc: 1, Data: row}); length > 0 {
-			blas32.Scal(1/length, blas32.Vector{N: columns, Inc: 1, Data: row})
-		}
-	}
-	return cut
-}
-
 // TestQuality holds the default ensemble to what it was measured at, without reduction, on one collection.
 func TestQuality(t *testing.T) {
 	if testing.Short() {
@@ -169,7 +152,7 @@ func TestQuality(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := c.ndcg(vectors(t, m, embed.Passage, c.passages), vectors(t, m, embed.Query, c.queries), m.Dimensions())
+	got := c.ndcg(vectors(t, m, embed.Passage, c.passages), vectors(t, m, embed.Query, c.queries))
 	t.Logf("scifact, unreduced: nDCG@10 %.4f", got)
 	if got < 0.655 {
 		t.Errorf("nDCG@10 %.4f, was 0.66", got)
@@ -191,7 +174,7 @@ func TestQualityCurve(t *testing.T) {
 		embedding := time.Since(start)
 		fmt.Printf("IDF fitted in %.1f s, embedded at %.1f MB/s\n", took.Seconds(), float64(c.bytes)/1e6/embedding.Seconds())
 		queries := vectors(t, plain, embed.Query, c.queries)
-		fmt.Printf("| %d (unreduced) | %.4f | 1 | | |\n", plain.Dimensions(), c.ndcg(passages, queries, plain.Dimensions()))
+		fmt.Printf("| %d (unreduced) | %.4f | 1 | | |\n", plain.Dimensions(), c.ndcg(passages, queries))
 		c.curve(t, passages, queries)
 	}
 }
@@ -214,7 +197,7 @@ func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) {
 		start = time.Now()
 		reducedPassages := project(t, reducer, passages)
 		projecting := time.Since(start)
-		fmt.Printf("| %d | %.4f | %.3f | %.1f s | %.0f/s |\n", dimensions, c.ndcg(reducedPassages, project(t, reducer, queries), dimensions),
+		fmt.Printf("| %d | %.4f | %.3f | %.1f s | %.0f/s |\n", dimensions, c.ndcg(reducedPassages, project(t, reducer, queries)),
 			reducer.Share[len(reducer.Share)-1], fitting.Seconds(), float64(passages.Rows)/projecting.Seconds())
 	}
 }
