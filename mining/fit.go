@@ -32,8 +32,10 @@ func (o *ReducerOptions) validate(d int) error {
 	return nil
 }
 
-// converged is the share of the total variance by which the captured share may still grow when the basis does.
-const converged = 2e-4
+// converged is the share of the total variance that the axes gained by the last growth of the basis, below which it
+// ends. The gains fall faster than geometrically: with 512 axes of 4,096 dimensions, bases of 768, 960, 1,152 and 1,408
+// rows gained 6e-3, 2.5e-3, 2.7e-4 and 7e-6. So what is left to gain is well below the last gain.
+const converged = 5e-4
 
 // FitReducer finds the principal axes of the rows (n × d): the eigenvectors of their centred covariance
 // C = Xᵀ(X−1μ)/(n−1), the largest first, until they capture o.Variance of the total, or o.MaxDimensions.
@@ -139,7 +141,7 @@ func (f *fit) axes(target float64, most int) (Matrix, []float64) {
 	var last *spectrum
 	for check := 0; ; {
 		grown := f.grow()
-		if grown && (f.size < check || (f.trace() < target && f.size < most)) {
+		if grown && (f.size < check || (f.trace() < target && f.size < most*3/2)) {
 			continue
 		}
 		solved := f.solve()

@@ -230,6 +230,100 @@ func TestHorizon(t *testing.T) {
 	}
 }
 
+// at is a document whose cosine to (1, 0, 0) is the given one.
+func at(id string, cosine, side float64) mining.Document {
+	rest := math.Sqrt(1 - cosine*cosine)
+	return mining.Document{ID: id, Hash: "of " + id, Vector: []float32{float32(cosine), float32(rest * math.Cos(side)), float32(rest * math.Sin(side))}}
+}
+
+func positiveAware(negatives int) mining.Config {
+	c := mining.DefaultConfig()
+	c.Negatives = negatives
+	c.Tiers = []mining.Tier{{Policy: mining.PolicyPositiveAware}}
+	return c
+}
+
+// TestHorizonSlack: the engine left b out, for its sums put it below a; by ours it comes before y.
+func TestHorizonSlack(t *testing.T) {
+	p, x, y, a := at("p", 0.9, 0), at("x", 0.8, 1), at("y", 0.500004, 2), at("a", 0.5, 3)
+	in := mining.Input{
+		QueryID: "q", Query: []float32{1, 0, 0}, Evidence: []mining.Evidence{{ID: "p", Positive: true, Document: &p}},
+		Candidates: []mining.Document{p, x, y, a},
+	}
+	if out := newMiner(t, positiveAware(2)).Mine(in); !out.More {
+		t.Errorf("took %v, though a document with more than 0.500004 may have been left out", out.Pairs[0].Slots)
+	}
+	if out := newMiner(t, positiveAware(1)).Mine(in); out.More || out.Pairs[0].Slots[0].Document != "x" {
+		t.Errorf("x is far above the horizon: %+v", out)
+	}
+}
+
+// TestRandomWatchesCopies: of two copies in a window the first takes part in the draw. Where it loses and then goes,
+// the second one takes part, and may win.
+func TestRandomWatchesCopies(t *testing.T) {
+	c := corpus{query: []float32{1, 0, 0}, live: map[string]mining.Document{}, evidence: map[string]bool{"p": true}}
+	c.live["p"] = at("p", 0.9, 0)
+	cfg := positiveAware(1)
+	cfg.Tiers[0].Sampling = mining.SamplingRandom
+	c.live["other"] = at("other", 0.6, 1)
+	m := newMiner(t, cfg)
+	tried := false
+	for i := range 100 {
+		first, second := fmt.Sprint("a", i), fmt.Sprint("b", i)
+		if !(chance("p", second) < chance("p", "other") && chance("p", "other") < chance("p", first)) {
+			continue
+		}
+		tried = true
+		one, two := at(first, 0.5, 2), at(second, 0.4, 3)
+		two.Hash = one.Hash
+		c.live[first], c.live[second] = one, two
+		before := m.Mine(c.input(true, -1))
+		delete(c.live, first)
+		after := m.Mine(c.input(true, -1))
+		if before.Pairs[0].Slots[0].Document != "other" || after.Pairs[0].Slots[0].Document != second {
+			t.Fatalf("before %+v, after %+v", before.Pairs, after.Pairs)
+		}
+		if !slices.Contains(before.Watch, first) {
+			t.Errorf("%s is not watched: %v", first, before.Watch)
+		}
+		delete(c.live, second)
+	}
+	if !tried {
+		t.Error("no ids with the order of chance that this test needs")
+	}
+}
+
+// TestDefaultRules is a pair by hand: the nearest document by the paper's rule first, then from 95 % of the
+// positive's similarity down.
+func TestDefaultRules(t *testing.T) {
+	p := at("p", 0.8, 0)
+	copyOfP, nearP := at("copy", 0.7, 2), at("near", 0.79, 0.01)
+	copyOfP.Hash = p.Hash
+	beside := at("beside", 0.82, 0.3) // nearer to the positive than to the query
+	c := corpus{query: []float32{1, 0, 0}, live: map[string]mining.Document{}, evidence: map[string]bool{"p": true, "gone": true, "weak": false}}
+	for _, d := range []mining.Document{
+		p, copyOfP, nearP, beside, at("above", 0.9, 3), at("above2", 0.85, 2), at("between", 0.77, 3), at("weak", 0.7, 3),
+		at("n1", 0.75, 2.5), at("n2", 0.5, 1), at("n3", 0.4, 1.5), at("n4", 0.3, 3),
+	} {
+		c.live[d.ID] = d
+	}
+	out := newMiner(t, mining.DefaultConfig()).Mine(c.input(true, -1))
+	var got []string
+	for _, s := range out.Pairs[1].Slots {
+		got = append(got, s.Document+" "+s.Policy)
+	}
+	want := []string{"above semantic", "n1 positive-aware", "n2 positive-aware", "n3 positive-aware"}
+	if !slices.Equal(got, want) || out.Pairs[1].Reason != "" || out.Pairs[0].Reason != mining.ReasonPositiveMissing {
+		t.Errorf("mined %v, want %v; pairs %+v", got, want, out.Pairs)
+	}
+	if want := []string{"above", "gone", "n1", "n2", "n3", "p", "weak"}; !slices.Equal(out.Watch, want) {
+		t.Errorf("watch %v, want %v", out.Watch, want)
+	}
+	if !mining.SameEntry(out.Entry, []mining.Interval{{Low: 0.4, High: 0.76}, {Low: 0.9, High: 2}}) {
+		t.Errorf("entry %v", out.Entry)
+	}
+}
+
 func TestMineIgnoresOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg, c := drawConfig(t), drawCorpus(t)

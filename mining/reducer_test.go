@@ -171,7 +171,7 @@ func BenchmarkReducerFit(b *testing.B) {
 		decay    float64
 		variance float64
 		most     int
-	}{{5800, 4096, 0.35, 0.95, 512}, {10000, 5632, 0.45, 0.95, 0}} {
+	}{{5800, 4096, 0.6, 0.95, 512}, {10000, 5632, 0.6, 0.95, 0}} {
 		b.Run(fmt.Sprintf("%dx%d", c.n, c.d), func(b *testing.B) {
 			m := sampleLike(c.n, c.d, c.decay, 1)
 			runtime.GC()

@@ -1,0 +1,108 @@
+package mining
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+const (
+	reducerVersion = 1
+	reducerHeader  = 4 + 4 + 4 + 4 + 8
+
+	flagSubtractMean = 1 << 0
+	flagNormalize    = 1 << 1
+)
+
+// MarshalBinary writes the reducer, all numbers little endian: version and flags (uint32; 1: subtract the mean,
+// 2: normalise), d and k (uint32; k = 0 for the identity), the total variance (float64); then, unless k = 0, the mean
+// (d × float32), the shares (k × float64) and the components (k × d × float32).
+func (r *Reducer) MarshalBinary() ([]byte, error) {
+	k, d := r.Components.Rows, r.Dimensions
+	if k > 0 && (len(r.Mean) != d || len(r.Share) != k || r.Components.Cols != d || len(r.Components.Data) != k*d) {
+		return nil, fmt.Errorf("mining: the parts of the reducer do not fit together (%d × %d)", k, d)
+	}
+	var flags uint32
+	if r.SubtractMean {
+		flags |= flagSubtractMean
+	}
+	if r.Normalize {
+		flags |= flagNormalize
+	}
+	b := make([]byte, 0, reducerHeader+4*d+8*k+4*k*d)
+	for _, v := range []uint32{reducerVersion, flags, uint32(d), uint32(k)} {
+		b = binary.LittleEndian.AppendUint32(b, v)
+	}
+	b = binary.LittleEndian.AppendUint64(b, math.Float64bits(r.Total))
+	if k == 0 {
+		return b, nil
+	}
+	b = appendFloats(b, r.Mean)
+	for _, v := range r.Share {
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
+	}
+	return appendFloats(b, r.Components.Data), nil
+}
+
+func appendFloats(b []byte, values []float32) []byte {
+	for _, v := range values {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
+
+// UnmarshalBinary reads what MarshalBinary wrote. It refuses another version, another length than the header says,
+// and numbers that are not finite.
+func (r *Reducer) UnmarshalBinary(b []byte) error {
+	if len(b) < reducerHeader {
+		return fmt.Errorf("mining: a reducer has at least %d bytes, not %d", reducerHeader, len(b))
+	}
+	word := func(i int) uint32 { return binary.LittleEndian.Uint32(b[4*i:]) }
+	if word(0) != reducerVersion {
+		return fmt.Errorf("mining: reducer of version %d; this program reads version %d", word(0), reducerVersion)
+	}
+	flags, d, k := word(1), uint64(word(2)), uint64(word(3))
+	if flags&^(flagSubtractMean|flagNormalize) != 0 || d == 0 || k > d {
+		return fmt.Errorf("mining: reducer of %d × %d with flags %#x", k, d, flags)
+	}
+	size := uint64(reducerHeader)
+	if k > 0 {
+		if d > 1<<24 { // k·d·4 must not overflow
+			return fmt.Errorf("mining: reducer of %d dimensions", d)
+		}
+		size += 4*d + 8*k + 4*k*d
+	}
+	if uint64(len(b)) != size {
+		return fmt.Errorf("mining: reducer of %d × %d has %d bytes, not %d", k, d, size, len(b))
+	}
+	out := Reducer{
+		Dimensions: int(d), Total: math.Float64frombits(binary.LittleEndian.Uint64(b[16:])),
+		SubtractMean: flags&flagSubtractMean != 0, Normalize: flags&flagNormalize != 0,
+	}
+	sum := out.Total - out.Total // not a number once any value is not finite
+	if k > 0 {
+		rest := b[reducerHeader:]
+		floats := func(n uint64) []float32 {
+			v := make([]float32, n)
+			for i := range v {
+				v[i] = math.Float32frombits(binary.LittleEndian.Uint32(rest[4*i:]))
+				sum += float64(v[i] - v[i])
+			}
+			rest = rest[4*n:]
+			return v
+		}
+		out.Mean = floats(d)
+		out.Share = make([]float64, k)
+		for i := range out.Share {
+			out.Share[i] = math.Float64frombits(binary.LittleEndian.Uint64(rest[8*i:]))
+			sum += out.Share[i] - out.Share[i]
+		}
+		rest = rest[8*k:]
+		out.Components = Matrix{int(k), int(d), floats(k * d)}
+	}
+	if sum != 0 {
+		return fmt.Errorf("mining: reducer: %w", ErrNotFinite)
+	}
+	*r = out
+	return nil
+}

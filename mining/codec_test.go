@@ -1,0 +1,88 @@
+package mining
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+)
+
+func TestReducerCodec(t *testing.T) {
+	fitted, err := FitReducer(sampleLike(50, 20, 0.5, 1), ReducerOptions{Variance: 0.9, Normalize: true, SubtractMean: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*Reducer{fitted, Identity(7)} {
+		b, err := r.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Reducer
+		if err := back.UnmarshalBinary(b); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(*r, back) {
+			t.Errorf("read back %+v, wrote %+v", back, *r)
+		}
+		for _, broken := range [][]byte{nil, b[:len(b)-1], append(bytes.Clone(b), 0), append([]byte{2}, b[1:]...)} {
+			if back.UnmarshalBinary(broken) == nil {
+				t.Errorf("%d of %d bytes are accepted", len(broken), len(b))
+			}
+		}
+	}
+	b, _ := fitted.MarshalBinary()
+	copy(b[len(b)-4:], []byte{0, 0, 0x80, 0x7f}) // infinity
+	if new(Reducer).UnmarshalBinary(b) == nil {
+		t.Error("an infinite component is accepted")
+	}
+}
+
+func FuzzReducerUnmarshal(f *testing.F) {
+	fitted, err := FitReducer(sampleLike(20, 6, 0.5, 1), ReducerOptions{Variance: 0.9})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, r := range []*Reducer{fitted, Identity(3)} {
+		b, _ := r.MarshalBinary()
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r Reducer
+		if r.UnmarshalBinary(b) != nil {
+			return
+		}
+		back, err := r.MarshalBinary()
+		if err != nil || !bytes.Equal(b, back) {
+			t.Fatalf("%x was read and written as %x (%v)", b, back, err)
+		}
+		if r.Dimensions > 1<<12 {
+			return
+		}
+		in, out := NewMatrix(2, r.Dimensions), NewMatrix(2, r.Out())
+		in.Data[0] = 1
+		if _, err := r.Project(in, out); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzMinHashFromBytes(f *testing.F) {
+	f.Add(NewMinHash("a text of more than five words, to be hashed").Bytes())
+	f.Add([]byte{})
+	f.Add([]byte{1, 2, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := MinHashFromBytes(b)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(h.Bytes(), b) {
+			t.Fatalf("%x was read and written as %x", b, h.Bytes())
+		}
+		want := 1.0
+		if h == nil {
+			want = 0
+		}
+		if h.Jaccard(h) != want {
+			t.Fatalf("similarity to itself is %v", h.Jaccard(h))
+		}
+	})
+}
