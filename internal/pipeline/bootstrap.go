@@ -179,8 +179,8 @@ func (p *Pipeline) sample(ctx context.Context) ([]embed.Item, error) {
 	for {
 		atEnd := true
 		for partition := range next {
-			f, err := p.kafka.Fetch(ctx, topic, partition, next[partition], stream.FetchOptions{})
-			p.health.Set(StageIndexer, err)
+			f, err := p.kafka.Fetch(ctx, topic, partition, next[partition], stream.FetchOptions{MaxWait: pollPause / 4})
+			p.await(err)
 			if err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
@@ -223,6 +223,15 @@ func (p *Pipeline) sample(ctx context.Context) ([]embed.Item, error) {
 	}
 }
 
+// await tells that the stages behind the model wait for documents, which is their work by now, or why they cannot.
+func (p *Pipeline) await(err error) {
+	for _, stage := range p.cfg.Stages {
+		if stage != StageIntake {
+			p.up(stage, err)
+		}
+	}
+}
+
 // inOrder lists the sample by document id, so that the same documents give the same model.
 func inOrder(documents map[string]embed.Item, most int) []embed.Item {
 	ids := make([]string, 0, len(documents))
@@ -246,7 +255,7 @@ func (p *Pipeline) awaitFirstLoad(ctx context.Context) error {
 	if _, queries, err := p.index.Counts(ctx); err != nil || queries > 0 {
 		return err
 	}
-	p.health.Set(StageMiner, nil) // waiting is its work now: whatever is produced will be mined
+	p.up(StageMiner, nil) // waiting is its work now
 	topic := p.cfg.Topics.Documents
 	ends, err := p.kafka.Offsets(ctx, topic)
 	if err != nil {
