@@ -35,17 +35,18 @@ func (f *fit) begin() {
 // grow adds a block to the basis and projects C on it; false if the basis spans all that the sample does.
 func (f *fit) grow() bool {
 	first := f.size
+	full := min(first+krylovBlock, f.rank)
 	if first > 0 {
-		f.extend(f.next, f.norms)
+		f.extend(f.next, f.norms, full)
 	}
 	// At the start, and where C times the last block lies within the basis already (an eigenvalue of higher
 	// multiplicity than a block, or a closed subspace), random combinations of the sample's rows go on.
-	for f.size < min(first+krylovBlock, f.rank) {
+	for f.size < full {
 		before := f.size
 		sketch := f.sketch()
 		lengths := rowNorms(sketch)
 		f.project(sketch)
-		f.extend(sketch, lengths)
+		f.extend(sketch, lengths, full)
 		if f.size == before {
 			break
 		}
@@ -117,12 +118,12 @@ func (f *fit) project(w Matrix) Matrix {
 	return h
 }
 
-// extend appends the directions of rows that have been projected once to the basis, up to its rank; lengths are
-// those of the rows before.
-func (f *fit) extend(rows Matrix, lengths []float64) {
+// extend appends the directions of rows that have been projected once to the basis, until it has
+// as many as full; lengths are those of the rows before.
+func (f *fit) extend(rows Matrix, lengths []float64, full int) {
 	f.project(rows) // twice is enough for orthogonality (Giraud et al., 2005) …
 	first := f.size
-	for i := 0; i < rows.Rows && f.size < f.rank; i++ {
+	for i := 0; i < rows.Rows && f.size < full; i++ {
 		if f.size == f.basis.Rows {
 			f.enlarge()
 		}

@@ -2,9 +2,11 @@ package mining_test
 
 import (
 	"cmp"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -367,4 +369,21 @@ func BenchmarkMine(b *testing.B) {
 		}
 	}
 	b.ReportMetric(256*float64(b.N)/b.Elapsed().Seconds(), "queries/s")
+}
+
+// TestMain runs the properties on more cases than rapid's 100, unless told otherwise.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	told := false
+	flag.Visit(func(f *flag.Flag) { told = told || f.Name == "rapid.checks" })
+	if !told {
+		checks := "6000"
+		if testing.Short() {
+			checks = "500"
+		}
+		if err := flag.Set("rapid.checks", checks); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
 }
