@@ -89,6 +89,8 @@ type plan struct {
 // supported refuses what plan does not do.
 func supported(q *pb.QueryPoints) error {
 	switch {
+	case len(q.ProtoReflect().GetUnknown()) > 0:
+		return unimplemented("fields of a query that came after version %s", version)
 	case len(q.GetPrefetch()) > 0:
 		return unimplemented("prefetch")
 	case q.GetUsing() != "":

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // version is that of the API spoken, by which clients decide what they may use.
@@ -81,6 +82,7 @@ func Start(config Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("embedded index: %w", err), db.Close())
 	}
 	s.grpc = grpc.NewServer(
+		grpc.UnaryInterceptor(refuseUnknown),
 		grpc.MaxRecvMsgSize(maxRequest),
 		// Clients of Qdrant ping idle connections every few seconds; gRPC's default would cut them off.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
@@ -127,6 +129,19 @@ func (s *Server) find(name string) (*collection, error) {
 		return c, nil
 	}
 	return nil, status.Errorf(codes.NotFound, "Not found: Collection `%s` doesn't exist!", name)
+}
+
+// refuseUnknown turns away requests with fields of a later API, and with shard keys: to ignore them could change what
+// the request means.
+func refuseUnknown(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	message := request.(proto.Message).ProtoReflect()
+	if len(message.GetUnknown()) > 0 {
+		return nil, unimplemented("fields of %s that came after version %s", message.Descriptor().Name(), version)
+	}
+	if sharded, ok := request.(interface{ GetShardKeySelector() *pb.ShardKeySelector }); ok && sharded.GetShardKeySelector() != nil {
+		return nil, unimplemented("shard keys")
+	}
+	return handler(ctx, request)
 }
 
 func unimplemented(format string, args ...any) error {

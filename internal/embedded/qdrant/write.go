@@ -97,9 +97,6 @@ func (c *collection) commit(tx *bolt.Tx, points *bolt.Bucket, changes []change) 
 }
 
 func (p pointsService) Upsert(_ context.Context, in *pb.UpsertPoints) (*pb.PointsOperationResponse, error) {
-	if in.GetShardKeySelector() != nil {
-		return nil, unimplemented("shard keys")
-	}
 	return p.server.write(in.GetCollectionName(), in.GetWait(), func(v *view, version uint64) ([]change, error) {
 		guard, err := v.compile(in.GetUpdateFilter())
 		if err != nil {
@@ -205,9 +202,6 @@ func (v *view) chosen(points *pb.PointsSelector) ([]pointID, error) {
 }
 
 func (p pointsService) Delete(_ context.Context, in *pb.DeletePoints) (*pb.PointsOperationResponse, error) {
-	if in.GetShardKeySelector() != nil {
-		return nil, unimplemented("shard keys")
-	}
 	return p.server.write(in.GetCollectionName(), in.GetWait(), func(v *view, _ uint64) ([]change, error) {
 		ids, err := v.chosen(in.GetPoints())
 		changes := make([]change, len(ids))
@@ -219,10 +213,7 @@ func (p pointsService) Delete(_ context.Context, in *pb.DeletePoints) (*pb.Point
 }
 
 // edit rewrites the payloads of the selected points.
-func (p pointsService) edit(name string, wait bool, keys *pb.ShardKeySelector, points *pb.PointsSelector, f func(map[string]*pb.Value) map[string]*pb.Value) (*pb.PointsOperationResponse, error) {
-	if keys != nil {
-		return nil, unimplemented("shard keys")
-	}
+func (p pointsService) edit(name string, wait bool, points *pb.PointsSelector, f func(map[string]*pb.Value) map[string]*pb.Value) (*pb.PointsOperationResponse, error) {
 	return p.server.write(name, wait, func(v *view, version uint64) ([]change, error) {
 		ids, err := v.chosen(points)
 		if err != nil {
@@ -255,7 +246,7 @@ func (p pointsService) SetPayload(_ context.Context, in *pb.SetPayloadPoints) (*
 	if in.GetKey() != "" {
 		return nil, unimplemented("setting a payload under a key")
 	}
-	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetShardKeySelector(), in.GetPointsSelector(), func(fields map[string]*pb.Value) map[string]*pb.Value {
+	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetPointsSelector(), func(fields map[string]*pb.Value) map[string]*pb.Value {
 		maps.Copy(fields, in.GetPayload())
 		return fields
 	})
@@ -265,13 +256,13 @@ func (p pointsService) OverwritePayload(_ context.Context, in *pb.SetPayloadPoin
 	if in.GetKey() != "" {
 		return nil, unimplemented("overwriting a payload under a key")
 	}
-	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetShardKeySelector(), in.GetPointsSelector(), func(map[string]*pb.Value) map[string]*pb.Value {
+	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetPointsSelector(), func(map[string]*pb.Value) map[string]*pb.Value {
 		return in.GetPayload()
 	})
 }
 
 func (p pointsService) DeletePayload(_ context.Context, in *pb.DeletePayloadPoints) (*pb.PointsOperationResponse, error) {
-	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetShardKeySelector(), in.GetPointsSelector(), func(fields map[string]*pb.Value) map[string]*pb.Value {
+	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetPointsSelector(), func(fields map[string]*pb.Value) map[string]*pb.Value {
 		for _, key := range in.GetKeys() {
 			delete(fields, key)
 		}
@@ -280,7 +271,7 @@ func (p pointsService) DeletePayload(_ context.Context, in *pb.DeletePayloadPoin
 }
 
 func (p pointsService) ClearPayload(_ context.Context, in *pb.ClearPayloadPoints) (*pb.PointsOperationResponse, error) {
-	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetShardKeySelector(), in.GetPoints(), func(map[string]*pb.Value) map[string]*pb.Value {
+	return p.edit(in.GetCollectionName(), in.GetWait(), in.GetPoints(), func(map[string]*pb.Value) map[string]*pb.Value {
 		return nil
 	})
 }

@@ -1,0 +1,329 @@
+package index_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hardneg/index"
+
+	"github.com/qdrant/go-client/qdrant"
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// faulty stands between the client and an embedded server: a fault may answer a call in its place, before or after
+// the call had its effect.
+type faulty struct {
+	mu    sync.Mutex
+	fault func(method string, request proto.Message, forward func() (proto.Message, error)) (proto.Message, error)
+}
+
+func (f *faulty) set(fault func(method string, request proto.Message, forward func() (proto.Message, error)) (proto.Message, error)) {
+	f.mu.Lock()
+	f.fault = fault
+	f.mu.Unlock()
+}
+
+type faultyPoints struct {
+	qdrant.UnimplementedPointsServer
+	client qdrant.PointsClient
+	*faulty
+}
+
+func (f faultyPoints) Upsert(ctx context.Context, in *qdrant.UpsertPoints) (*qdrant.PointsOperationResponse, error) {
+	out, err := f.through("Upsert", in, func() (proto.Message, error) { return f.client.Upsert(ctx, in) })
+	answer, _ := out.(*qdrant.PointsOperationResponse)
+	return answer, err
+}
+
+func (f faultyPoints) Get(ctx context.Context, in *qdrant.GetPoints) (*qdrant.GetResponse, error) {
+	out, err := f.through("Get", in, func() (proto.Message, error) { return f.client.Get(ctx, in) })
+	answer, _ := out.(*qdrant.GetResponse)
+	return answer, err
+}
+
+func (f faultyPoints) CreateFieldIndex(ctx context.Context, in *qdrant.CreateFieldIndexCollection) (*qdrant.PointsOperationResponse, error) {
+	return f.client.CreateFieldIndex(ctx, in)
+}
+
+func (f *faulty) through(method string, request proto.Message, forward func() (proto.Message, error)) (proto.Message, error) {
+	f.mu.Lock()
+	fault := f.fault
+	f.mu.Unlock()
+	if fault == nil {
+		return forward()
+	}
+	return fault(method, request, forward)
+}
+
+// forwarding passes the other services on, with another version number or collection description where a test says so.
+type forwarding struct {
+	qdrant.UnimplementedQdrantServer
+	version string
+}
+
+func (f forwarding) HealthCheck(context.Context, *qdrant.HealthCheckRequest) (*qdrant.HealthCheckReply, error) {
+	return &qdrant.HealthCheckReply{Version: f.version}, nil
+}
+
+type forwardingCollections struct {
+	qdrant.UnimplementedCollectionsServer
+	behind   qdrant.CollectionsClient
+	describe func(*qdrant.CollectionInfo)
+}
+
+func (f forwardingCollections) Get(ctx context.Context, in *qdrant.GetCollectionInfoRequest) (*qdrant.GetCollectionInfoResponse, error) {
+	answer, err := f.behind.Get(ctx, in)
+	if err == nil && f.describe != nil {
+		f.describe(answer.GetResult())
+	}
+	return answer, err
+}
+func (f forwardingCollections) List(ctx context.Context, in *qdrant.ListCollectionsRequest) (*qdrant.ListCollectionsResponse, error) {
+	return f.behind.List(ctx, in)
+}
+func (f forwardingCollections) Create(ctx context.Context, in *qdrant.CreateCollection) (*qdrant.CollectionOperationResponse, error) {
+	return f.behind.Create(ctx, in)
+}
+func (f forwardingCollections) UpdateAliases(ctx context.Context, in *qdrant.ChangeAliases) (*qdrant.CollectionOperationResponse, error) {
+	return f.behind.UpdateAliases(ctx, in)
+}
+func (f forwardingCollections) ListAliases(ctx context.Context, in *qdrant.ListAliasesRequest) (*qdrant.ListAliasesResponse, error) {
+	return f.behind.ListAliases(ctx, in)
+}
+
+// startFaulty returns the address of a faulty server in front of a fresh embedded one.
+func startFaulty(t *testing.T, version string, describe func(*qdrant.CollectionInfo)) (string, *faulty) {
+	t.Helper()
+	behind := raw(t, startEmbedded(t, t.TempDir(), "127.0.0.1:0").Addr())
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &faulty{}
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(64 << 20))
+	qdrant.RegisterQdrantServer(server, forwarding{version: version})
+	qdrant.RegisterPointsServer(server, faultyPoints{client: behind.GetPointsClient(), faulty: f})
+	qdrant.RegisterCollectionsServer(server, forwardingCollections{behind: behind.GetCollectionsClient(), describe: describe})
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	return listener.Addr().String(), f
+}
+
+func TestUnreachable(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	_ = listener.Close() // nothing listens there now
+	start := time.Now()
+	_, err = index.Dial(t.Context(), index.Config{Address: address, Log: zerolog.Nop()})
+	if !errors.Is(err, index.ErrUnreachable) || !errors.Is(err, index.ErrUnavailable) || !strings.Contains(err.Error(), "qdrant at "+address) {
+		t.Errorf("dial: %v", err)
+	}
+	if took := time.Since(start); took > 7*time.Second {
+		t.Errorf("dial took %s to say so", took)
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	for address, want := range map[string]string{
+		"localhost":       `qdrant address "localhost": address localhost: missing port in address; want host:port of the gRPC service, such as localhost:6334`,
+		"localhost:grpc":  `qdrant address "localhost:grpc": port "grpc" is not a number from 1 to 65535`,
+		"localhost:70000": `qdrant address "localhost:70000": port "70000" is not a number from 1 to 65535`,
+	} {
+		if _, err := index.Dial(t.Context(), index.Config{Address: address}); err == nil || err.Error() != want {
+			t.Errorf("dial %s: %v, want %s", address, err, want)
+		}
+	}
+	if _, err := index.Dial(t.Context(), index.Config{Address: "localhost:1", ReadConsistency: "most"}); err == nil || err.Error() != `qdrant.read_consistency "most": want majority, quorum, all or nothing` {
+		t.Errorf("dial with a bad read consistency: %v", err)
+	}
+}
+
+func TestOldServer(t *testing.T) {
+	for version, want := range map[string]string{"1.15.4": "too old, 1.16 or later", "0.99": "too old", "next": `version "next" cannot be read`} {
+		address, _ := startFaulty(t, version, nil)
+		if _, err := index.Dial(t.Context(), index.Config{Address: address, Log: zerolog.Nop()}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("version %s: %v, want %s", version, err, want)
+		}
+	}
+	for _, version := range []string{"1.16.0", "1.18.3", "2.0.0-dev"} {
+		address, _ := startFaulty(t, version, nil)
+		dial(t, index.Config{Address: address, Log: zerolog.Nop()})
+	}
+}
+
+func TestUnsuitableCollections(t *testing.T) {
+	for want, describe := range map[string]func(*qdrant.CollectionInfo){
+		`has distance Cosine, want Dot`: func(info *qdrant.CollectionInfo) {
+			info.Config.Params.VectorsConfig.GetParams().Distance = qdrant.Distance_Cosine
+		},
+		`has named vectors`: func(info *qdrant.CollectionInfo) {
+			info.Config.Params.VectorsConfig = qdrant.NewVectorsConfigMap(map[string]*qdrant.VectorParams{"a": {Size: dimensions}})
+		},
+		`stores vectors as Float16, want Float32`: func(info *qdrant.CollectionInfo) {
+			info.Config.Params.VectorsConfig.GetParams().Datatype = qdrant.Datatype_Float16.Enum()
+		},
+		`has 3 replicas but confirms writes after 1`: func(info *qdrant.CollectionInfo) {
+			info.Config.Params.ReplicationFactor = proto.Uint32(3)
+		},
+	} {
+		address, _ := startFaulty(t, "1.17.0", describe)
+		if _, err := dial(t, index.Config{Address: address, Log: zerolog.Nop()}).Open(t.Context(), "g1", dimensions); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("open: %v, want %s", err, want)
+		}
+	}
+}
+
+// TestRetries has calls fail twice, each in a way that may pass, and then succeed.
+func TestRetries(t *testing.T) {
+	address, f := startFaulty(t, "1.17.0", nil)
+	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
+	waitTimeout := &qdrant.PointsOperationResponse{Result: &qdrant.UpdateResult{Status: qdrant.UpdateStatus_WaitTimeout}}
+	for name, fail := range map[string]func(forward func() (proto.Message, error)) (proto.Message, error){
+		"unavailable": func(func() (proto.Message, error)) (proto.Message, error) {
+			return nil, status.Error(codes.Unavailable, "restarting")
+		},
+		"busy": func(func() (proto.Message, error)) (proto.Message, error) {
+			return nil, status.Error(codes.ResourceExhausted, "too many requests")
+		},
+		"answer lost": func(forward func() (proto.Message, error)) (proto.Message, error) {
+			_, _ = forward()
+			return nil, status.Error(codes.DeadlineExceeded, "too late")
+		},
+		"wait timeout": func(forward func() (proto.Message, error)) (proto.Message, error) { return waitTimeout, nil },
+	} {
+		calls := 0
+		f.set(func(method string, _ proto.Message, forward func() (proto.Message, error)) (proto.Message, error) {
+			if calls++; method == "Upsert" && calls <= 2 {
+				return fail(forward)
+			}
+			return forward()
+		})
+		d := document(r, name, 0, 1)
+		write(t, x, 0, 1, d)
+		if calls != 3 {
+			t.Errorf("%s: %d calls, want 3", name, calls)
+		}
+		if got, _ := read(t, x, name); got.Hash != d.Hash {
+			t.Errorf("%s: the document was not written", name)
+		}
+	}
+}
+
+// TestFinalErrors has errors that no repetition mends.
+func TestFinalErrors(t *testing.T) {
+	address, f := startFaulty(t, "1.17.0", nil)
+	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
+	calls := 0
+	for _, failure := range []error{status.Error(codes.InvalidArgument, "Wrong input: x"), status.Error(codes.Internal, "disk"), status.Error(codes.ResourceExhausted, "grpc: received message larger than max (6 vs. 5)")} {
+		calls = 0
+		f.set(func(string, proto.Message, func() (proto.Message, error)) (proto.Message, error) {
+			calls++
+			return nil, failure
+		})
+		err := x.WriteDocuments(t.Context(), []index.Document{document(r, "a", 0, 1)}, 0, 1)
+		want := "qdrant at " + address + `: Upsert on collection "documents-g1": ` + failure.Error()
+		if err == nil || err.Error() != want || errors.Is(err, index.ErrUnavailable) || calls != 1 {
+			t.Errorf("%v after %d calls, want %s after 1", err, calls, want)
+		}
+	}
+	f.set(func(string, proto.Message, func() (proto.Message, error)) (proto.Message, error) {
+		return &qdrant.PointsOperationResponse{Result: &qdrant.UpdateResult{Status: qdrant.UpdateStatus_Acknowledged}}, nil
+	})
+	if err := x.WriteDocuments(t.Context(), []index.Document{document(r, "a", 0, 1)}, 0, 1); err == nil || !strings.Contains(err.Error(), "status Acknowledged instead of Completed") {
+		t.Errorf("a write that is only acknowledged: %v", err)
+	}
+}
+
+// TestGivesUp waits out the time that a call tries again.
+func TestGivesUp(t *testing.T) {
+	t.Parallel()
+	address, f := startFaulty(t, "1.17.0", nil)
+	x := open(t, index.Config{Address: address, Log: zerolog.Nop()})
+	f.set(func(string, proto.Message, func() (proto.Message, error)) (proto.Message, error) {
+		return nil, status.Error(codes.Unavailable, "restarting")
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := x.Documents(ctx, []string{"a"}, 0); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, index.ErrUnavailable) {
+		t.Errorf("the caller's deadline passed: %v", err)
+	}
+	start := time.Now()
+	_, err := x.Documents(t.Context(), []string{"a"}, 0)
+	if took := time.Since(start); took < 8*time.Second || took > 15*time.Second {
+		t.Errorf("gave up after %s, want about 10 s", took)
+	}
+	if !errors.Is(err, index.ErrUnreachable) || !strings.Contains(err.Error(), "qdrant at "+address+`: Get on collection "documents-g1": qdrant is unavailable: nothing answers (tried for `) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestServerComesBack stops the server and starts it again, at the same address and on the same data, under a call.
+func TestServerComesBack(t *testing.T) {
+	dir := t.TempDir()
+	server := startEmbedded(t, dir, "127.0.0.1:0")
+	address := server.Addr()
+	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
+	d := document(r, "a", 0, 1)
+	write(t, x, 0, 1, d)
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(time.Second, func() { startEmbedded(t, dir, address) })
+	got, ok := read(t, x, "a")
+	if !ok || got.Hash != d.Hash || got.Text != d.Text {
+		t.Errorf("after the restart: %+v", got)
+	}
+	hits, err := x.Search(t.Context(), [][]float32{d.Vector}, 1)
+	if err != nil || len(hits[0].Documents) != 1 || hits[0].Documents[0].Hash != d.Hash {
+		t.Errorf("search after the restart: %+v, %v", hits, err)
+	}
+}
+
+// TestBatchesAreBounded counts points and bytes of the requests that writes are cut into.
+func TestBatchesAreBounded(t *testing.T) {
+	address, f := startFaulty(t, "1.17.0", nil)
+	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
+	var points []int
+	f.set(func(_ string, request proto.Message, forward func() (proto.Message, error)) (proto.Message, error) {
+		in := request.(*qdrant.UpsertPoints)
+		if size := proto.Size(in); size > 5<<20 && len(in.GetPoints()) > 1 {
+			t.Errorf("a request of %d bytes", size)
+		}
+		points = append(points, len(in.GetPoints()))
+		return forward()
+	})
+	var docs []index.Document
+	for i := range 700 {
+		d := document(r, string(rune('A'+i)), 0, int64(i))
+		if i >= 600 {
+			d.Text = strings.Repeat("x", 200_000)
+		}
+		if i == 699 {
+			d.Text = strings.Repeat("x", 6<<20) // above the limit by itself: alone
+		}
+		docs = append(docs, d)
+	}
+	write(t, x, 0, 700, docs...)
+	total := 0
+	for _, n := range points {
+		total += n
+		if n > 256 {
+			t.Errorf("a request of %d points", n)
+		}
+	}
+	if total != 700 || points[len(points)-1] != 1 || len(points) < 6 {
+		t.Errorf("requests of %v points", points)
+	}
+}
