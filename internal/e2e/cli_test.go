@@ -46,7 +46,7 @@ func TestExitCodes(t *testing.T) {
 		{"missing file", "run --config " + filepath.Join(dir, "none.yaml"), codeUsage, "none.yaml"},
 		{"bad file", "run --embedded --config " + file, codeUsage, "hardneg.yaml:3"},
 		{"unknown stage", "run --embedded --stages indexer,juggler", codeUsage, "juggler"},
-		{"nobody listens", "run --set kafka.brokers=" + nobody + " --set qdrant.address=" + nobody, codeUnreachable, nobody},
+		{"nobody listens", "run --set kafka.brokers=" + nobody + " --set qdrant.address=" + nobody + " --http 127.0.0.1:0", codeUnreachable, nobody},
 		{"address in use", "run --embedded --http " + taken.Addr().String(), codeFailure, "in use"},
 		{"load without folder", "load beir --kafka " + nobody, codeUsage, ""},
 		{"load from nowhere", "load beir " + filepath.Join(dir, "none") + " --kafka " + nobody, codeFailure, "none"},

@@ -14,6 +14,7 @@ kafka, qdrant = sys.argv[1:3]
 
 consumer = Consumer({
     "bootstrap.servers": kafka,
+    "log_level": 4,
     "group.id": f"clients-{uuid.uuid4()}",
     "isolation.level": "read_committed",
     "auto.offset.reset": "earliest",
@@ -56,7 +57,7 @@ print(len(view), "triplets")
 
 key, triplet = next((k, t) for k, t in view.items() if t["rank"] == 1)
 document = triplet["negative"]["id"]
-producer = Producer({"bootstrap.servers": kafka})
+producer = Producer({"bootstrap.servers": kafka, "log_level": 4})
 start = time.time()
 producer.produce("documents", key=document, value=json.dumps({"id": document, "text": "Zebras graze quietly on the moon."}))
 producer.flush(10)
