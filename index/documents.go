@@ -115,6 +115,9 @@ func (x *Index) documentPoint(d *Document) (*qdrant.PointStruct, error) {
 		}
 		fields[fieldTitle], fields[fieldText] = text(d.Title), text(d.Text)
 	}
+	if d.Carried {
+		fields[fieldCarried] = boolean(true)
+	}
 	if d.UpdatedAt != "" {
 		fields[fieldUpdated] = text(d.UpdatedAt)
 	}
@@ -135,7 +138,7 @@ func (x *Index) documentPoint(d *Document) (*qdrant.PointStruct, error) {
 func documentFrom(fields payload, vectors *qdrant.VectorsOutput) (Document, error) {
 	d := Document{
 		Title: stringOf(fields[fieldTitle]), Text: stringOf(fields[fieldText]), UpdatedAt: stringOf(fields[fieldUpdated]),
-		Deleted: fields[fieldDeleted].GetBoolValue(), Partition: int32(fields[fieldSource].GetIntegerValue()), Offset: fields[fieldOffset].GetIntegerValue(),
+		Deleted: fields[fieldDeleted].GetBoolValue(), Carried: fields[fieldCarried].GetBoolValue(), Partition: int32(fields[fieldSource].GetIntegerValue()), Offset: fields[fieldOffset].GetIntegerValue(),
 	}
 	var err error
 	if d.Document, err = minedFrom(fields, vectors); err != nil {
@@ -172,7 +175,7 @@ func minedFrom(fields payload, vectors *qdrant.VectorsOutput) (mining.Document, 
 
 // selectors turns Fields into what a request asks for.
 func (want Fields) selectors() (*qdrant.WithPayloadSelector, *qdrant.WithVectorsSelector) {
-	names := []string{fieldDocument, fieldHash, fieldDeleted, fieldSource, fieldOffset}
+	names := []string{fieldDocument, fieldHash, fieldDeleted, fieldCarried, fieldSource, fieldOffset}
 	if want&WithText != 0 {
 		names = append(names, fieldTitle, fieldText)
 	}

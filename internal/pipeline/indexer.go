@@ -87,6 +87,9 @@ func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 	if err != nil {
 		return nil, err
 	}
+	if err := s.notRecreated(ctx, stored, changes); err != nil {
+		return nil, err
+	}
 	var todo []*change
 	var items []embed.Item
 	for _, c := range changes {
@@ -126,6 +129,18 @@ func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 		c.point.Vector = vectors[i]
 	}
 	return outputs, nil
+}
+
+// notRecreated looks at documents whose stored offset is above the batch: this is a replay, or the topic was deleted
+// and made anew, and then the guard would silently refuse whatever comes.
+func (s indexer) notRecreated(ctx context.Context, stored map[string]index.Document, changes []*change) error {
+	at := map[int32]int64{}
+	for _, c := range changes {
+		if d, ok := stored[c.doc.ID]; ok && d.Partition == s.partition && d.Offset > c.record.Offset {
+			at[s.partition] = max(at[s.partition], d.Offset)
+		}
+	}
+	return s.notPastEnd(ctx, s.cfg.Topics.Documents, "the index holds documents", at)
 }
 
 // affected asks the index which queries the changes can alter: those that watch a changed document, and those

@@ -86,6 +86,9 @@ func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 		t.first, t.known = stored[t.id]
 		t.forced = !t.known || t.first.Token != s.token || t.first.Fingerprint != s.fingerprint
 	}
+	if err := s.notRecreated(ctx, tasks); err != nil {
+		return nil, err
+	}
 	outputs, err := s.embed(ctx, tasks)
 	if err != nil {
 		return nil, err
@@ -139,6 +142,20 @@ func (s miner) states(ctx context.Context, tasks []*task) (map[string]index.Stat
 		}
 	}
 	return states, nil
+}
+
+// notRecreated looks at evidence that the states hold already: this is a replay, or the query log was deleted and
+// made anew, and then new evidence would silently pass for old.
+func (s miner) notRecreated(ctx context.Context, tasks []*task) error {
+	at := map[int32]int64{}
+	for _, t := range tasks {
+		for _, r := range t.records {
+			if last, ok := t.first.Applied[r.Source.Partition]; ok && r.Kind != records.KindRefresh && r.Source.Offset <= last {
+				at[r.Source.Partition] = max(at[r.Source.Partition], last)
+			}
+		}
+	}
+	return s.notPastEnd(ctx, s.cfg.Topics.Queries, "the states hold evidence", at)
 }
 
 // embed embeds the texts that the records bring and the states do not have yet. A record whose text cannot be

@@ -124,6 +124,25 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 	return quiet(ctx, p.kafka.Run(ctx, s))
 }
 
+// notPastEnd refuses to go on when something was stored from an offset that its topic does not reach.
+func (p *Pipeline) notPastEnd(ctx context.Context, topic, what string, stored map[int32]int64) error {
+	if len(stored) == 0 {
+		return nil
+	}
+	ends, err := p.kafka.Offsets(ctx, topic)
+	if err != nil {
+		return err
+	}
+	for _, end := range ends {
+		if at, ok := stored[end.Partition]; ok && at >= end.HighWatermark {
+			return fmt.Errorf("%w: %s from %s/%d at offset %d, but the partition ends at %d: the topic was deleted and made anew; "+
+				"give the new one another name, or start a new view with another name, qdrant.prefix and triplets topic",
+				stream.ErrOffsetOutOfRange, what, topic, end.Partition, at, end.HighWatermark)
+		}
+	}
+	return nil
+}
+
 // rules translates the configuration into the terms of package mining.
 func rules(c config.Mining) mining.Config {
 	m := mining.Config{Negatives: c.Negatives, NearDuplicate: c.NearDuplicate, NearText: c.NearText, Depth: c.Depth}
