@@ -189,13 +189,12 @@ func (w *walk) tier(t *Tier, p *Document, pair *Pair) ending {
 			continue
 		}
 		w.window = append(w.window, c)
-		if len(w.window) > t.Skip && w.eligible(c, t, p) {
-			switch {
-			case !random && !hasHash(pair.Slots, c.Hash):
-				w.take(c, t, p, pair)
-			case random && !hasHash(pair.Slots, c.Hash) && !slices.ContainsFunc(survivors, func(s *candidate) bool { return s.Hash == c.Hash }):
-				survivors = append(survivors, c)
-			}
+		fits := len(w.window) > t.Skip && !hasHash(pair.Slots, c.Hash) && w.eligible(c, t, p)
+		switch {
+		case fits && !random:
+			w.take(c, t, p, pair)
+		case fits && !slices.ContainsFunc(survivors, func(s *candidate) bool { return s.Hash == c.Hash }):
+			survivors = append(survivors, c)
 		}
 		if len(pair.Slots) == t.UpTo {
 			end, bottom = filled, float64(c.cosine)
