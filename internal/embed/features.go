@@ -8,6 +8,7 @@ type feature struct {
 	count uint32
 	start uint32 // of a word's characters in the counter's arena
 	size  uint32
+	pair  bool // two neighbouring words
 }
 
 // counter counts the features of one text at a time without allocating: an open-addressing table over a list in
@@ -82,8 +83,8 @@ func countWords(c *counter, text string) []feature {
 	c.word = words(text, c.word, func(word []rune) {
 		hash := hashWord(word)
 		c.add(hash, 1)
-		if before != 0 {
-			c.add(mix(bits.RotateLeft64(before, 23)^hash), 1)
+		if before != 0 && c.add(mix(bits.RotateLeft64(before, 23)^hash), 1) {
+			c.list[len(c.list)-1].pair = true
 		}
 		before = hash
 	})

@@ -106,7 +106,10 @@ func (l *lexical) embed(counter *counter, item Item) ([]float32, error) {
 	}
 	vector := make([]float32, l.buckets)
 	for _, feature := range features {
-		weight := float32(1+math.Log(float64(feature.count))) * l.fitted.of(feature.hash)
+		weight := termWeight(feature.count) * l.fitted.of(feature.hash)
+		if feature.pair {
+			weight *= pairWeight
+		}
 		bucket := (feature.hash & math.MaxUint32) * uint64(l.buckets) >> 32
 		if feature.hash>>32&1 == 0 {
 			weight = -weight
@@ -118,6 +121,26 @@ func (l *lexical) embed(counter *counter, item Item) ([]float32, error) {
 	}
 	return vector, nil
 }
+
+// pairWeight is what a pair of words counts for, beside a word: most pairs occur once, weigh much by their IDF, and
+// say little; at full weight they drown the words once buckets are shared and axes few (docs/embedders.md).
+const pairWeight = 0.5
+
+// termWeight is 1 + log tf.
+func termWeight(tf uint32) float32 {
+	if int(tf) < len(termWeights) {
+		return termWeights[tf]
+	}
+	return float32(1 + math.Log(float64(tf)))
+}
+
+// termWeights holds the weights of the frequencies that nearly all features have.
+var termWeights = func() (weights [64]float32) {
+	for tf := 1; tf < len(weights); tf++ {
+		weights[tf] = float32(1 + math.Log(float64(tf)))
+	}
+	return weights
+}()
 
 // MarshalBinary returns the fitted document frequencies: about 1 MiB.
 func (l *lexical) MarshalBinary() ([]byte, error) {

@@ -119,7 +119,7 @@ func curve(shares []float64) []Captured {
 }
 
 // Encode returns the model as records of the models topic: the manifest, and the payload cut into chunks of less than
-// 512 KiB.
+// 512 KiB. The chunks are views of the model's own memory.
 func (m *Model) Encode() (manifest []byte, chunks [][]byte, err error) {
 	manifest, err = json.Marshal(m.manifest)
 	if err != nil {

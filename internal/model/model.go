@@ -93,9 +93,9 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if reduce.Method != "none" {
 		rows.Data = make([]float32, 0, len(sample)*m.length)
 	}
+	block := mining.NewMatrix(min(blockRows, len(sample)), m.length)
 	for start := 0; start < len(sample); start += blockRows {
-		block := mining.NewMatrix(min(blockRows, len(sample)-start), m.length)
-		kept, failures, err := m.ensemble(ctx, embed.Passage, sample[start:start+block.Rows], block)
+		kept, failures, err := m.ensemble(ctx, embed.Passage, sample[start:min(start+blockRows, len(sample))], block)
 		if err != nil {
 			return 0, err
 		}
