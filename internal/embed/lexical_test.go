@@ -325,3 +325,17 @@ func BenchmarkLexical(b *testing.B) {
 		}
 	}
 }
+
+// TestCounterKeepsNothing: a counter that is warm neither allocates nor grows, whatever it counted before.
+func TestCounterKeepsNothing(t *testing.T) {
+	counter := new(counter)
+	text := strings.Join(passages[:5], " ")
+	countCharacters(counter, text)
+	warm := cap(counter.arena)
+	if allocated := testing.AllocsPerRun(200, func() { countCharacters(counter, text); countWords(counter, text) }); allocated > 0 {
+		t.Errorf("%v allocations a text", allocated)
+	}
+	if cap(counter.arena) != warm {
+		t.Errorf("room for %d characters, had %d after the first text", cap(counter.arena), warm)
+	}
+}
