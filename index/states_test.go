@@ -309,7 +309,6 @@ func TestEntering(t *testing.T) {
 		for i := range probes {
 			probes[i] = unit(r, dimensions)
 		}
-		// One that every open state lets in would need a cosine of 1 with all; lower every floor for one document instead.
 		got, err := x.Entering(t.Context(), probes)
 		if err != nil {
 			t.Fatal(err)
@@ -383,6 +382,33 @@ func checkEntering(t *testing.T, states []index.State, probe []float32, got []st
 		t.Error("hits do not come hardest first")
 	}
 	return sure
+}
+
+// TestEnteringInDoubt has intervals that miss the cosine by less than float32 sums may differ.
+func TestEnteringInDoubt(t *testing.T) {
+	each(t, func(t *testing.T, config index.Config) {
+		x, r := open(t, config), random(t)
+		probe := unit(r, dimensions)
+		var states []index.State
+		for i, off := range []float32{-5e-5, -0.9e-5, 0, 0.9e-5, 5e-5} {
+			above, below := state(r, fmt.Sprintf("above%d", i), 1), state(r, fmt.Sprintf("below%d", i), 1)
+			above.Entry = []mining.Interval{{Low: float32(dot(above.Vector, probe)) + off, High: 1}}
+			below.Entry = []mining.Interval{{Low: -1, High: float32(dot(below.Vector, probe)) - off}}
+			states = append(states, above, below)
+		}
+		if err := x.WriteStates(t.Context(), states, 1); err != nil {
+			t.Fatal(err)
+		}
+		got, err := x.Entering(t.Context(), [][]float32{probe})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(got[0])
+		want := []string{"above0", "above1", "above2", "above3", "below0", "below1", "below2", "below3"}
+		if !slices.Equal(got[0], want) {
+			t.Errorf("entered %v, want %v", got[0], want)
+		}
+	})
 }
 
 func TestScanAndCountStates(t *testing.T) {
