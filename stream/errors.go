@@ -118,8 +118,12 @@ func actionFor(err error) action {
 	return restart
 }
 
-// lost tells whether err leaves open what the broker did: no answer came.
+// lost tells whether err leaves open what the broker did: no answer came, or that it does not know.
 func lost(err error) bool {
+	var code kafka.Error // which is a net.Error, too, but mostly a definite answer
+	if errors.As(err, &code) {
+		return code == kafka.RequestTimedOut || code == kafka.NetworkException
+	}
 	var network net.Error
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network)

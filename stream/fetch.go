@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -40,6 +41,10 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int32, offse
 	var f Fetched
 	err := again(ctx, harmless, func() (err error) {
 		f, err = c.fetch(ctx, topic, partition, offset, o)
+		if errors.Is(err, protocol.ErrNoTopic) { // not there yet, or not at all?
+			_, found := c.leaders(ctx, topic)
+			err = cmp.Or(found, err)
+		}
 		return err
 	})
 	if errors.Is(err, kafka.OffsetOutOfRange) {
