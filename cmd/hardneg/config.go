@@ -10,7 +10,7 @@ func (c *command) configCommand() *cobra.Command {
 	print := &cobra.Command{
 		Use:   "print",
 		Short: "Print the configuration that is in force, without its secrets",
-		Args:  cobra.NoArgs,
+		Args:  arguments(),
 	}
 	print.RunE = func(*cobra.Command, []string) error {
 		cfg, _, err := c.load()
@@ -32,7 +32,7 @@ func (c *command) configCommand() *cobra.Command {
 	schema := &cobra.Command{
 		Use:   "schema",
 		Short: "Print a JSON Schema of the configuration file",
-		Args:  cobra.NoArgs,
+		Args:  arguments(),
 		RunE: func(*cobra.Command, []string) error {
 			text, err := config.Schema()
 			if err != nil {

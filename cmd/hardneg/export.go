@@ -31,7 +31,7 @@ positive and rank. Formats:
   flag-embedding         {"query", "pos": [...], "neg": [...]} for each query
 In the last two, a document is its title, a newline and its text.`,
 		Example: "  hardneg export --format sentence-transformers --output triplets.jsonl --data-dir ./data",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		write, ok := formats[format]

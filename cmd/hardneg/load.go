@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,9 +38,18 @@ qrels/SPLIT.tsv), and then its queries, with the documents that are judged above
 
 Loading a collection twice leaves its documents as they are, but counts the judgements of its queries twice.`,
 		Example: "  hardneg load beir ./scifact --split train --data-dir ./data",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("DIR"),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		there, err := dataset.Splits(args[0])
+		if err != nil {
+			return err
+		}
+		for _, split := range splits {
+			if !slices.Contains(there, split) {
+				return usage("--split %s: %s has %s", split, args[0], strings.Join(there, ", "))
+			}
+		}
 		collection, err := dataset.OpenBEIR(args[0], splits...)
 		if err != nil {
 			return err
@@ -66,7 +77,7 @@ func (c *command) loadJSONLCommand() *cobra.Command {
 input. Documents are keyed by their id, queries by their query id. A line that is no such record ends the command; the
 lines before it have been produced.`,
 		Example: "  hardneg load jsonl corpus.jsonl.gz --topic documents --data-dir ./data",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    arguments("FILE..."),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if topic != "documents" && topic != "queries" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -102,11 +103,22 @@ on Kafka, embeddings live in Qdrant, and the triplets topic is a maintained view
 Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreachable.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+	}
+	root.RunE = func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return root.Help()
+		}
+		if guesses := root.SuggestionsFor(args[0]); len(guesses) > 0 {
+			return usage("unknown command %s; did you mean %s?", args[0], strings.Join(guesses, " or "))
+		}
+		return usage("unknown command %s (see hardneg --help)", args[0])
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.file, "config", "", "configuration file (YAML)")
 	flags.StringArrayVar(&c.set, "set", nil, "set a configuration key, such as kafka.max_batch=200; can be repeated")
 	root.AddCommand(
+		c.demoCommand(),
 		c.runCommand(),
 		c.loadCommand(),
 		c.tailCommand(),
@@ -120,15 +132,29 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 }
 
 // noteStart lets every command note that its command line was accepted: what fails before is a matter of usage.
-func (c *command) noteStart(parent *cobra.Command) {
-	for _, child := range parent.Commands() {
-		c.noteStart(child)
-		if run := child.RunE; run != nil {
-			child.RunE = func(cmd *cobra.Command, args []string) error {
-				c.started = true
-				return run(cmd, args)
-			}
+func (c *command) noteStart(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			c.started = true
+			return run(cmd, args)
 		}
+	}
+	for _, child := range cmd.Commands() {
+		c.noteStart(child)
+	}
+}
+
+// arguments are the names of the arguments that a command takes, each once; the last can end in ... for one or more.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		more := len(names) > 0 && strings.HasSuffix(names[len(names)-1], "...")
+		if len(args) < len(names) {
+			return fmt.Errorf("%s needs %s", cmd.CommandPath(), strings.Join(names[len(args):], " "))
+		}
+		if len(args) > len(names) && !more {
+			return fmt.Errorf("%s does not take %q", cmd.CommandPath(), args[len(names)])
+		}
+		return nil
 	}
 }
 
@@ -152,15 +178,14 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 
 // outputFlag adds -o with its forms, the first being the default.
 func (c *command) outputFlag(cmd *cobra.Command, forms ...string) {
-	cmd.Flags().StringVarP(&c.output, "output", "o", forms[0], "form of the result: "+strings.Join(forms, ", "))
+	form := cmd.Flags().StringP("output", "o", forms[0], "form of the result: "+strings.Join(forms, ", "))
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		for _, form := range forms {
-			if c.output == form {
-				return run(cmd, args)
-			}
+		if !slices.Contains(forms, *form) {
+			return usage("--output %q is none of %s", *form, strings.Join(forms, ", "))
 		}
-		return usage("--output %q is none of %s", c.output, strings.Join(forms, ", "))
+		c.output = *form
+		return run(cmd, args)
 	}
 }
 

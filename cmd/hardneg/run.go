@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 
 	"github.com/spf13/cobra"
 
@@ -21,11 +22,16 @@ and --embedded-kafka and --embedded-qdrant fix their addresses. The addresses ar
 addresses.json in the data directory, where the other commands find them by --data-dir.`,
 		Example: `  hardneg run --embedded --data-dir ./data
   hardneg run --config hardneg.yaml --stages indexer,miner`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if !o.Embedded && (o.KafkaAddress != "" || o.QdrantAddress != "") {
 			return usage("--embedded-kafka and --embedded-qdrant need --embedded")
+		}
+		for flag, address := range map[string]string{"--embedded-kafka": o.KafkaAddress, "--embedded-qdrant": o.QdrantAddress} {
+			if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
+				return usage("%s %q is not host:port", flag, address)
+			}
 		}
 		var settings []string
 		setting := func(key, value string) {

@@ -24,7 +24,7 @@ func (c *command) tailCommand() *cobra.Command {
 		Short: "Follow the triplets as they change",
 		Long: `Follow the triplets topic as a reader that sees committed records alone. + is a triplet that is new or that took
 the place of another, - is a place in a list that became empty.`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if most < 0 {

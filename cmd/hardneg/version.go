@@ -36,7 +36,7 @@ func buildOf(info *debug.BuildInfo) build {
 }
 
 func (c *command) versionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "version", Short: "Print the version", Args: arguments()}
 	cmd.RunE = func(*cobra.Command, []string) error {
 		info, ok := debug.ReadBuildInfo()
 		if !ok {

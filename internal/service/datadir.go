@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // Addresses are where a running service can be reached, host:port each. An address that is not the service's own,
@@ -22,6 +21,9 @@ const (
 	addressesFile = "addresses.json"
 	lockFile      = "lock"
 )
+
+// errLocked means that another process holds the lock.
+var errLocked = errors.New("locked by another process")
 
 // ErrNotRunning means that no service has written its addresses into the data directory.
 var ErrNotRunning = errors.New("no service runs")
@@ -90,13 +92,11 @@ func openDataDir(path string) (*dataDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
+	if err := tryLock(lock); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("data_dir: %s is in use by another hardneg; end it, or choose another directory", d.path)
-	}
-	if err != nil {
-		lock.Close()
+		if errors.Is(err, errLocked) {
+			return nil, fmt.Errorf("data_dir: %s is in use by another hardneg; end it, or choose another directory", d.path)
+		}
 		return nil, fmt.Errorf("data_dir: cannot lock %s: %w", lock.Name(), err)
 	}
 	d.lock = lock

@@ -124,13 +124,13 @@ func startEmbedded(o Options, directory string) (end func(), err error) {
 		Address: free(o.KafkaAddress), Dir: filepath.Join(directory, "kafka"), Log: o.Log.With().Str("server", "kafka").Logger(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("embedded Kafka: %w", err)
+		return nil, err
 	}
 	qdrant, err := embeddedqdrant.Start(embeddedqdrant.Config{
 		Address: free(o.QdrantAddress), Dir: filepath.Join(directory, "qdrant"), Log: o.Log.With().Str("server", "qdrant").Logger(),
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("embedded Qdrant: %w", err), kafka.Close())
+		return nil, errors.Join(err, kafka.Close())
 	}
 	c := o.Config
 	c.Kafka.Brokers, c.Kafka.TLS, c.Kafka.SASL = []string{kafka.Addr()}, config.TLS{}, config.SASL{}

@@ -1,0 +1,219 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/internal/config"
+)
+
+func loadConfig(t *testing.T, set ...string) *config.Config {
+	t.Helper()
+	c, err := config.Load(config.Options{Set: append([]string{"http.address=127.0.0.1:0"}, set...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// running is a service in the background of a test.
+type running struct {
+	Started
+	stop context.CancelFunc
+	done chan error
+}
+
+func start(t *testing.T, o Options) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{stop: cancel, done: make(chan error, 1)}
+	started := make(chan Started, 1)
+	o.Log, o.Started = zerolog.Nop(), func(s Started) { started <- s }
+	go func() { r.done <- Run(ctx, o) }()
+	select {
+	case r.Started = <-started:
+	case err := <-r.done:
+		cancel()
+		t.Fatalf("the service ended at start: %v", err)
+	}
+	return r
+}
+
+func (r *running) end(t *testing.T) {
+	t.Helper()
+	r.stop()
+	select {
+	case err := <-r.done:
+		if err != nil {
+			t.Errorf("the service ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the service does not end")
+	}
+}
+
+func TestEmbedded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	r := start(t, Options{Config: loadConfig(t, "data_dir="+dir), Embedded: true})
+
+	text, err := os.ReadFile(filepath.Join(dir, "addresses.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var object map[string]string
+	if err := json.Unmarshal(text, &object); err != nil || len(object) != 3 {
+		t.Errorf("%s: %v", text, err)
+	}
+	read, err := ReadAddresses(dir)
+	if err != nil || read != r.Addresses || object["kafka"] != r.Kafka || object["qdrant"] != r.Qdrant || object["http"] != r.HTTP {
+		t.Errorf("%+v, %v, the service said %+v", read, err, r.Addresses)
+	}
+	answer, err := http.Get("http://" + r.HTTP + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("/healthz %d", answer.StatusCode)
+	}
+
+	// A second one on the same directory is refused, and leaves the first one's addresses alone.
+	err = Run(t.Context(), Options{Config: loadConfig(t, "data_dir="+dir), Embedded: true, Log: zerolog.Nop()})
+	if err == nil || !strings.Contains(err.Error(), dir+" is in use") {
+		t.Errorf("second service: %v", err)
+	}
+	if again, err := ReadAddresses(dir); err != nil || again != read {
+		t.Errorf("after the second service: %+v, %v", again, err)
+	}
+
+	// A service against outside servers differs by addresses alone.
+	outside := start(t, Options{Config: loadConfig(t, "kafka.brokers="+r.Kafka, "qdrant.address="+r.Qdrant, "name=other", "stages=intake")})
+	if outside.Kafka != r.Kafka || outside.DataDir != "" {
+		t.Errorf("%+v", outside.Started)
+	}
+	outside.end(t)
+
+	r.end(t)
+	if _, err := ReadAddresses(dir); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("after the end: %v", err)
+	}
+	for _, address := range []string{r.Kafka, r.Qdrant, r.HTTP} {
+		if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+			c.Close()
+			t.Errorf("%s listens still", address)
+		}
+	}
+
+	// The same directory, the same ports.
+	again := start(t, Options{Config: loadConfig(t, "data_dir="+dir), Embedded: true, KafkaAddress: r.Kafka, QdrantAddress: r.Qdrant})
+	if again.Kafka != r.Kafka || again.Qdrant != r.Qdrant {
+		t.Errorf("%+v, want the addresses of %+v", again.Addresses, r.Addresses)
+	}
+	again.end(t)
+}
+
+func TestTemporaryDirectory(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	r := start(t, Options{Config: loadConfig(t), Embedded: true})
+	if !r.Temporary || !strings.HasPrefix(r.DataDir, os.Getenv("TMPDIR")) {
+		t.Errorf("%+v", r.Started)
+	}
+	if _, err := ReadAddresses(r.DataDir); err != nil {
+		t.Error(err)
+	}
+	r.end(t)
+	if _, err := os.Stat(r.DataDir); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", r.DataDir, err)
+	}
+}
+
+// TestStaleAddresses: what a killed service left must not be taken for the next one's.
+func TestStaleAddresses(t *testing.T) {
+	dir := t.TempDir()
+	if err := (Addresses{Kafka: "127.0.0.1:1"}).write(dir); err != nil {
+		t.Fatal(err)
+	}
+	d, err := openDataDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadAddresses(dir); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("%v", err)
+	}
+	if err := d.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and never says a word
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() }) // after the subtests, which are parallel
+	go func() {
+		for {
+			c, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			go func() { _, _ = io.Copy(io.Discard, c) }()
+		}
+	}()
+	for name, address := range map[string]string{"nothing listens": "127.0.0.1:1", "silent": silent.Addr().String()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			begin := time.Now()
+			err := Run(t.Context(), Options{Config: loadConfig(t, "kafka.brokers="+address, "qdrant.address="+address), Log: zerolog.Nop()})
+			if !Unreachable(err) || !strings.Contains(err.Error(), address) {
+				t.Errorf("%v", err)
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("it took %v to say so", took)
+			}
+		})
+	}
+}
+
+func TestMissingAddresses(t *testing.T) {
+	err := Run(t.Context(), Options{Config: loadConfig(t), Log: zerolog.Nop()})
+	var wrong *config.Error
+	if !errors.As(err, &wrong) || len(wrong.Problems) != 2 {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestCertificates(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for key, tls := range map[string]config.TLS{
+		"kafka.tls.ca_file":   {Enabled: true, CAFile: file},
+		"kafka.tls.cert_file": {Enabled: true, CertFile: file, KeyFile: file},
+	} {
+		_, err := tlsConfig("kafka.tls", tls)
+		var wrong *config.Error
+		if !errors.As(err, &wrong) || wrong.Problems[0].Key != key || !strings.Contains(err.Error(), file) && key == "kafka.tls.ca_file" {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	if made, err := tlsConfig("kafka.tls", config.TLS{}); made != nil || err != nil {
+		t.Errorf("off: %v, %v", made, err)
+	}
+	if made, err := tlsConfig("kafka.tls", config.TLS{Enabled: true, ServerName: "x"}); err != nil || made.ServerName != "x" {
+		t.Errorf("on: %v, %v", made, err)
+	}
+}
