@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -72,6 +74,41 @@ func TestMachineReadable(t *testing.T) {
 		out := hardneg(t, 30*time.Second, strings.Fields(args)...)
 		if out.code != codeOK || !json.Valid([]byte(out.stdout)) {
 			t.Errorf("hardneg %s: exit code %d, no JSON on stdout: %.200s %s", args, out.code, out.stdout, out.stderr)
+		}
+	}
+}
+
+// TestDemo runs the demonstration until it has shown the effect of a change, and interrupts it.
+func TestDemo(t *testing.T) {
+	command := exec.Command(mustProgram(t), "demo")
+	command.Env = environment()
+	out, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(2*time.Minute, func() { _ = command.Process.Kill() })
+	defer late.Stop()
+	start, shown := time.Now(), false
+	var story strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		story.WriteString(lines.Text() + "\n")
+		if strings.Contains(lines.Text(), "What was mined") {
+			t.Logf("the first triplets came after %v", time.Since(start).Round(time.Millisecond))
+		}
+		if strings.Contains(lines.Text(), " affected, triplets:") && !shown {
+			shown = true
+			_ = command.Process.Signal(os.Interrupt)
+		}
+	}
+	if err := command.Wait(); err != nil || !shown {
+		t.Fatalf("%v, effect shown: %v\n%s", err, shown, story.String())
+	}
+	for _, part := range []string{"Kafka    127.0.0.1:", "query–positive", "Summary", "triplets kept current"} {
+		if !strings.Contains(story.String(), part) {
+			t.Errorf("%q is missing in\n%s", part, story.String())
 		}
 	}
 }

@@ -56,7 +56,7 @@ func TestCrashes(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				case <-time.After(30 * time.Millisecond):
+				case <-time.After(60 * time.Millisecond):
 					k.produce(c.steps(6)...)
 				}
 			}
@@ -74,7 +74,7 @@ func TestCrashes(t *testing.T) {
 		t.Logf("kill %d, inside a transaction: %v, servers too: %v", i+1, hit, both)
 		stages.ready(2 * time.Minute)
 	}
-	took := k.quiet(3 * time.Minute)
+	took := k.quiet(5 * time.Minute)
 	t.Logf("quiet %v after the last kill: %v", took.Round(time.Millisecond), w)
 	t.Log(compare(t, servers, k, w, ""))
 	checkAborted(t, k, tail)

@@ -1,0 +1,167 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"hardneg/internal/records"
+	"hardneg/stream"
+)
+
+// effect is what one change of a document or of the query log did.
+type effect struct {
+	queries                    int // whose triplets were written again
+	replaced, mined, retracted int
+	kept                       int           // the same negative in the same place, published again with its pair
+	last                       time.Duration // from produce to the read_committed reader, of the last triplet
+	examples                   []string
+}
+
+// step is one change: what it says, and the record that makes it.
+type step struct {
+	verb, what string
+	record     stream.Output
+}
+
+// changes edits, deletes and adds documents, one at a time, until the context ends.
+func (d *demo) changes(ctx context.Context) error {
+	d.heading("Changing documents while it runs")
+	for n := 0; ; n++ {
+		if err := pause(ctx, betweenChanges); err != nil {
+			return err
+		}
+		for _, s := range d.round(n) {
+			e, err := d.make(ctx, s)
+			if err != nil {
+				return err
+			}
+			d.effects = append(d.effects, e)
+			d.tell(s, e)
+			if err := pause(ctx, betweenChanges); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// familiar packages are those whose triplets are changed: the ones most readers know.
+var familiar = wellKnown[:13]
+
+// round returns a few changes around triplets of the view, others each time, and in the end takes them back.
+func (d *demo) round(n int) []step {
+	triplets := slices.DeleteFunc(d.view.snapshot(), func(t records.Triplet) bool {
+		return t.Rank != 1 || !slices.ContainsFunc(familiar, func(p string) bool { return strings.HasPrefix(t.Positive.ID, p+".") })
+	})
+	if len(triplets) == 0 {
+		return nil
+	}
+	pick := func(k int) records.Triplet { return triplets[(n*7919+k*104729+13)%len(triplets)] }
+	edited, deleted, asked, gone := pick(0).Negative.ID, pick(1).Negative.ID, pick(2).Query.Text, pick(3).Positive.ID
+	question := fmt.Sprintf("demo/question-%d", n+1)
+	return []step{
+		{"edit", edited + " is now about something else", d.put(records.Document{
+			ID: edited, Title: edited, Text: "This symbol was withdrawn. It is kept for old programs, and does nothing whatsoever when it is used.",
+		})},
+		{"delete", deleted, d.remove(deleted)},
+		{"add", question + ", which repeats a query and answers nothing", d.put(records.Document{
+			ID: question, Title: "A question somebody asked", Text: asked + " That is what it says, but I could not make it work, and nobody replied.",
+		})},
+		{"delete", gone + ", a positive", d.remove(gone)},
+		{"restore", gone, d.restore(gone)},
+		{"restore", deleted, d.restore(deleted)},
+		{"delete", question, d.remove(question)},
+		{"restore", edited, d.restore(edited)},
+	}
+}
+
+// restore writes a document as it was loaded.
+func (d *demo) restore(id string) stream.Output {
+	for _, e := range d.entries {
+		if e.Document.ID == id {
+			return d.put(e.Document)
+		}
+	}
+	return d.remove(id) // not one of those loaded: it goes
+}
+
+func (d *demo) remove(id string) stream.Output {
+	return stream.Output{Topic: d.cfg.Topics.Documents, Partition: stream.ByKey, Key: []byte(id)}
+}
+
+// make produces a change and waits until all that follows from it has reached the reader.
+func (d *demo) make(ctx context.Context, s step) (effect, error) {
+	d.view.watch()
+	start := time.Now()
+	if err := d.kafka.Produce(ctx, []stream.Output{s.record}); err != nil {
+		return effect{}, err
+	}
+	for {
+		done, _, err := d.settled(ctx)
+		if err != nil {
+			return effect{}, err
+		}
+		if done {
+			return measure(d.view.taken(), start), nil
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return effect{}, err
+		}
+	}
+}
+
+// settled tells whether the stages have nothing left to do and the reader has seen all of it, and else what is left.
+func (d *demo) settled(ctx context.Context) (bool, lag, error) {
+	left, err := d.lag(ctx)
+	if err != nil || left.total() > 0 {
+		return false, left, err
+	}
+	ends, err := d.kafka.Offsets(ctx, d.cfg.Topics.Triplets)
+	if err != nil {
+		return false, left, err
+	}
+	return !slices.ContainsFunc(ends, func(end stream.Offsets) bool { return !d.view.has(end) }), left, nil
+}
+
+// measure sums up what happened since a change was produced.
+func measure(events []happened, start time.Time) effect {
+	var e effect
+	queries := map[string]bool{}
+	for _, h := range events {
+		if h.before == nil && h.after == nil {
+			continue // an empty slot that stays empty
+		}
+		queries[h.query] = true
+		e.last = h.at.Sub(start)
+		switch {
+		case h.after == nil:
+			e.retracted++
+			e.example(h, "retracted, it was "+h.before.Negative.ID)
+		case h.before == nil:
+			e.mined++
+			e.example(h, "mined: "+h.after.Negative.ID)
+		case h.before.Negative.ID != h.after.Negative.ID:
+			e.replaced++
+			e.example(h, h.before.Negative.ID+" → "+h.after.Negative.ID)
+		default:
+			e.kept++
+		}
+	}
+	e.queries = len(queries)
+	return e
+}
+
+// example keeps the first few.
+func (e *effect) example(h happened, what string) {
+	const most = 3
+	if len(e.examples) == most {
+		return
+	}
+	t := h.after
+	if t == nil {
+		t = h.before
+	}
+	e.examples = append(e.examples, fmt.Sprintf("%s  #%d  %s", quote(t.Query.Text, 48), h.rank, what))
+}
