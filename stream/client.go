@@ -118,6 +118,12 @@ func (c *Client) Ping(ctx context.Context) error {
 	for _, broker := range c.brokers {
 		conn, err := c.dialer.DialContext(ctx, "tcp", broker)
 		if err == nil {
+			// The dialer's time-out ends with the dialing: something silent would hold the question for ever.
+			deadline, ok := ctx.Deadline()
+			if !ok {
+				deadline = time.Now().Add(c.dialer.Timeout)
+			}
+			_ = conn.SetDeadline(deadline)
 			_, err = conn.Brokers()
 			_ = conn.Close()
 		}
