@@ -45,8 +45,6 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 	c := &command{environ: environ, stdout: stdout, stderr: stderr}
 	root := c.root()
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	code := c.exitCode(err)
 	if code == exitOK {
@@ -104,6 +102,8 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.RunE = func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -126,6 +126,8 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.configCommand(),
 		c.versionCommand(),
 	)
+	root.SetOut(c.stdout) // which the completion commands take when they are made
+	root.SetErr(c.stderr)
 	root.InitDefaultCompletionCmd()
 	c.noteStart(root)
 	return root
