@@ -23,7 +23,7 @@ type Index struct {
 	sizes      sizes
 }
 
-// fields that filters name, by collection. Strict mode forbids filters on others.
+// Fields that filters name, by collection. Strict mode forbids filters on others.
 var (
 	documentIndexes = map[string]qdrant.FieldType{
 		fieldDeleted: qdrant.FieldType_FieldTypeBool,

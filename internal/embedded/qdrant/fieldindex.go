@@ -24,7 +24,7 @@ func (b bitset) count() int {
 	return n
 }
 
-// each calls f for the slots of the set below end, from start.
+// each calls f for the slots of the set, in ascending order.
 func (b bitset) each(f func(slot uint32)) {
 	for i, word := range b {
 		for ; word != 0; word &= word - 1 {
