@@ -118,7 +118,7 @@ func TestDocumentRoundTrip(t *testing.T) {
 			word := rapid.String()
 			d := index.Document{
 				Document: mining.Document{ID: rapid.StringN(1, 20, -1).Draw(rt, "id"), Hash: word.Draw(rt, "hash"), Vector: rapid.SliceOfN(cosine, dimensions, dimensions).Draw(rt, "vector")},
-				Title:    word.Draw(rt, "title"), Text: word.Draw(rt, "text"), UpdatedAt: word.Draw(rt, "updated_at"), Partition: rapid.Int32().Draw(rt, "partition"), Offset: offset,
+				Title:    word.Draw(rt, "title"), Text: word.Draw(rt, "text"), UpdatedAt: word.Draw(rt, "updated_at"), Carried: rapid.Bool().Draw(rt, "carried"), Partition: rapid.Int32().Draw(rt, "partition"), Offset: offset,
 			}
 			if rapid.Bool().Draw(rt, "minhash") {
 				d.MinHash = mining.NewMinHash("one two three four five six " + word.Draw(rt, "shingles"))
