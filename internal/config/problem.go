@@ -41,16 +41,22 @@ func failure(problems []Problem) error {
 	return &Error{problems}
 }
 
-// nearest is the name that was probably meant, or empty.
+// nearest is the name that was probably meant, at most a third of its letters away, or empty.
 func nearest(name string, known []string) string {
-	best, at := "", max(1, len(name)/3)+1
+	best, least := "", len(name)+1
 	for _, k := range known {
-		if d := distance(strings.ToLower(name), k); d < at {
-			best, at = k, d
+		within := max(1, len(k)/3)
+		if abs(len(name)-len(k)) > within { // a long text from a broken file costs nothing
+			continue
+		}
+		if d := distance(strings.ToLower(name), k); d <= within && d < least {
+			best, least = k, d
 		}
 	}
 	return best
 }
+
+func abs(n int) int { return max(n, -n) }
 
 // distance is the number of letters to insert, delete, replace or swap with the next (optimal string alignment)
 // that make a into b.
