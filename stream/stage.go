@@ -111,6 +111,8 @@ type run struct {
 	fail   context.CancelCauseFunc // ends the stage with an error
 	tasks  sync.WaitGroup
 
+	partitions int // of the topic, before the generation began
+
 	mu   sync.Mutex
 	seen map[int32]int64 // highest token that a Processor met in a stored state, by partition
 }
@@ -125,7 +127,8 @@ func (c *Client) Run(ctx context.Context, stage Stage) error {
 		return err
 	}
 	// Without its topic a group has an empty assignment, and nobody would notice.
-	if _, err := c.Partitions(ctx, stage.Topic); err != nil {
+	partitions, err := c.Partitions(ctx, stage.Topic)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -133,7 +136,7 @@ func (c *Client) Run(ctx context.Context, stage Stage) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &run{client: c, stage: stage, seen: map[int32]int64{}}
+	r := &run{client: c, stage: stage, partitions: partitions, seen: map[int32]int64{}}
 	var failure error
 	var once sync.Once
 	r.fail = func(err error) {
@@ -141,17 +144,15 @@ func (c *Client) Run(ctx context.Context, stage Stage) error {
 		cancel(err)
 	}
 	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
-		ID:                     stage.Group,
-		Brokers:                c.brokers,
-		Dialer:                 c.dialer,
-		Topics:                 []string{stage.Topic},
-		GroupBalancers:         []kafka.GroupBalancer{kafka.RangeGroupBalancer{}},
-		HeartbeatInterval:      stage.heartbeat(),
-		SessionTimeout:         stage.SessionTimeout,
-		RebalanceTimeout:       stage.SessionTimeout,
-		JoinGroupBackoff:       time.Second,
-		WatchPartitionChanges:  true,
-		PartitionWatchInterval: 5 * time.Second,
+		ID:                stage.Group,
+		Brokers:           c.brokers,
+		Dialer:            c.dialer,
+		Topics:            []string{stage.Topic},
+		GroupBalancers:    []kafka.GroupBalancer{kafka.RangeGroupBalancer{}},
+		HeartbeatInterval: stage.heartbeat(),
+		SessionTimeout:    stage.SessionTimeout,
+		RebalanceTimeout:  stage.SessionTimeout,
+		JoinGroupBackoff:  time.Second,
 	})
 	if err != nil {
 		return fmt.Errorf("stage %s: %w", stage.Name, err)
@@ -189,6 +190,11 @@ func (r *run) joinFailed(ctx context.Context, err error) {
 func (r *run) start(ctx context.Context, g *kafka.Generation) {
 	assigned := g.Assignments[r.stage.Topic]
 	r.observe(Event{Partition: -1, Kind: Joined, Records: len(assigned)})
+	r.tasks.Add(1)
+	g.Start(func(generation context.Context) {
+		defer r.tasks.Done()
+		r.watchPartitions(ctx, generation)
+	})
 	m := membership{group: r.stage.Group, generation: g.ID, member: g.MemberID}
 	for _, a := range assigned {
 		t := &task{run: r, input: place{r.stage.Topic, int32(a.ID)}, member: m}
@@ -197,6 +203,26 @@ func (r *run) start(ctx context.Context, g *kafka.Generation) {
 			defer r.tasks.Done()
 			t.work(ctx, generation)
 		})
+	}
+}
+
+// watchPartitions ends the generation when the topic has got more partitions than before it began. kafka-go's own
+// watcher first counts after the assignment is made, and overlooks for ever what is added in between.
+func (r *run) watchPartitions(stage, generation context.Context) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stage.Done():
+			return
+		case <-generation.Done():
+			return
+		case <-tick.C:
+		}
+		if n, err := r.client.Partitions(stage, r.stage.Topic); err == nil && n != r.partitions {
+			r.partitions = n // the only one of its kind that runs: generations follow each other
+			return
+		}
 	}
 }
 

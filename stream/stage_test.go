@@ -417,7 +417,13 @@ func TestOutOfRangePolicies(t *testing.T) {
 func TestAddedPartitions(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
-	s := stageOf(in, &watch{t: t}, passOn(out))
+	w := &watch{t: t}
+	s := stageOf(in, w, passOn(out))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("events %+v", w.events)
+		}
+	})
 	runStage(t, c, s)
 	if err := c.Produce(testContext(t), numbered(in, 0, 10)); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,272 @@
+package kafka
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const childDir = "HARDNEG_TEST_BROKER_DIR"
+
+// TestMain is also the broker process that the tests kill.
+func TestMain(m *testing.M) {
+	dir := os.Getenv(childDir)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	s, err := Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.New(os.Stderr)})
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	fmt.Println("listening on", s.Addr())
+	select {}
+}
+
+// child starts a broker process and returns its address and what kills it.
+func child(t *testing.T, dir string) (addr string, kill func()) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childDir+"="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = func() {
+		_ = cmd.Process.Kill() // SIGKILL
+		_ = cmd.Wait()
+	}
+	t.Cleanup(kill)
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if !ok {
+		t.Fatalf("the broker says %q", line)
+	}
+	return addr, kill
+}
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func connect(t testing.TB, addr string, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+func makeTopic(t testing.TB, cl *kgo.Client, name string, partitions int32) {
+	t.Helper()
+	req := kmsg.NewPtrCreateTopicsRequest()
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, partitions, 1
+	req.Topics = append(req.Topics, topic)
+	res, err := req.RequestWith(testContext(t), cl)
+	if err != nil || res.Topics[0].ErrorCode != 0 {
+		t.Fatal(err, res)
+	}
+}
+
+// visible are the values that a read_committed reader sees, up to the end of the partitions.
+func visible(t testing.TB, addr, topic string, partitions int32) []string {
+	t.Helper()
+	ctx := testContext(t)
+	cl := connect(t, addr, kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(50*time.Millisecond))
+	defer cl.Close()
+	end := kgo.StringRecord("end")
+	end.Topic = topic
+	var values []string
+	for p := range partitions { // a last record in each partition says where to stop
+		r := *end
+		r.Partition = p
+		if err := cl.ProduceSync(ctx, &r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[int32]int64{}
+	for int32(len(seen)) < partitions {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			t.Fatalf("reading %s: %v", topic, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			switch {
+			case r.Attrs.IsControl():
+			case string(r.Value) == "end":
+				seen[r.Partition] = r.Offset
+			default:
+				values = append(values, string(r.Value))
+			}
+		})
+	}
+	slices.Sort(values)
+	return values
+}
+
+// A transaction that is open when the process is killed stays aborted, although the same producer goes on, and the
+// process is killed again. Without the repair its records join the producer's next transaction at the second kill.
+func TestTransactionOpenAtKill(t *testing.T) {
+	dir := t.TempDir()
+	const topic, partitions = "t", 3
+	var want []string
+	write := func(tx *kgo.Client, value string) {
+		for p := range int32(partitions) {
+			v := fmt.Sprintf("%s/%d", value, p)
+			if err := tx.ProduceSync(testContext(t), &kgo.Record{Topic: topic, Partition: p, Value: []byte(v)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(value, "committed") {
+				want = append(want, v)
+			}
+		}
+	}
+	for round := range 5 {
+		addr, kill := child(t, dir)
+		if round == 0 {
+			makeTopic(t, connect(t, addr), topic, partitions)
+		}
+		tx := connect(t, addr, kgo.TransactionalID("producer"))
+		for _, step := range []string{"committed first", "aborted", "committed second", "open at the kill"} {
+			if err := tx.BeginTransaction(); err != nil {
+				t.Fatal(err)
+			}
+			write(tx, fmt.Sprintf("%s %d", step, round))
+			if step != "open at the kill" {
+				if err := tx.EndTransaction(testContext(t), kgo.TransactionEndTry(step != "aborted")); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		kill()
+	}
+	for round := range 3 {
+		addr, kill := child(t, dir)
+		slices.Sort(want)
+		if got := visible(t, addr, topic, partitions); !slices.Equal(got, want) {
+			t.Errorf("after kill %d: %d records visible, want %d: %q", round+5, len(got), len(want), got)
+		}
+		kill()
+	}
+}
+
+// The same after a stop in good order with a transaction open, and a kill before anything else happens.
+func TestTransactionOpenAtStop(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	makeTopic(t, connect(t, s.Addr()), "t", 1)
+	tx := connect(t, s.Addr(), kgo.TransactionalID("producer"))
+	if err := tx.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.ProduceSync(testContext(t), &kgo.Record{Topic: "t", Value: []byte("open")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		addr, kill := child(t, dir)
+		if got := visible(t, addr, "t", 1); len(got) != 0 {
+			t.Errorf("visible: %q", got)
+		}
+		kill()
+	}
+}
+
+func TestAddressInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = Start(Config{Address: l.Addr().String(), Dir: t.TempDir(), Log: zerolog.Nop()})
+	if err == nil || !strings.Contains(err.Error(), l.Addr().String()+" is in use by another program") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := Start(Config{Address: "nonsense", Dir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "want host:port") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestDirectoryInUse(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.Nop()}); err == nil || !strings.Contains(err.Error(), dir+" is in use by another process") {
+		t.Errorf("error %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "running")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after a stop in good order: %v", err)
+	}
+	s, err = Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Records stay over a stop, a kill and a change of port; topics are made only when asked for.
+func TestDurable(t *testing.T) {
+	dir := t.TempDir()
+	addr, kill := child(t, dir)
+	cl := connect(t, addr, kgo.ProducerBatchMaxBytes(3<<20), kgo.BrokerMaxWriteBytes(100<<20))
+	makeTopic(t, cl, "t", 1)
+	for i := range 100 {
+		if err := cl.ProduceSync(testContext(t), &kgo.Record{Topic: "t", Value: fmt.Append(nil, i)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := cl.ProduceSync(testContext(t), &kgo.Record{Topic: "t", Value: bytes.Repeat([]byte{1}, 2<<20), Key: binary.BigEndian.AppendUint64(nil, 1)}).FirstErr()
+	if err != nil && !errors.Is(err, kerr.MessageTooLarge) {
+		t.Errorf("a record of 2 MiB: %v", err)
+	}
+	if err := cl.ProduceSync(testContext(t), &kgo.Record{Topic: "other", Value: nil}).FirstErr(); !errors.Is(err, kerr.UnknownTopicOrPartition) {
+		t.Errorf("a topic that nobody made: %v", err)
+	}
+	kill()
+	addr, _ = child(t, dir)
+	if got := visible(t, addr, "t", 1); len(got) < 100 {
+		t.Errorf("%d records after the kill", len(got))
+	}
+}

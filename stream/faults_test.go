@@ -1,0 +1,168 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// faultyConn loses answers: what was asked happens, and the connection breaks.
+type faultyConn struct {
+	net.Conn
+	faults *faults
+	broken atomic.Bool
+}
+
+// faults are what goes wrong on the connections of a client.
+type faults struct {
+	mu     sync.Mutex
+	rng    *rand.Rand
+	lose   float64       // probability that a request's answer is lost
+	refuse float64       // probability that a request does not get there
+	frozen chan struct{} // not nil: nothing moves until it is closed
+	lost   int
+}
+
+func (f *faults) wait() {
+	f.mu.Lock()
+	frozen := f.frozen
+	f.mu.Unlock()
+	if frozen != nil {
+		<-frozen
+	}
+}
+
+func (f *faults) freeze() (thaw func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	frozen := make(chan struct{})
+	f.frozen = frozen
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.frozen = nil
+		close(frozen)
+	}
+}
+
+func (f *faults) draw() float64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rng.Float64()
+}
+
+func (c *faultyConn) Write(b []byte) (int, error) {
+	c.faults.wait()
+	switch p := c.faults.draw(); {
+	case p < c.faults.refuse:
+		c.broken.Store(true)
+		return 0, errors.New("broken before the request")
+	case p < c.faults.refuse+c.faults.lose:
+		c.broken.Store(true)
+		c.faults.mu.Lock()
+		c.faults.lost++
+		c.faults.mu.Unlock()
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *faultyConn) Read(b []byte) (int, error) {
+	c.faults.wait()
+	n, err := c.Conn.Read(b) // the broker has answered, so the effect is there
+	c.faults.wait()
+	if c.broken.Load() {
+		_ = c.Conn.Close()
+		return 0, errors.New("broken before the answer")
+	}
+	return n, err
+}
+
+// faultyClient is a client with faults on the connections of its transport, and of its groups if groups is set.
+func faultyClient(t *testing.T, f *faults, groups bool) *Client {
+	c := clientOf(t, brokerAddr)
+	dial := c.tr.Dial
+	c.tr.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &faultyConn{Conn: conn, faults: f}, nil
+	}
+	if groups {
+		c.dialer.DialFunc = c.tr.Dial
+	}
+	return c
+}
+
+// Answers and requests get lost at any step, and still every record comes out once.
+func TestLostAnswers(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	c := testClient(t)
+	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 2)
+	const n = 1000
+	if err := c.Produce(testContext(t), numbered(in, 0, n)); err != nil {
+		t.Fatal(err)
+	}
+	f := &faults{rng: rand.New(rand.NewPCG(seed, 0)), lose: 0.01, refuse: 0.002}
+	w := &watch{t: t}
+	s := stageOf(in, w, passOn(out))
+	s.MaxRecords = 10
+	runStage(t, faultyClient(t, f, false), s)
+	for deadline := time.Now().Add(40 * time.Second); !noLag(t, c, s.Group, in); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not done; failures %+v", w.all(Failed))
+		}
+	}
+	exactlyOnce(t, out, n)
+	tokensGrow(t, w)
+	if f.lost < 5 || len(w.all(Failed)) < 2 {
+		t.Errorf("%d answers were lost, %d failures: this proves little", f.lost, len(w.all(Failed)))
+	}
+	t.Logf("%d answers lost, %d failures, %d assignments", f.lost, len(w.all(Failed)), len(w.all(Assigned)))
+}
+
+// An instance hangs for longer than its session, another takes over, and the first wakes up in the middle of what
+// it did.
+func TestFrozenInstance(t *testing.T) {
+	c := testClient(t)
+	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
+	const n = 300
+	if err := c.Produce(testContext(t), numbered(in, 0, n)); err != nil {
+		t.Fatal(err)
+	}
+	f := &faults{rng: rand.New(rand.NewPCG(1, 0))}
+	var thaw func()
+	frozen := make(chan struct{})
+	var batches atomic.Int64
+	first, second := &watch{t: t}, &watch{t: t}
+	s := stageOf(in, first, func(a Assignment) Processor {
+		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
+			if batches.Add(1) == 5 {
+				thaw = f.freeze()
+				close(frozen)
+			}
+			return passOn(out)(a).Process(ctx, batch)
+		})
+	})
+	s.MaxRecords = 10
+	runStage(t, faultyClient(t, f, true), s)
+	<-frozen
+	s2 := s
+	s2.New, s2.Observe = passOn(out), second.observe
+	runStage(t, c, s2)
+	eventually(t, "the second takes over and consumes all", func() bool { return noLag(t, c, s.Group, in) })
+	thaw()
+	if err := c.Produce(testContext(t), numbered(in, n, 100)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first notices", func() bool { return len(first.all(Revoked))+len(first.all(Fenced)) > 0 })
+	eventually(t, "the rest is consumed", func() bool { return noLag(t, c, s.Group, in) })
+	exactlyOnce(t, out, n+100)
+	tokensGrow(t, first, second)
+}
