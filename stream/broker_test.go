@@ -248,7 +248,9 @@ func diff(want, got []string) string {
 // processFunc is a Processor.
 type processFunc func(context.Context, []Record) ([]Output, error)
 
-func (f processFunc) Process(ctx context.Context, batch []Record) ([]Output, error) { return f(ctx, batch) }
+func (f processFunc) Process(ctx context.Context, batch []Record) ([]Output, error) {
+	return f(ctx, batch)
+}
 
 // passOn copies records to another topic.
 func passOn(to string) func(Assignment) Processor {
