@@ -2,12 +2,13 @@ package mining
 
 import (
 	"bytes"
+	"context"
 	"reflect"
 	"testing"
 )
 
 func TestReducerCodec(t *testing.T) {
-	fitted, err := FitReducer(sampleLike(50, 20, 0.5, 1), ReducerOptions{Variance: 0.9, Normalize: true, SubtractMean: true})
+	fitted, err := FitReducer(context.Background(), sampleLike(50, 20, 0.5, 1), ReducerOptions{Variance: 0.9, Normalize: true, SubtractMean: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestReducerCodec(t *testing.T) {
 }
 
 func FuzzReducerUnmarshal(f *testing.F) {
-	fitted, err := FitReducer(sampleLike(20, 6, 0.5, 1), ReducerOptions{Variance: 0.9})
+	fitted, err := FitReducer(context.Background(), sampleLike(20, 6, 0.5, 1), ReducerOptions{Variance: 0.9})
 	if err != nil {
 		f.Fatal(err)
 	}

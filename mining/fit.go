@@ -1,6 +1,7 @@
 package mining
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -53,7 +54,9 @@ const converged = 5e-4
 // A sample of few rows spans few directions; a text outside them would project to nothing, or to noise. So the axes
 // are completed with random orthonormal directions up to o.MinDimensions: on those, unseen texts keep their distances
 // approximately (Johnson and Lindenstrauss), where the sample says nothing better.
-func FitReducer(rows Matrix, o ReducerOptions) (*Reducer, error) {
+//
+// A fit can take minutes; when ctx ends it stops with ctx's error, within a block.
+func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, error) {
 	if err := rows.check("sample"); err != nil {
 		return nil, err
 	}
@@ -67,7 +70,10 @@ func FitReducer(rows Matrix, o ReducerOptions) (*Reducer, error) {
 	if err := f.moments(); err != nil {
 		return nil, err
 	}
-	axes, values := f.axes(o.Variance*f.total, o.MaxDimensions)
+	axes, values, err := f.axes(ctx, o.Variance*f.total, o.MaxDimensions)
+	if err != nil {
+		return nil, err
+	}
 	share := make([]float64, 0, o.MinDimensions)
 	sum := 0.0
 	for _, v := range values {
@@ -133,13 +139,16 @@ func (f *fit) moments() error {
 
 // axes are the leading eigenvectors of the covariance, as rows, and their eigenvalues: until these add up to
 // target, or most of them, or as many as the sample has.
-func (f *fit) axes(target float64, most int) (Matrix, []float64) {
+func (f *fit) axes(ctx context.Context, target float64, most int) (Matrix, []float64, error) {
 	if f.total == 0 {
-		return Matrix{Cols: f.rows.Cols}, nil
+		return Matrix{Cols: f.rows.Cols}, nil, nil
 	}
 	f.begin()
 	var last *spectrum
 	for check := 0; ; {
+		if err := ctx.Err(); err != nil {
+			return Matrix{}, nil, err
+		}
 		grown := f.grow()
 		if grown && (f.size < check || (f.trace() < target && f.size < most*3/2)) {
 			continue
@@ -149,7 +158,7 @@ func (f *fit) axes(target float64, most int) (Matrix, []float64) {
 		// The basis must hold more than the axes it is asked for, so that the last of them are found well, too: it has
 		// grown enough once growing changes next to nothing of what these axes capture.
 		if !grown || (last != nil && solved.sum(k)-last.sum(k) <= converged*f.total) {
-			return f.rotate(solved.vectors(k)), solved.values[:k]
+			return f.rotate(solved.vectors(k)), solved.values[:k], nil
 		}
 		last = solved
 		check = f.size + max(krylovBlock, f.size/5)

@@ -1,6 +1,7 @@
 package mining
 
 import (
+	"context"
 	"errors"
 	"math"
 	"reflect"
@@ -13,7 +14,7 @@ func TestReducerDeterminism(t *testing.T) {
 	m := sampleLike(700, 300, 0.3, 5)
 	o := ReducerOptions{Variance: 0.9, MaxDimensions: 200, MinDimensions: 10, Normalize: true, Seed: 9}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	one, err := FitReducer(m, o)
+	one, err := FitReducer(context.Background(), m, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +24,7 @@ func TestReducerDeterminism(t *testing.T) {
 	}
 	for _, processors := range []int{2, 5} {
 		runtime.GOMAXPROCS(processors)
-		other, err := FitReducer(m, o)
+		other, err := FitReducer(context.Background(), m, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +46,7 @@ func TestProject(t *testing.T) {
 	for _, o := range []ReducerOptions{
 		{Variance: 0.8}, {Variance: 0.8, Normalize: true}, {Variance: 0.8, SubtractMean: true}, {Variance: 0.8, SubtractMean: true, Normalize: true},
 	} {
-		r, err := FitReducer(m, o)
+		r, err := FitReducer(context.Background(), m, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +121,7 @@ func TestReducerSmallSamples(t *testing.T) {
 		"one row": {sampleLike(1, 30, 0, 1), 0}, "all the same": {same, 0}, "three texts": {few, 2}, "ten rows": {sampleLike(10, 30, 0, 1), 9},
 	} {
 		for _, least := range []int{0, 5, 30, 99} {
-			r, err := FitReducer(c.rows, ReducerOptions{Variance: 1, MinDimensions: least, Normalize: true})
+			r, err := FitReducer(context.Background(), c.rows, ReducerOptions{Variance: 1, MinDimensions: least, Normalize: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -158,7 +159,7 @@ func TestReducerMultiplicity(t *testing.T) {
 			m.Row(2 * i)[i], m.Row(2*i + 1)[i] = 0.1, -0.1
 		}
 	}
-	r, err := FitReducer(m, ReducerOptions{Variance: 0.99})
+	r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 0.99})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,16 +172,16 @@ func TestFitReducerErrors(t *testing.T) {
 	good := sampleLike(10, 4, 0, 1)
 	bad := sampleLike(10, 4, 0, 1)
 	bad.Row(7)[2] = float32(math.Inf(-1))
-	if _, err := FitReducer(bad, ReducerOptions{Variance: 0.9}); !errors.Is(err, ErrNotFinite) {
+	if _, err := FitReducer(context.Background(), bad, ReducerOptions{Variance: 0.9}); !errors.Is(err, ErrNotFinite) {
 		t.Error(err)
 	}
 	for _, o := range []ReducerOptions{{}, {Variance: 1.1}, {Variance: math.NaN()}, {Variance: 0.9, MaxDimensions: -1}, {Variance: 0.9, MinDimensions: -1}} {
-		if _, err := FitReducer(good, o); err == nil {
+		if _, err := FitReducer(context.Background(), good, o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
 	for _, m := range []Matrix{{}, {Rows: 0, Cols: 3}, {Rows: 2, Cols: 2, Data: make([]float32, 3)}} {
-		if _, err := FitReducer(m, ReducerOptions{Variance: 0.9}); err == nil {
+		if _, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 0.9}); err == nil {
 			t.Errorf("sample of %d × %d with %d values is accepted", m.Rows, m.Cols, len(m.Data))
 		}
 	}
@@ -188,7 +189,7 @@ func TestFitReducerErrors(t *testing.T) {
 
 func BenchmarkReducerProject(b *testing.B) {
 	m := sampleLike(1024, 4096, 0.6, 1)
-	r, err := FitReducer(m, ReducerOptions{Variance: 1, MaxDimensions: 512, MinDimensions: 512, Normalize: true})
+	r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 1, MaxDimensions: 512, MinDimensions: 512, Normalize: true})
 	if err != nil {
 		b.Fatal(err)
 	}

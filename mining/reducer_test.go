@@ -1,6 +1,7 @@
 package mining
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -113,7 +114,7 @@ func TestReducerAgainstExact(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%dx%d/%v/%v/%d", c.n, c.d, c.decay, c.variance, c.most), func(t *testing.T) {
 			m := sampleLike(c.n, c.d, c.decay, 1)
-			r, err := FitReducer(m, ReducerOptions{Variance: c.variance, MaxDimensions: c.most, Seed: 3})
+			r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: c.variance, MaxDimensions: c.most, Seed: 3})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -176,7 +177,7 @@ func BenchmarkReducerFit(b *testing.B) {
 			m := sampleLike(c.n, c.d, c.decay, 1)
 			runtime.GC()
 			for b.Loop() {
-				r, err := FitReducer(m, ReducerOptions{Variance: c.variance, MaxDimensions: c.most, Normalize: true})
+				r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: c.variance, MaxDimensions: c.most, Normalize: true})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -59,6 +59,9 @@ func Fit(ctx context.Context, embedders []config.Embedder, reduce config.Reduce,
 	}, embedders)
 }
 
+// ErrSample says that no passage of the sample can be embedded.
+var ErrSample = errors.New("model: nothing to fit on")
+
 // assemble builds the ensemble, not fitted yet.
 func assemble(definitions []config.Embedder) (*Model, error) {
 	embedders, err := embed.New(definitions)
@@ -110,7 +113,7 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 		}
 	}
 	if samples == 0 {
-		return 0, fmt.Errorf("model: none of the %d passages of the sample can be embedded: %w", len(sample), cmp.Or(refused, errors.New("the sample is empty")))
+		return 0, fmt.Errorf("%w: all %d are refused: %w", ErrSample, len(sample), cmp.Or(refused, errors.New("the sample is empty")))
 	}
 	if reduce.Method == "none" {
 		m.reducer = mining.Identity(m.length)
@@ -127,7 +130,7 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if samples < minimum {
 		options.MinDimensions = options.MaxDimensions
 	}
-	m.reducer, err = mining.FitReducer(rows, options)
+	m.reducer, err = mining.FitReducer(ctx, rows, options)
 	if err != nil {
 		return 0, fmt.Errorf("model: reducing %d vectors of %d dimensions: %w", samples, m.length, err)
 	}

@@ -188,7 +188,7 @@ func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) {
 		sample = every(passages, 10_000)
 	}
 	start := time.Now()
-	reducer, err := mining.FitReducer(sample, mining.ReducerOptions{Variance: 1, MaxDimensions: curveDimensions[len(curveDimensions)-1], Normalize: true, Seed: 1})
+	reducer, err := mining.FitReducer(t.Context(), sample, mining.ReducerOptions{Variance: 1, MaxDimensions: curveDimensions[len(curveDimensions)-1], Normalize: true, Seed: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -130,17 +130,10 @@ func chunkNumber(n int) string { return fmt.Sprintf("%06d", n) }
 // fit samples the documents topic, fits a model and publishes it. When several instances do so at once, all of
 // them go on with the one whose manifest came first.
 func (p *Pipeline) fit(ctx context.Context) error {
-	sample, err := p.sample(ctx)
+	m, err := p.fitSample(ctx, 0)
 	if err != nil {
 		return err
 	}
-	p.log.Info().Int("documents", len(sample)).Msg("fitting a model")
-	start := p.now()
-	m, err := model.Fit(ctx, p.cfg.Embedders, p.cfg.Reduce, p.cfg.Fit.Minimum, sample)
-	if err != nil {
-		return fmt.Errorf("fitting a model on %d documents: %w", len(sample), err)
-	}
-	p.log.Info().Dur("took", p.now().Sub(start)).Str("model", m.ID()).Int("dimensions", m.Dimensions()).Msg("fitted")
 	manifest, chunks, err := m.Encode()
 	if err != nil {
 		return err
@@ -162,9 +155,29 @@ func (p *Pipeline) fit(ctx context.Context) error {
 	return err
 }
 
+// fitSample fits on the documents that are there, once there are more than a number that was of no use.
+func (p *Pipeline) fitSample(ctx context.Context, useless int) (*model.Model, error) {
+	sample, err := p.sample(ctx, useless)
+	if err != nil {
+		return nil, err
+	}
+	p.log.Info().Int("documents", len(sample)).Msg("fitting a model")
+	start := p.now()
+	m, err := model.Fit(ctx, p.cfg.Embedders, p.cfg.Reduce, p.cfg.Fit.Minimum, sample)
+	if errors.Is(err, model.ErrSample) {
+		p.log.Warn().Err(err).Msg("waiting for documents that can be embedded")
+		return p.fitSample(ctx, len(sample))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fitting a model on %d documents: %w", len(sample), err)
+	}
+	p.log.Info().Dur("took", p.now().Sub(start)).Str("model", m.ID()).Int("dimensions", m.Dimensions()).Msg("fitted")
+	return m, nil
+}
+
 // sample reads documents until there are fit.sample of them, or at least fit.minimum and no more are coming, or
-// fit.wait has passed since the first.
-func (p *Pipeline) sample(ctx context.Context) ([]embed.Item, error) {
+// fit.wait has passed since the first; and more than a number that was of no use.
+func (p *Pipeline) sample(ctx context.Context, useless int) ([]embed.Item, error) {
 	topic := p.cfg.Topics.Documents
 	offsets, err := p.kafka.Offsets(ctx, topic)
 	if err != nil {
@@ -209,6 +222,7 @@ func (p *Pipeline) sample(ctx context.Context) ([]embed.Item, error) {
 		}
 		n := len(documents)
 		switch {
+		case n <= useless:
 		case n >= p.cfg.Fit.Sample,
 			n >= p.cfg.Fit.Minimum && atEnd && p.now().Sub(last) >= quietAfter,
 			n > 0 && p.now().Sub(first) >= p.cfg.Fit.Wait:
