@@ -33,9 +33,9 @@ type GoEntry struct {
 
 // FindGOROOT returns the folder of the Go installation on this machine.
 func FindGOROOT(ctx context.Context) (string, error) {
-	candidates := []string{runtime.GOROOT(), os.Getenv("GOROOT")}
 	out, commandErr := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
-	candidates = append(candidates, strings.TrimSpace(string(out)))
+	//lint:ignore SA1019 the last resort: where the program was built here, and the go command is not on the path
+	candidates := []string{os.Getenv("GOROOT"), strings.TrimSpace(string(out)), runtime.GOROOT()}
 	for _, root := range candidates {
 		if root == "" {
 			continue

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,6 +97,7 @@ func TestBadInput(t *testing.T) {
 		w.remove("never-was"),
 		w.put("late", text{"", "It comes later than the query that names it."}),
 	)
+	records = append(records, carriedNearCopies(w)...)
 	once := w.put("twice", text{"Twice", "The same record comes two times."})
 	again := *once
 	k.produce(append(records, once, &again)...)
@@ -118,6 +121,38 @@ func TestBadInput(t *testing.T) {
 	checkDeadLetters(t, k, sent)
 	checkLarge(t, k)
 	s.stop()
+}
+
+// carriedNearCopies is a positive and a document of other words with nearly the same carried vector. The query's vector
+// lies on the document's side, so that only the guard keeps it from being the hardest negative.
+func carriedNearCopies(w *world) []*kgo.Record {
+	r := rand.New(rand.NewPCG(1, 2))
+	vector := func(add float64, to []float64) []float64 {
+		out := make([]float64, 256)
+		for i := range out {
+			out[i] = add * r.NormFloat64()
+			if to != nil {
+				out[i] += to[i]
+			}
+		}
+		return out
+	}
+	anchor := vector(1, nil)
+	near := vector(0.05, anchor)
+	query := make([]float64, len(near))
+	for i := range query {
+		query[i] = anchor[i] + 1.4*(near[i]-anchor[i])
+	}
+	carry := func(record *kgo.Record, v []float64) *kgo.Record {
+		carried := fmt.Sprintf(`,"embeddings":{"words":"%s"}}`, floats(v...))
+		record.Value = append(bytes.TrimSuffix(record.Value, []byte("}")), carried...)
+		return record
+	}
+	return []*kgo.Record{
+		carry(w.put("anchor", text{"", "An anchor holds a ship."}), anchor),
+		carry(w.put("near", text{"", "Completely different words about gardening."}), near),
+		carry(w.judge("anchored", "what holds a ship", "anchor"), query),
+	}
 }
 
 func recordPlace(topic string, partition int32, offset int64) string {

@@ -42,7 +42,7 @@ type service struct {
 	addresses
 }
 
-// newService describes a service; start starts it.
+// newService describes a service; spawn starts it.
 func newService(t testing.TB, args ...string) *service {
 	t.Helper()
 	dir := t.TempDir()
@@ -59,13 +59,6 @@ func newService(t testing.TB, args ...string) *service {
 		log.Close()
 	})
 	return s
-}
-
-// start starts the process and waits until all its stages run.
-func (s *service) start() {
-	s.t.Helper()
-	s.spawn()
-	s.ready(2 * time.Minute)
 }
 
 // spawn starts the process and waits for its addresses.
