@@ -5,5 +5,6 @@
 // collections. Of the module they import only the readers of data sets.
 //
 // -long (or HARDNEG_LONG=1) runs full sizes, -kills N sets the number of random kills, and -seed replays a run.
-// With HARDNEG_TEST_KAFKA=host:port the same checks run against that Kafka as well.
+// With HARDNEG_TEST_KAFKA=host:port the same checks run against that Kafka as well. HARDNEG_TEST_RACE=1 builds the
+// program with the race detector.
 package e2e

@@ -24,7 +24,11 @@ var buildDir string
 // program builds the program under test, once, and returns its path.
 var program = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(buildDir, "hardneg")
-	args := []string{"build", "-o", path, "hardneg/cmd/hardneg"}
+	args := []string{"build", "-o", path}
+	if os.Getenv("HARDNEG_TEST_RACE") == "1" {
+		args = append(args, "-race")
+	}
+	args = append(args, "hardneg/cmd/hardneg")
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}

@@ -53,6 +53,9 @@ func newService(t testing.TB, args ...string) *service {
 	s := &service{t: t, dir: filepath.Join(dir, "data"), args: args, log: log}
 	t.Cleanup(func() {
 		s.kill()
+		if raw, err := os.ReadFile(log.Name()); err != nil || bytes.Contains(raw, []byte("DATA RACE")) || bytes.Contains(raw, []byte("panic: ")) {
+			t.Errorf("a data race or a panic in the service (%v): %s", err, raw)
+		}
 		if t.Failed() {
 			t.Logf("the end of the service's log:\n%s", s.logTail(6000))
 		}
