@@ -120,6 +120,7 @@ func TestBadInput(t *testing.T) {
 	t.Log(compare(t, s, k, w, ""))
 	checkDeadLetters(t, k, sent)
 	checkLarge(t, k)
+	checkSchemas(t, k)
 	s.stop()
 }
 
