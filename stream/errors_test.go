@@ -58,7 +58,6 @@ func TestActions(t *testing.T) {
 		{protocol.NewErrNoPartition("t", 1), retry, false},
 		{protocol.NewErrNoLeader("t", 1), retry, false},
 		{rawproduce.NewError(errors.New("mismatching leaders (1!=2)")), retry, false},
-		{errCommittedLate, restart, false},
 	} {
 		if got := actionFor(c.err); got != c.want {
 			t.Errorf("%v: %v, want %v", c.err, got, c.want)

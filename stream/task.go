@@ -57,11 +57,9 @@ func (t *task) work(stage, generation context.Context) {
 			_ = t.wait.pause(stop)
 			return
 		}
-		if !errors.Is(err, errCommittedLate) {
-			t.observe(Event{Kind: Failed, Err: err})
-			if t.wait.pause(stop) != nil {
-				continue
-			}
+		t.observe(Event{Kind: Failed, Err: err})
+		if t.wait.pause(stop) != nil {
+			continue
 		}
 		// Only a member may fence: InitProducerId of one that was expelled would hit the rightful owner.
 		if err := t.stillMember(stop); err != nil && stop.Err() == nil {
@@ -207,15 +205,14 @@ func (t *task) process(ctx context.Context, p *producer, processor Processor, b 
 			return fmt.Errorf("processing %s/%d from offset %d: %w", t.input.topic, t.input.partition, b.records[0].Offset, err)
 		}
 	}
-	err := p.commit(ctx, t.member, t.input, b.next, formatToken(t.token), outputs)
-	if err != nil && !errors.Is(err, errCommittedLate) {
+	if err := p.commit(ctx, t.member, t.input, b.next, formatToken(t.token), outputs); err != nil {
 		p.abort(ctx)
 		return err
 	}
 	t.observe(Event{
 		Kind: Committed, Offset: b.next, End: b.end, Records: len(b.records), Outputs: len(outputs), Took: time.Since(began),
 	})
-	return err
+	return nil
 }
 
 // readBatch is what one transaction consumes. It has no records where only markers and the like are left to pass.

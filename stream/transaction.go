@@ -21,12 +21,8 @@ type membership struct {
 	member     string
 }
 
-// errCommittedLate says that a transaction is committed, but only a second EndTxn told so: the first may still be
-// on its way, and would end the next transaction. A new epoch fences it.
-var errCommittedLate = errors.New("the answer to the commit was lost; it is committed, and a new epoch begins")
-
-// commit runs one transaction: outputs, and the offset of one input partition with the metadata beside it. Any
-// error but errCommittedLate leaves the transaction to be aborted.
+// commit runs one transaction: outputs, and the offset of one input partition with the metadata beside it. After an
+// error it is unknown whether it was committed; the next epoch's InitProducerId settles that.
 func (p *producer) commit(ctx context.Context, m membership, input place, offset int64, metadata string, outputs []Output) error {
 	if len(outputs) > 0 {
 		all, err := p.client.spread(ctx, outputs)
@@ -113,14 +109,10 @@ func (p *producer) commitOffset(ctx context.Context, m membership, input place, 
 	return errors.New("the answer leaves the partition out")
 }
 
-// end commits or aborts. Only a commit may be asked for again when its answer is lost: the coordinator knows then
-// whether it did (0), is at it (51), or has aborted (48).
+// end commits or aborts. It is not asked for again when the answer is lost: the first request may still be on its
+// way, and would end the next transaction of this epoch.
 func (p *producer) end(ctx context.Context, commit bool) error {
-	unsure := false
-	err := again(ctx, func(err error) bool {
-		unsure = unsure || lost(err)
-		return refused(err) || commit && lost(err)
-	}, func() error {
+	err := again(ctx, refused, func() error {
 		res, err := call[*endtxn.Response](ctx, p.client, &endtxn.Request{
 			TransactionalID: p.transactionalID, ProducerID: p.id, ProducerEpoch: p.epoch, Committed: commit,
 		})
@@ -131,9 +123,6 @@ func (p *producer) end(ctx context.Context, commit bool) error {
 	})
 	if err != nil {
 		return fmt.Errorf("EndTxn: %w", err)
-	}
-	if unsure {
-		return errCommittedLate
 	}
 	return nil
 }
