@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -146,14 +147,16 @@ func (c *churn) edited(d text) text {
 	return d
 }
 
-// words takes up to n words from a random place; "word" where there are none.
+// words takes up to n words from a random place; "word" where that has neither letters nor digits, for such a text has
+// no lexical embedding.
 func (c *churn) words(s string, n int) string {
 	words := strings.Fields(s)
-	if len(words) == 0 {
+	at := c.IntN(max(1, len(words)-n+1))
+	some := strings.Join(words[at:min(at+n, len(words))], " ")
+	if !strings.ContainsFunc(some, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }) {
 		return "word"
 	}
-	at := c.IntN(max(1, len(words)-n+1))
-	return strings.Join(words[at:min(at+n, len(words))], " ")
+	return some
 }
 
 // subset writes a BEIR folder with the first documents of a collection and those of its queries of one split whose

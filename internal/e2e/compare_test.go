@@ -264,12 +264,22 @@ func (c comparison) checkRevisions() {
 	}
 }
 
-// checkLists compares the lists with those of the oracle.
+// oracleQueries bounds the queries that the oracle mines, which takes a millisecond for every hundred documents.
+const oracleQueries = 2000
+
+// checkLists compares the lists with those of the oracle: of all queries, or of a random choice where there are many.
 func (c comparison) checkLists() report {
 	got := c.view.lists(c.t)
 	errs := few{t: c.t}
 	var r report
-	for id, log := range c.world.queries {
+	mined := 0
+	for id, log := range c.world.queries { // in random order
+		if mined++; mined > oracleQueries {
+			for document := range log.evidence {
+				delete(got, pair{id, document})
+			}
+			continue
+		}
 		q := question{c.vectors[id], map[string]bool{}}
 		if q.vector == nil {
 			errs.errorf("query %q is not in the index", id)

@@ -44,6 +44,33 @@ func TestView(t *testing.T) {
 	s.stop()
 }
 
+// TestLarge times the first load of the largest collection, and compares.
+func TestLarge(t *testing.T) {
+	if !*long {
+		t.Skip("takes minutes: -long runs it")
+	}
+	dir := collection(t, "medquad")
+	s := newService(t, "--embedded")
+	s.spawn()
+	names := namedTopics("hardneg", "")
+	k, w := newKafka(t, s.Kafka, names), newWorld(names)
+	start := time.Now()
+	s.load("beir", dir, "--split", "train")
+	w.loaded(t, dir, "train")
+	s.ready(10 * time.Minute)
+	k.quiet(10 * time.Minute)
+	took := time.Since(start)
+	t.Logf("%v loaded and mined in %v: %.0f documents and %.0f queries a second", w, took.Round(time.Second),
+		float64(len(w.documents))/took.Seconds(), float64(len(w.queries))/took.Seconds())
+	t.Log(compare(t, s, k, w, ""))
+	changes := newChurn(w, random(t)).steps(500)
+	start = time.Now()
+	k.produce(changes...)
+	k.quiet(5 * time.Minute)
+	t.Logf("quiet %v after %d changes", time.Since(start).Round(time.Millisecond), len(changes))
+	t.Log(compare(t, s, k, w, ""))
+}
+
 // checkTwins checks that stored vectors are those of the current texts: a document or query with the same text
 // under another id, embedded now, has the same vector. What the oracle computes from is thereby not stale.
 func checkTwins(t *testing.T, s *service, k *kafka, w *world, prefix string) {
