@@ -4,16 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"unicode"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"hardneg/internal/dataset"
 )
 
 // churn makes random changes: the kinds a live system sees, and those that are hard to get right.
@@ -157,49 +152,4 @@ func (c *churn) words(s string, n int) string {
 		return "word"
 	}
 	return some
-}
-
-// subset writes a BEIR folder with the first documents of a collection and those of its queries of one split whose
-// positives are among them.
-func subset(t testing.TB, dir, split string, documents, queries int) string {
-	t.Helper()
-	set, err := dataset.OpenBEIR(dir, split)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := t.TempDir()
-	var corpus, log, judgements strings.Builder
-	kept := map[string]bool{}
-	for d, err := range set.Documents() {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(kept) == documents {
-			break
-		}
-		kept[d.ID] = true
-		fmt.Fprintf(&corpus, "%s\n", mustJSON(map[string]string{"_id": d.ID, "title": d.Title, "text": d.Text}))
-	}
-	for q, err := range set.Queries() {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if queries == 0 || slices.ContainsFunc(q.Positives, func(id string) bool { return !kept[id] }) {
-			continue
-		}
-		queries--
-		fmt.Fprintf(&log, "%s\n", mustJSON(map[string]string{"_id": q.QueryID, "text": q.Query}))
-		for _, p := range q.Positives {
-			fmt.Fprintf(&judgements, "%s\t%s\t1\n", q.QueryID, p)
-		}
-	}
-	if err := os.Mkdir(filepath.Join(out, "qrels"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for name, content := range map[string]string{"corpus.jsonl": corpus.String(), "queries.jsonl": log.String(), "qrels/" + split + ".tsv": judgements.String()} {
-		if err := os.WriteFile(filepath.Join(out, name), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return out
 }

@@ -34,7 +34,7 @@ func TestCrashes(t *testing.T) {
 	if *kills > 0 {
 		n = *kills
 	}
-	dir := subset(t, collection(t, "aws-docs"), "train", documents, queries)
+	dir := subset(t, collection(t), documents, queries)
 	kafkaAddress, qdrantAddress := freeAddress(t), freeAddress(t)
 	servers := newService(t, append(small, "--embedded", "--embedded-kafka", kafkaAddress, "--embedded-qdrant", qdrantAddress, "--stages", "intake")...)
 	stages := newService(t, append(small, "--set", "kafka.brokers="+kafkaAddress, "--set", "qdrant.address="+qdrantAddress,

@@ -67,17 +67,3 @@ func random(t testing.TB) *rand.Rand {
 	t.Logf("replay with -seed %d", s)
 	return rand.New(rand.NewPCG(s, 1))
 }
-
-// collection is the folder of a benchmark collection; the test is skipped where it is missing.
-func collection(t testing.TB, name string) string {
-	t.Helper()
-	data := os.Getenv("HARDNEG_TEST_DATA")
-	if data == "" {
-		data = "../../../shared/data"
-	}
-	dir := filepath.Join(data, name)
-	if _, err := os.Stat(dir); err != nil {
-		t.Skip("the benchmark collections are not there:", err)
-	}
-	return dir
-}

@@ -14,7 +14,7 @@ func TestOutsideKafka(t *testing.T) {
 	if address == "" {
 		t.Skip("HARDNEG_TEST_KAFKA names no Kafka")
 	}
-	dir := subset(t, collection(t, "aws-docs"), "train", 1000, 200)
+	dir := subset(t, collection(t), 1000, 200)
 	name := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
 	names := namedTopics(name, name+".")
 	settings := append(small, "--set", "name="+name, "--set", "topics.documents="+names.documents, "--set", "topics.queries="+names.queries,

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -19,7 +21,7 @@ var small = []string{
 
 // TestView loads a collection, compares the view with brute force, makes 500 random changes, and compares again.
 func TestView(t *testing.T) {
-	dir := collection(t, "aws-docs")
+	dir := collection(t)
 	s := newService(t, "--embedded")
 	s.spawn()
 	names := namedTopics("hardneg", "")
@@ -49,7 +51,10 @@ func TestLarge(t *testing.T) {
 	if !*long {
 		t.Skip("takes minutes: -long runs it")
 	}
-	dir := collection(t, "medquad")
+	dir := filepath.Join(data(), "medquad")
+	if _, err := os.Stat(dir); err != nil {
+		t.Skip("the benchmark collections are not there:", err)
+	}
 	s := newService(t, "--embedded")
 	s.spawn()
 	names := namedTopics("hardneg", "")
