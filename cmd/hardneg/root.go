@@ -124,6 +124,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.tailCommand(),
 		c.exportCommand(),
 		c.configCommand(),
+		c.schemaCommand(),
 		c.versionCommand(),
 	)
 	root.SetOut(c.stdout) // which the completion commands take when they are made

@@ -53,6 +53,7 @@ func TestExitCodes(t *testing.T) {
 		{"load without folder", "load beir --kafka " + nobody, codeUsage, ""},
 		{"load from nowhere", "load beir " + filepath.Join(dir, "none") + " --kafka " + nobody, codeFailure, "none"},
 		{"load into nowhere", "load jsonl " + file + " --kafka " + nobody, codeUnreachable, nobody},
+		{"unknown schema", "schema nothing", codeUsage, "triplet"},
 		{"no service", "tail --data-dir " + filepath.Join(dir, "none"), codeUnreachable, "none"},
 	}
 	for _, test := range tests {
