@@ -72,24 +72,25 @@ func (p *Pipeline) open(ctx context.Context, client *index.Client) error {
 	if err != nil {
 		return err
 	}
-	if p.model, err = p.readModel(ctx, generation); err != nil {
-		return err
-	}
-	if p.model == nil && live {
-		return fmt.Errorf("the live collections are of model %s, which topic %s does not have: was the topic deleted, or is qdrant.prefix that of another installation?",
-			generation, p.cfg.Topics.Models)
-	}
-	if p.model == nil {
-		if err := p.fit(ctx); err != nil {
-			return err
-		}
-	}
-	p.generation = p.model.ID()
-	p.index, err = client.Open(ctx, p.generation, p.model.Dimensions())
+	m, err := p.readModel(ctx, generation)
 	if err != nil {
 		return err
 	}
-	p.log.Info().Str("generation", p.generation).Int("dimensions", p.model.Dimensions()).Msg("model ready")
+	if m == nil && live {
+		return fmt.Errorf("the live collections are of model %s, which topic %s does not have: was the topic deleted, or is qdrant.prefix that of another installation?",
+			generation, p.cfg.Topics.Models)
+	}
+	if m == nil {
+		if m, err = p.fit(ctx); err != nil {
+			return err
+		}
+	}
+	p.model, p.generation = m, m.ID()
+	p.index, err = client.Open(ctx, p.generation, m.Dimensions())
+	if err != nil {
+		return err
+	}
+	p.log.Info().Str("generation", p.generation).Int("dimensions", m.Dimensions()).Msg("model ready")
 	return nil
 }
 
@@ -129,30 +130,31 @@ func chunkNumber(n int) string { return fmt.Sprintf("%06d", n) }
 
 // fit samples the documents topic, fits a model and publishes it. When several instances do so at once, all of
 // them go on with the one whose manifest came first.
-func (p *Pipeline) fit(ctx context.Context) error {
+func (p *Pipeline) fit(ctx context.Context) (*model.Model, error) {
 	m, err := p.fitSample(ctx, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	manifest, chunks, err := m.Encode()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	outputs := make([]stream.Output, 0, len(chunks)+1)
 	for i, c := range chunks {
 		outputs = append(outputs, stream.Output{Topic: p.cfg.Topics.Models, Key: []byte(m.ID() + "/" + chunkNumber(i)), Value: c})
 	}
 	if err := p.kafka.Produce(ctx, outputs); err != nil {
-		return err
+		return nil, err
 	}
 	err = p.kafka.Produce(ctx, []stream.Output{{Topic: p.cfg.Topics.Models, Key: []byte(m.ID() + manifestKey), Value: manifest}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if p.model, err = p.readModel(ctx, ""); err == nil && p.model == nil {
+	first, err := p.readModel(ctx, "")
+	if err == nil && first == nil {
 		err = fmt.Errorf("topic %s does not give back the model that was just published: check its cleanup.policy and retention", p.cfg.Topics.Models)
 	}
-	return err
+	return first, err
 }
 
 // fitSample fits on the documents that are there, once there are more than a number that was of no use.

@@ -15,7 +15,7 @@ import (
 
 	"hardneg/index"
 	"hardneg/internal/config"
-	"hardneg/internal/model"
+	"hardneg/internal/embed"
 	"hardneg/internal/telemetry"
 	"hardneg/mining"
 	"hardneg/stream"
@@ -31,12 +31,36 @@ type Options struct {
 	Health  *telemetry.Health
 }
 
+// store is what the stages ask of the index: *index.Index, or a simulation of it. Every write is visible to each
+// call that begins after it returned; documents and states are guarded as index.WriteDocuments and WriteStates say.
+type store interface {
+	WriteDocuments(ctx context.Context, docs []index.Document, partition int32, highest int64) error
+	Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
+	Search(ctx context.Context, queries [][]float32, limit int) ([]index.Hits, error)
+	Watching(ctx context.Context, documentIDs []string) ([]string, error)
+	Entering(ctx context.Context, vectors [][]float32) ([][]string, error)
+	States(ctx context.Context, queryIDs []string) (map[string]index.State, error)
+	WriteStates(ctx context.Context, states []index.State, token int64) error
+	Counts(ctx context.Context) (documents, queries uint64, err error)
+}
+
+// broker is what the stages ask of Kafka beside the records they are given: *stream.Client, or a simulation.
+type broker interface {
+	Offsets(ctx context.Context, topic string) ([]stream.Offsets, error)
+}
+
+// vectors embeds texts: *model.Model, or a simulation. The errors are those of single items.
+type vectors interface {
+	Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error)
+}
+
 // Pipeline is what the stages share once there is a model.
 type Pipeline struct {
 	cfg         *config.Config
-	kafka       *stream.Client
-	index       *index.Index
-	model       *model.Model
+	kafka       *stream.Client // nil in a simulation
+	broker      broker
+	index       store
+	model       vectors
 	generation  string
 	mining      *mining.Miner
 	fingerprint string // of everything that decides a list, the model aside
@@ -50,17 +74,10 @@ type Pipeline struct {
 // Run brings the topics, the model and the collections into being where they are missing, and then runs the
 // configured stages until the context ends, when each finishes the transaction under way.
 func Run(ctx context.Context, o Options) error {
-	config := rules(o.Config.Mining)
-	rules, err := mining.New(config)
+	p, err := newPipeline(o)
 	if err != nil {
 		return err
 	}
-	p := &Pipeline{
-		cfg: o.Config, kafka: o.Kafka, mining: rules, now: time.Now,
-		log: o.Log, metrics: o.Metrics, health: o.Health,
-		minWeight: millionths(o.Config.Queries.MinWeight),
-	}
-	p.fingerprint = fmt.Sprintf("%s-%d", config.Fingerprint(), p.minWeight)
 	if err := o.Kafka.EnsureTopics(ctx, Topics(o.Config)...); err != nil {
 		return err
 	}
@@ -89,6 +106,21 @@ func Run(ctx context.Context, o Options) error {
 	return stages.Wait()
 }
 
+func newPipeline(o Options) (*Pipeline, error) {
+	config := rules(o.Config.Mining)
+	rules, err := mining.New(config)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pipeline{
+		cfg: o.Config, kafka: o.Kafka, broker: o.Kafka, mining: rules, now: time.Now,
+		log: o.Log, metrics: o.Metrics, health: o.Health,
+		minWeight: millionths(o.Config.Queries.MinWeight),
+	}
+	p.fingerprint = fmt.Sprintf("%s-%d", config.Fingerprint(), p.minWeight)
+	return p, nil
+}
+
 // quiet drops an error that only says that the context ended.
 func quiet(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -108,20 +140,23 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 		SessionTimeout:      p.cfg.Kafka.SessionTimeout,
 		TransactionTimeout:  p.cfg.Kafka.TransactionTimeout,
 		Observe:             p.observe,
-		New: func(a stream.Assignment) stream.Processor {
-			switch stage {
-			case StageIndexer:
-				return indexer{p, a.Partition}
-			case StageIntake:
-				return intake{p}
-			default:
-				return miner{p, a.Token}
-			}
-		},
+		New:                 func(a stream.Assignment) stream.Processor { return p.processor(stage, a) },
 	}
 	p.up(stage, nil)
 	defer p.metrics.StageUp.WithLabelValues(stage).Set(0)
 	return quiet(ctx, p.kafka.Run(ctx, s))
+}
+
+// processor is what a stage does with a partition while it owns it.
+func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor {
+	switch stage {
+	case StageIndexer:
+		return indexer{p, a.Partition}
+	case StageIntake:
+		return intake{p}
+	default:
+		return miner{p, a.Token}
+	}
 }
 
 // notPastEnd refuses to go on when something was stored from an offset that its topic does not reach.
@@ -129,7 +164,7 @@ func (p *Pipeline) notPastEnd(ctx context.Context, topic, what string, stored ma
 	if len(stored) == 0 {
 		return nil
 	}
-	ends, err := p.kafka.Offsets(ctx, topic)
+	ends, err := p.broker.Offsets(ctx, topic)
 	if err != nil {
 		return err
 	}
