@@ -135,20 +135,29 @@ func readRecord(c *cursor) (r Record, timeDelta, offsetDelta int64) {
 	return r, timeDelta, offsetDelta
 }
 
-// codec of what is written: texts and JSON shrink to a third or less, at little cost on either side.
-const codec = compress.Lz4
+// codec of what is written: texts and JSON shrink to a third or less, at little cost on either side. Small batches
+// stay as they are, for its writer works in blocks of megabytes.
+const (
+	codec        = compress.Lz4
+	compressFrom = 2048 // bytes
+)
 
 // encodeBatch encodes records as one batch, led by its length in 4 bytes as rawproduce wants it.
 func encodeBatch(outputs []Output, now time.Time) ([]byte, error) {
 	records := make([]protocol.Record, len(outputs))
+	size := 0
 	for i, o := range outputs {
+		size += o.size()
 		records[i] = protocol.Record{Time: now, Key: protocol.NewBytes(o.Key), Value: protocol.NewBytes(o.Value)}
 		for _, h := range o.Headers {
 			records[i].Headers = append(records[i].Headers, protocol.Header{Key: h.Key, Value: h.Value})
 		}
 	}
 	var b bytes.Buffer
-	set := protocol.RecordSet{Version: 2, Attributes: protocol.Attributes(codec), Records: protocol.NewRecordReader(records...)}
+	set := protocol.RecordSet{Version: 2, Records: protocol.NewRecordReader(records...)}
+	if size >= compressFrom {
+		set.Attributes = protocol.Attributes(codec)
+	}
 	if _, err := set.WriteTo(&b); err != nil {
 		return nil, err
 	}

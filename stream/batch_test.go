@@ -26,7 +26,7 @@ func optional() *rapid.Generator[[]byte] {
 		case 1:
 			return []byte{}
 		}
-		return rapid.SliceOfN(rapid.Byte(), 1, 300).Draw(t, "bytes")
+		return rapid.SliceOfN(rapid.Byte(), 1, 600).Draw(t, "bytes")
 	})
 }
 

@@ -61,6 +61,10 @@ func TestSeveralBrokers(t *testing.T) {
 			t.Fatalf("still not done; failures %+v", w.all(Failed))
 		}
 	}
+	t.Logf("%d failures, %d fenced", len(w.all(Failed)), len(w.all(Fenced)))
+	for _, e := range append(w.all(Failed), w.all(Fenced)...) {
+		t.Log(e.Kind, e.Partition, e.Err)
+	}
 	for _, topic := range []string{a, b} {
 		if d := diff(numbers(n), valuesOf(fetchAll(t, c, topic))); d != "" {
 			t.Errorf("%s: %s", topic, d)
