@@ -120,6 +120,7 @@ func TestBadInput(t *testing.T) {
 	t.Log(compare(t, s, k, w, ""))
 	checkDeadLetters(t, k, sent)
 	checkLarge(t, k)
+	checkTrace(t, k, w)
 	checkSchemas(t, k)
 	s.stop()
 }
@@ -222,6 +223,32 @@ func checkLarge(t *testing.T, k *kafka) {
 	}
 	if !found {
 		t.Error("the query whose positive has 1 MB has no triplets")
+	}
+}
+
+// checkTrace expects the traceparent of a change on all triplets that it caused.
+func checkTrace(t *testing.T, k *kafka, w *world) {
+	t.Helper()
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	cause := w.put("late", text{"", "It has come, and is about something else by now."})
+	cause.Headers = []kgo.RecordHeader{{Key: "traceparent", Value: []byte(trace)}}
+	k.produce(cause)
+	k.quiet(time.Minute)
+	caused := 0
+	for _, r := range k.readCommitted(k.triplets) {
+		headers := map[string]string{}
+		for _, h := range r.Headers {
+			headers[h.Key] = string(h.Value)
+		}
+		if headers["hardneg-source"] != recordPlace(cause.Topic, cause.Partition, cause.Offset) {
+			continue
+		}
+		if caused++; headers["traceparent"] != trace {
+			t.Errorf("triplet %s has traceparent %q, want that of its cause", r.Key, headers["traceparent"])
+		}
+	}
+	if caused == 0 {
+		t.Error("an edit of a positive caused no triplets")
 	}
 }
 
