@@ -34,6 +34,8 @@ var (
 		fieldDeleted: qdrant.FieldType_FieldTypeBool,
 		fieldWatch:   qdrant.FieldType_FieldTypeKeyword,
 		fieldToken:   qdrant.FieldType_FieldTypeInteger,
+
+		fieldFingerprint: qdrant.FieldType_FieldTypeKeyword,
 	}
 )
 
@@ -98,6 +100,22 @@ func (c *Client) Open(ctx context.Context, generation string, dimensions int) (*
 		x.ordering = &qdrant.WriteOrdering{Type: qdrant.WriteOrderingType_Strong}
 	}
 	return x, c.ensureAliases(ctx, x)
+}
+
+// Live opens the pair of collections that the aliases point at, for reading, and creates nothing; nil where there is
+// none yet.
+func (c *Client) Live(ctx context.Context) (*Index, error) {
+	generation, ok, err := c.Active(ctx)
+	if err != nil || !ok {
+		return nil, err
+	}
+	x := &Index{client: c, documents: c.config.Prefix + "documents-" + generation, queries: c.config.Prefix + "queries-" + generation}
+	info, err := c.info(ctx, x.documents)
+	if err != nil {
+		return nil, err
+	}
+	x.dimensions = int(info.GetConfig().GetParams().GetVectorsConfig().GetParams().GetSize())
+	return x, c.verify(x.documents, info, x.dimensions)
 }
 
 // Generation is the part of the collections' names that Open was given.

@@ -17,6 +17,19 @@ type Hits struct {
 
 // Search returns, for each query vector, the limit live documents nearest to it by dot product.
 func (x *Index) Search(ctx context.Context, queries [][]float32, limit int) ([]Hits, error) {
+	params, err := x.searchParams(ctx, x.documents)
+	if err != nil {
+		return nil, err
+	}
+	return x.search(ctx, queries, limit, params)
+}
+
+// SearchExactly is Search without HNSW, however large the collection is.
+func (x *Index) SearchExactly(ctx context.Context, queries [][]float32, limit int) ([]Hits, error) {
+	return x.search(ctx, queries, limit, &qdrant.SearchParams{Exact: qdrant.PtrOf(true)})
+}
+
+func (x *Index) search(ctx context.Context, queries [][]float32, limit int, params *qdrant.SearchParams) ([]Hits, error) {
 	if limit <= 0 {
 		return nil, fmt.Errorf("search: limit %d: want a positive number", limit)
 	}
@@ -25,17 +38,13 @@ func (x *Index) Search(ctx context.Context, queries [][]float32, limit int) ([]H
 			return nil, fmt.Errorf("search: query %d: %w", i, err)
 		}
 	}
-	params, err := x.searchParams(ctx, x.documents)
-	if err != nil {
-		return nil, err
-	}
 	all := make([]Hits, 0, len(queries))
 	template := qdrant.QueryPoints{
 		CollectionName: x.documents, Filter: live, Params: params,
 		WithPayload: qdrant.NewWithPayloadInclude(fieldDocument, fieldHash, fieldMinHash), WithVectors: qdrant.NewWithVectors(true),
 	}
 	size := hitBytes + 4*x.dimensions
-	err = x.queryBatches(ctx, &template, queries, limit, size, func(_ int, points []*qdrant.ScoredPoint) error {
+	err := x.queryBatches(ctx, &template, queries, limit, size, func(_ int, points []*qdrant.ScoredPoint) error {
 		hits := Hits{Documents: make([]mining.Document, len(points)), Exhausted: len(points) < limit}
 		for i, point := range points {
 			var err error

@@ -65,6 +65,49 @@ func (x *Index) ScanStates(ctx context.Context, f func(State) error) error {
 	})
 }
 
+// Known is a query that has a state.
+type Known struct {
+	QueryID string
+	Newest  Place // its newest record
+}
+
+// Known returns up to limit queries that are not forgotten, in the order of point ids, which is a random one, from a
+// point id on; an empty one is before all. next is the point id to go on from, and empty at the end. With a
+// fingerprint it returns only those whose state has another one.
+func (x *Index) Known(ctx context.Context, from string, limit int, unlike string) (known []Known, next string, err error) {
+	filter := live
+	if unlike != "" {
+		filter = &qdrant.Filter{Must: live.GetMust(), MustNot: []*qdrant.Condition{qdrant.NewMatchKeyword(fieldFingerprint, unlike)}}
+	}
+	request := &qdrant.ScrollPoints{
+		CollectionName: x.queries, Filter: filter, ReadConsistency: x.client.consistency,
+		WithPayload: qdrant.NewWithPayloadInclude(fieldQuery, fieldNewest), WithVectors: qdrant.NewWithVectors(false),
+	}
+	if from != "" {
+		request.Offset = qdrant.NewIDUUID(from)
+	}
+	for len(known) < limit {
+		request.Limit = qdrant.PtrOf(uint32(min(limit-len(known), knownPage)))
+		answer, err := call(ctx, x.client, "Scroll", x.queries, func(ctx context.Context) (*qdrant.ScrollResponse, error) {
+			return x.client.connection.GetPointsClient().Scroll(ctx, request)
+		})
+		if err != nil {
+			return nil, "", err
+		}
+		for _, point := range answer.GetResult() {
+			fields := point.GetPayload()
+			known = append(known, Known{stringOf(fields[fieldQuery]), placeOf(fields[fieldNewest])})
+		}
+		if request.Offset = answer.GetNextPageOffset(); request.Offset == nil {
+			return known, "", nil
+		}
+	}
+	return known, request.GetOffset().GetUuid(), nil
+}
+
+// knownPage is how many queries Known reads in one call.
+const knownPage = 1000
+
 // statePoint encodes a state. Its vector is (q, -tau), where tau is the lowest cosine at which a new document could
 // alter the lists.
 func (x *Index) statePoint(s *State) (*qdrant.PointStruct, error) {

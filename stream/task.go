@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 
@@ -91,7 +92,7 @@ func (t *task) stillMember(ctx context.Context) error {
 }
 
 // own takes a token, makes a Processor, and runs it on batch after batch. It returns nil when stop ends.
-func (t *task) own(ctx, stop context.Context) error {
+func (t *task) own(ctx, stop context.Context) (err error) {
 	s := &t.run.stage
 	c := t.run.client
 	id := fmt.Sprintf("%s-%s-%d", s.TransactionalPrefix, t.input.topic, t.input.partition)
@@ -106,6 +107,9 @@ func (t *task) own(ctx, stop context.Context) error {
 	reader := t.read(stop, offset)
 	defer reader.close()
 	processor := s.New(Assignment{Topic: t.input.topic, Partition: t.input.partition, Token: t.token})
+	if closer, ok := processor.(io.Closer); ok {
+		defer func() { err = errors.Join(err, closer.Close()) }()
+	}
 	for {
 		b, err := reader.next(stop)
 		if err != nil || stop.Err() != nil {

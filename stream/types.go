@@ -51,6 +51,9 @@ type Assignment struct {
 // Processor with a higher token: its outputs are published together with the batch's offsets or not at all. An
 // error means that a dependency failed: the assignment ends, and a new one begins after a pause. ErrFenced means
 // that a newer owner was seen: the instance leaves the group and joins again.
+//
+// A Processor that is an io.Closer is closed when its assignment ends, whatever the reason, and before the next one
+// of the partition begins in this instance.
 type Processor interface {
 	Process(ctx context.Context, batch []Record) ([]Output, error)
 }

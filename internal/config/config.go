@@ -37,7 +37,7 @@ type Config struct {
 	Mining Mining `yaml:"mining"`
 	// The records of the triplets topic.
 	Triplets Triplets `yaml:"triplets"`
-	// Reserved for the background sweep; no stage reads it.
+	// The background sweep, which mines every query again from time to time.
 	Sweep Sweep `yaml:"sweep"`
 	// The HTTP server with health, metrics and profiles.
 	HTTP HTTP `yaml:"http"`
@@ -190,8 +190,8 @@ type Queries struct {
 	PositiveWeight float64 `yaml:"positive_weight" default:"1" min:"0" max:"1000000"`
 	// Clicks that dwelt less do not count.
 	MinDwell time.Duration `yaml:"min_dwell" default:"0s" min:"0s"`
-	// Reserved for forgetting queries that are long unseen; 0, never, is the one value so far.
-	Retention time.Duration `yaml:"retention" default:"0s" min:"0s" max:"0s"`
+	// The sweep forgets queries whose newest record is older than this. 0: never.
+	Retention time.Duration `yaml:"retention" default:"0s" min:"0s"`
 }
 
 // Mining is which documents become hard negatives.
@@ -237,10 +237,11 @@ type Triplets struct {
 	MaxText int `yaml:"max_text" default:"65536" min:"1" max:"196608"`
 }
 
-// Sweep is reserved: the background sweep is not part of this version.
+// Sweep is the background sweep, which mines every query again from time to time.
 type Sweep struct {
-	// Reserved: queries a second.
-	Rate float64 `yaml:"rate" default:"10" min:"0"`
+	// Queries a second: of N queries each is mined again within N/rate seconds, whatever a look-up missed. 0: no sweep,
+	// and lists follow a change of `mining` only as something else touches them.
+	Rate float64 `yaml:"rate" default:"10" min:"0" max:"100000"`
 }
 
 // HTTP is the HTTP server.

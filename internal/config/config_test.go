@@ -95,7 +95,7 @@ func TestEveryKey(t *testing.T) {
 		"stages": "[miner]", "log.level": "debug", "log.format": "json", "kafka.brokers": "[a:1, b:2]",
 		"kafka.sasl.mechanism": "plain", "qdrant.address": "q:1", "qdrant.read_consistency": "quorum",
 		"embedders": "[{name: x, type: carried, dimensions: 3}]", "reduce.method": "none", "reduce.variance": "0.5",
-		"queries.retention": "0s", "mining.tiers": "[{policy: semantic, upto: 2}]", "http.address": "h:1",
+		"mining.tiers": "[{policy: semantic, upto: 2}]", "http.address": "h:1",
 		"kafka.session_timeout": "10s", "kafka.transaction_timeout": "10s", "fit.minimum": "9", "topics.replication_factor": "3",
 	}
 	var env, set []string
@@ -134,9 +134,6 @@ func TestEveryKey(t *testing.T) {
 	}
 	defaults := Default()
 	leaves(Fields(), func(f Field) {
-		if f.Key == "queries.retention" {
-			return
-		}
 		a, b := lookup(reflect.ValueOf(want).Elem(), f), lookup(reflect.ValueOf(defaults).Elem(), f)
 		if reflect.DeepEqual(a, b) {
 			t.Errorf("%s: %v is the default still", f.Key, a)

@@ -40,6 +40,9 @@ func (c *Config) check() []Problem {
 	if c.Reduce.Variance == 0 {
 		v.fail("reduce.variance", "must be above 0")
 	}
+	if c.Queries.Retention > 0 && c.Sweep.Rate == 0 {
+		v.fail("queries.retention", "needs the sweep, which forgets such queries; sweep.rate is 0")
+	}
 	if c.Fit.Minimum > c.Fit.Sample {
 		v.fail("fit.minimum", "is %d, above fit.sample, %d", c.Fit.Minimum, c.Fit.Sample)
 	}
@@ -105,12 +108,6 @@ func (v *validation) limit(f Field, key string, value reflect.Value) {
 		return
 	}
 	number, unit := measure(value)
-	if low, _ := bound(f.Min, value.Type()); f.Min == f.Max {
-		if number != low {
-			v.fail(key, "is reserved; %s is the one value so far", f.Min)
-		}
-		return
-	}
 	if low, ok := bound(f.Min, value.Type()); ok && number < low {
 		v.fail(key, "must be at least %s, is %s", f.Min, unit)
 	}

@@ -86,10 +86,11 @@ func (p *Pipeline) open(ctx context.Context, client *index.Client) error {
 		}
 	}
 	p.model, p.generation = m, m.ID()
-	p.index, err = client.Open(ctx, p.generation, m.Dimensions())
+	p.queries, err = client.Open(ctx, p.generation, m.Dimensions())
 	if err != nil {
 		return err
 	}
+	p.index = p.queries
 	p.log.Info().Str("generation", p.generation).Int("dimensions", m.Dimensions()).Msg("model ready")
 	return nil
 }

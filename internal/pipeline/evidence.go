@@ -25,6 +25,7 @@ func advance(state index.State, refreshes []records.Refresh) index.State {
 	}
 	for _, r := range refreshes {
 		if r.Kind == records.KindRefresh {
+			addPublished(&next, r.Published)
 			continue
 		}
 		if last, ok := next.Applied[r.Source.Partition]; ok && r.Source.Offset <= last {
@@ -50,6 +51,19 @@ func advance(state index.State, refreshes []records.Refresh) index.State {
 	}
 	slices.SortFunc(next.Positives, func(a, b index.Positive) int { return strings.Compare(a.Document, b.Document) })
 	return next
+}
+
+// addPublished notes what was found in the triplets topic, so that it is retracted where it does not belong.
+func addPublished(s *index.State, found map[string]int) {
+	if len(found) == 0 {
+		return
+	}
+	if s.Published = maps.Clone(s.Published); s.Published == nil {
+		s.Published = map[string]int{}
+	}
+	for id, rank := range found {
+		s.Published[id] = max(s.Published[id], rank)
+	}
 }
 
 func placeOf(r records.Refresh) index.Place {

@@ -35,7 +35,7 @@ type task struct {
 	vectors map[index.Place][]float32
 	first   index.State // as found, before this batch stored anything
 	known   bool        // it was found
-	forced  bool        // found with another owner's token or configuration: publish everything
+	forced  bool        // found with another owner's token or configuration, or told to: publish everything
 	state   index.State // confirmed
 	limit   int         // candidates that sufficed last time
 	again   bool        // published unconfirmed: must come again
@@ -84,7 +84,7 @@ func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 	}
 	for _, t := range tasks {
 		t.first, t.known = stored[t.id]
-		t.forced = !t.known || t.first.Token != s.token || t.first.Fingerprint != s.fingerprint
+		t.forced = !t.known || t.first.Token != s.token || t.first.Fingerprint != s.fingerprint || t.told()
 	}
 	if err := s.notRecreated(ctx, tasks); err != nil {
 		return nil, err
@@ -123,7 +123,12 @@ func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 
 // tells reports whether the records say anything of the query by themselves.
 func (t *task) tells() bool {
-	return slices.ContainsFunc(t.records, func(r records.Refresh) bool { return r.Kind != records.KindRefresh })
+	return slices.ContainsFunc(t.records, func(r records.Refresh) bool { return r.Kind != records.KindRefresh || r.Force })
+}
+
+// told reports whether a record asks for the state to be stored and published anew.
+func (t *task) told() bool {
+	return slices.ContainsFunc(t.records, func(r records.Refresh) bool { return r.Force })
 }
 
 // states reads what is stored of the queries. A token above one's own is a newer owner's.
@@ -222,7 +227,7 @@ func (s miner) confirm(ctx context.Context, tasks []*task, stored map[string]ind
 	var writes []index.State
 	for i, t := range tasks {
 		state, known := stored[t.id]
-		if known && state.Token == s.token && state.Fingerprint == s.fingerprint {
+		if known && state.Token == s.token && state.Fingerprint == s.fingerprint && !(t.forced && round == 1) {
 			same := sameState(state, next[i])
 			if same || round > confirmRounds && !t.torn {
 				t.state, t.again = state, !same

@@ -60,6 +60,8 @@ type Pipeline struct {
 	kafka       *stream.Client // nil in a simulation
 	broker      broker
 	index       store
+	queries     *index.Index // what the sweep goes through: index itself; nil in a simulation
+	swept       sweptTo
 	model       vectors
 	generation  string
 	mining      *mining.Miner
@@ -155,6 +157,9 @@ func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor
 	case StageIntake:
 		return intake{p}
 	default:
+		if a.Partition == 0 && p.cfg.Sweep.Rate > 0 {
+			return p.sweeping(miner{p, a.Token})
+		}
 		return miner{p, a.Token}
 	}
 }

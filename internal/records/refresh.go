@@ -18,7 +18,14 @@ type Evidence struct {
 	Weight   int64  `json:"weight"` // millionths
 }
 
-// Source is the place of the record that caused another.
+// Topics of sources that are no records: what the service or a command does of its own.
+const (
+	SourceSweep = "sweep" // the background sweep
+	SourceAudit = "audit" // hardneg audit --repair
+)
+
+// Source is the place of the record that caused another. A forget by the sweep has partition -1, which no topic has, and
+// its timestamp for an offset: so it is told from those of the query log, and counts once, as they do.
 type Source struct {
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
@@ -34,7 +41,9 @@ type Refresh struct {
 	Text       string               // evidence: the query's trimmed text
 	Evidence   []Evidence           // evidence: in the order of the record, a document may come more than once
 	Embeddings map[string][]float32 // evidence: vectors that the record carried
-	Source     Source               // the record of the queries or documents topic behind it
+	Force      bool                 // refresh: store the state anew and publish all slots, changed or not
+	Published  map[string]int       // with Force: positives found in the triplets topic, and their highest rank there
+	Source     Source               // the record of the queries or documents topic behind it, or a source of its own
 }
 
 // refreshJSON is the form of a refresh record on the topic.
@@ -44,12 +53,14 @@ type refreshJSON struct {
 	Text       string            `json:"text,omitempty"`
 	Evidence   []Evidence        `json:"evidence,omitempty"`
 	Embeddings map[string]vector `json:"embeddings,omitempty"`
+	Force      bool              `json:"force,omitempty"`
+	Published  map[string]int    `json:"published,omitempty"`
 	Source     Source            `json:"source"`
 }
 
 // Encode returns the record's value.
 func (r Refresh) Encode() []byte {
-	return encode(refreshJSON{r.Kind, r.QueryID, r.Text, r.Evidence, vectors(r.Embeddings), r.Source})
+	return encode(refreshJSON{r.Kind, r.QueryID, r.Text, r.Evidence, vectors(r.Embeddings), r.Force, r.Published, r.Source})
 }
 
 // ParseRefresh reads a refresh record.
@@ -69,7 +80,7 @@ func ParseRefresh(key, value []byte) (Refresh, error) {
 	if err := json.Unmarshal(value, &in); err != nil {
 		return Refresh{}, err
 	}
-	r := Refresh{in.Kind, in.QueryID, in.Text, in.Evidence, embeddings, in.Source}
+	r := Refresh{in.Kind, in.QueryID, in.Text, in.Evidence, embeddings, in.Force, in.Published, in.Source}
 	return r, r.check(string(key))
 }
 
@@ -85,6 +96,14 @@ func (r Refresh) check(key string) error {
 	case KindRefresh, KindForget:
 	default:
 		return fmt.Errorf("field %q must be evidence, refresh or forget, not %q", "kind", r.Kind)
+	}
+	if (r.Force || len(r.Published) > 0) && r.Kind != KindRefresh || len(r.Published) > 0 && !r.Force {
+		return fmt.Errorf("fields %q and %q belong to a record of kind refresh, the second to one with the first", "force", "published")
+	}
+	for id, rank := range r.Published {
+		if id == "" || rank < 1 {
+			return fmt.Errorf("field %q must hold ids of documents and ranks from 1", "published")
+		}
 	}
 	for i, e := range r.Evidence {
 		if e.Document == "" || e.Weight < 1 {

@@ -66,6 +66,8 @@ func TestSchemas(t *testing.T) {
 		{"triplet", `{"schema":1}`, false},
 		{"refresh", string(Refresh{Kind: KindEvidence, QueryID: "q", Text: "t", Evidence: []Evidence{{"a", 1}}, Embeddings: map[string][]float32{"e": {1}}, Source: source}.Encode()), true},
 		{"refresh", string(Refresh{Kind: KindForget, QueryID: "q", Source: source}.Encode()), true},
+		{"refresh", string(Refresh{Kind: KindRefresh, QueryID: "q", Force: true, Published: map[string]int{"p": 2}, Source: Source{Topic: SourceAudit}}.Encode()), true},
+		{"refresh", `{"kind":"refresh","query_id":"q","published":{"p":0},"source":{"topic":"audit","partition":0,"offset":0,"timestamp":0}}`, false},
 		{"refresh", `{"kind":"evidence","query_id":"q","source":{"topic":"t","partition":0,"offset":0,"timestamp":0}}`, false},
 		{"dead-letter-headers", `{"hardneg-error":"e","hardneg-stage":"intake","hardneg-topic":"t","hardneg-partition":"0","hardneg-offset":"12","hardneg-timestamp":"1790000000000"}`, true},
 		{"dead-letter-headers", `{"hardneg-error":"e"}`, false},

@@ -173,6 +173,9 @@ func TestRefreshRoundTrip(t *testing.T) {
 	for _, want := range []Refresh{
 		{Kind: KindEvidence, QueryID: "q", Text: "<q>", Evidence: []Evidence{{"a", 1}, {"b", 1 << 50}}, Embeddings: map[string][]float32{"e": {1, -0.1}}, Source: source},
 		{Kind: KindRefresh, QueryID: "q", Source: source},
+		{Kind: KindRefresh, QueryID: "q", Source: Source{Topic: SourceSweep}},
+		{Kind: KindRefresh, QueryID: "q", Force: true, Published: map[string]int{"p": 3}, Source: Source{Topic: SourceAudit}},
+		{Kind: KindForget, QueryID: "q", Source: Source{Topic: SourceSweep, Partition: -1, Offset: 1790000000000, Timestamp: 1790000000000}},
 		{Kind: KindForget, QueryID: "q", Source: source},
 	} {
 		got, err := ParseRefresh([]byte("q"), want.Encode())
@@ -183,7 +186,8 @@ func TestRefreshRoundTrip(t *testing.T) {
 	for _, value := range []string{
 		"", "{}", `{"kind":"refresh","query_id":"other"}`, `{"kind":"other","query_id":"q"}`, `{"kind":"evidence","query_id":"q"}`,
 		`{"kind":"evidence","query_id":"q","text":"t","evidence":[{"doc_id":"a"}]}`, `{"kind":"refresh","query_id":"q","source":5}`,
-		`{"kind":"refresh","query_id":"q","embeddings":{"e":"AAA="}}`,
+		`{"kind":"refresh","query_id":"q","embeddings":{"e":"AAA="}}`, `{"kind":"forget","query_id":"q","force":true}`,
+		`{"kind":"refresh","query_id":"q","published":{"p":1}}`, `{"kind":"refresh","query_id":"q","force":true,"published":{"p":0}}`,
 	} {
 		if _, err := ParseRefresh([]byte("q"), []byte(value)); err == nil {
 			t.Errorf("%s passed", value)

@@ -20,6 +20,10 @@ type Metrics struct {
 	MinedQueries    prometheus.Counter
 	ConfirmRounds   prometheus.Histogram   // reads until the stored state of a batch's queries was confirmed
 	AffectedQueries *prometheus.CounterVec // how: watch, entry
+	SweptQueries    *prometheus.CounterVec // why: fingerprint, age, retention
+	SweepSeconds    prometheus.Gauge       // that the last complete sweep took
+	SweepCompleted  prometheus.Gauge       // when it ended, Unix seconds
+	SweepSkipped    prometheus.Counter     // turns left out, since the miner was behind
 }
 
 // NewMetrics makes the metrics and registers them. It panics where one of the names is taken, which is a mistake
@@ -54,9 +58,16 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 			Buckets: []float64{1, 2, 3, 4, 5},
 		}),
 		AffectedQueries: counter("hardneg_affected_queries_total", "Queries found affected by a document, by its watch list or its entry intervals.", "how"),
+		SweptQueries:    counter("hardneg_swept_queries_total", "Queries that the sweep sent to be mined again or forgotten.", "why"),
+		SweepSeconds: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hardneg_sweep_seconds", Help: "Seconds that the last complete sweep of all queries took: no list is out of date for longer."}),
+		SweepCompleted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hardneg_sweep_completed_timestamp_seconds", Help: "When the last complete sweep ended; 0: none has yet, in this instance."}),
+		SweepSkipped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hardneg_sweep_skipped_total", Help: "Turns that the sweep left out because the miner was behind."}),
 	}
 	registerer.MustRegister(m.Records, m.Outputs, m.DeadLetters, m.Batches, m.BatchSeconds, m.Lag, m.Failures,
-		m.StageUp, m.EmbeddedTexts, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries)
+		m.StageUp, m.EmbeddedTexts, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped)
 	// Children exist from the start, so that a rate over a counter's first step is right.
 	for _, kind := range []string{"passage", "query"} {
 		m.EmbeddedTexts.WithLabelValues(kind)
@@ -66,6 +77,9 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	}
 	for _, how := range []string{"watch", "entry"} {
 		m.AffectedQueries.WithLabelValues(how)
+	}
+	for _, why := range []string{"fingerprint", "age", "retention"} {
+		m.SweptQueries.WithLabelValues(why)
 	}
 	return m
 }

@@ -1,0 +1,179 @@
+package pipeline
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"hardneg/index"
+	"hardneg/internal/records"
+	"hardneg/stream"
+)
+
+// maxBacklog is how many refresh records may wait for the miner when the sweep adds to them: it must not hold up what
+// changed. At a high rate what two turns bring may wait.
+const maxBacklog = 1000
+
+// Why the sweep sends a query, as in the metrics.
+const (
+	sweptFingerprint = "fingerprint" // its state was mined by other rules
+	sweptAge         = "age"         // it was its turn
+	sweptRetention   = "retention"   // it is forgotten
+)
+
+// sweepingMiner is the miner of partition 0, of which a view has one, with the sweep beside it.
+type sweepingMiner struct {
+	miner
+	stop func()
+}
+
+// Close ends the sweep with the assignment.
+func (s sweepingMiner) Close() error {
+	s.stop()
+	return nil
+}
+
+func (p *Pipeline) sweeping(m miner) stream.Processor {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.sweep(ctx)
+	}()
+	return sweepingMiner{m, func() { cancel(); <-done }}
+}
+
+// sweptTo is how far the sweep is. It outlasts an assignment, and one sweep at a time uses it.
+type sweptTo struct {
+	changed bool      // going through the queries that other rules mined, not through all
+	next    string    // the point to go on from; empty: the first
+	began   time.Time // when it last passed the end; zero: not yet
+}
+
+// sweep sends every query through refresh, again and again, at sweep.rate; those that other rules mined before it goes
+// through all. It writes refresh records and nothing else: what comes of them is the miner's to decide.
+//
+// Queries come in the order of their point ids, not by the age of their last confirmation: the bound is the same, and
+// a confirmation costs no write. It begins at a random one, so that instances which never live for a whole
+// sweep do not leave out the same queries each time.
+func (p *Pipeline) sweep(ctx context.Context) {
+	rate := p.cfg.Sweep.Rate
+	every := max(time.Second, time.Duration(float64(time.Second)/rate))
+	if p.swept == (sweptTo{}) {
+		p.swept.changed = true
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for credit := 0.0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		credit += rate * every.Seconds()
+		n := int(credit + 1e-6)
+		credit -= float64(n)
+		if err := p.sweepSome(ctx, n); err != nil && ctx.Err() == nil {
+			p.log.Warn().Err(err).Msg("the sweep left out a turn")
+		}
+	}
+}
+
+// sweepSome is one turn: the next n queries, unless the miner is behind.
+func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
+	behind, err := p.backlog(ctx)
+	if err != nil {
+		return err
+	}
+	if behind > int64(max(maxBacklog, 2*n)) {
+		p.metrics.SweepSkipped.Inc()
+		return nil
+	}
+	at, now := p.swept, p.now()
+	why := map[string]string{}
+	var outputs []stream.Output
+	for whole := false; len(outputs) < n && !whole; {
+		unlike := ""
+		if at.changed {
+			unlike = p.fingerprint
+		}
+		known, next, err := p.queries.Known(ctx, at.next, n-len(outputs), unlike)
+		if err != nil {
+			return err
+		}
+		for _, k := range known {
+			if why[k.QueryID] != "" {
+				continue
+			}
+			var r records.Refresh
+			r, why[k.QueryID] = p.sweepOne(k, at.changed, now)
+			outputs = append(outputs, p.refreshOutput(r, nil))
+		}
+		if at.next = next; next == "" {
+			whole = p.turned(&at, now)
+		}
+	}
+	if err := p.kafka.Produce(ctx, outputs); err != nil {
+		return err
+	}
+	for _, reason := range why {
+		p.metrics.SweptQueries.WithLabelValues(reason).Inc()
+	}
+	p.swept = at
+	return nil
+}
+
+// sweepOne is the record for a query: it is to be mined, or forgotten where nobody has asked it for queries.retention.
+func (p *Pipeline) sweepOne(k index.Known, changed bool, now time.Time) (records.Refresh, string) {
+	r := records.Refresh{
+		Kind: records.KindRefresh, QueryID: k.QueryID,
+		Source: records.Source{Topic: records.SourceSweep, Timestamp: now.UnixMilli()},
+	}
+	seen := k.Newest.Timestamp
+	switch {
+	case p.cfg.Queries.Retention > 0 && seen < now.Add(-p.cfg.Queries.Retention).UnixMilli():
+		// Up to what was seen here: a younger record that is on its way stays.
+		r.Kind, r.Source.Partition, r.Source.Offset, r.Source.Timestamp = records.KindForget, -1, seen, seen
+		return r, sweptRetention
+	case changed:
+		return r, sweptFingerprint
+	}
+	return r, sweptAge
+}
+
+// turned goes on after the last point, and tells whether all queries were gone through from the first one on.
+func (p *Pipeline) turned(at *sweptTo, now time.Time) (whole bool) {
+	if at.changed {
+		at.changed = false
+		if at.began.IsZero() {
+			at.next = uuid.NewString() // point ids are as random
+		}
+		return false
+	}
+	at.changed = true
+	whole = !at.began.IsZero()
+	if whole && now.After(at.began) {
+		p.metrics.SweepSeconds.Set(now.Sub(at.began).Seconds())
+		p.metrics.SweepCompleted.Set(float64(now.UnixMilli()) / 1000)
+	}
+	at.began = now
+	return whole
+}
+
+// backlog is the number of offsets between what the miner has committed and the end of the refresh topic.
+func (p *Pipeline) backlog(ctx context.Context) (int64, error) {
+	ends, err := p.kafka.Offsets(ctx, p.cfg.Topics.Refresh)
+	if err != nil {
+		return 0, err
+	}
+	committed, err := p.kafka.Committed(ctx, Group(p.cfg, StageMiner), p.cfg.Topics.Refresh)
+	if err != nil {
+		return 0, err
+	}
+	var behind int64
+	for _, end := range ends {
+		behind += max(0, end.HighWatermark-max(committed[end.Partition], end.Start))
+	}
+	return behind, nil
+}
