@@ -123,6 +123,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.loadCommand(),
 		c.tailCommand(),
 		c.exportCommand(),
+		c.auditCommand(),
 		c.configCommand(),
 		c.schemaCommand(),
 		c.versionCommand(),

@@ -103,23 +103,24 @@ func Run(ctx context.Context, o Options) error {
 		if err := p.awaitFirstLoad(ctx); err != nil {
 			return quiet(ctx, err)
 		}
+		if err := p.publishRules(ctx); err != nil {
+			return quiet(ctx, err)
+		}
 		return p.run(ctx, StageMiner)
 	})
 	return stages.Wait()
 }
 
 func newPipeline(o Options) (*Pipeline, error) {
-	config := rules(o.Config.Mining)
-	rules, err := mining.New(config)
+	rules, err := mining.New(rules(o.Config.Mining))
 	if err != nil {
 		return nil, err
 	}
 	p := &Pipeline{
 		cfg: o.Config, kafka: o.Kafka, broker: o.Kafka, mining: rules, now: time.Now,
 		log: o.Log, metrics: o.Metrics, health: o.Health,
-		minWeight: millionths(o.Config.Queries.MinWeight),
+		minWeight: millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,
 	}
-	p.fingerprint = fmt.Sprintf("%s-%d", config.Fingerprint(), p.minWeight)
 	return p, nil
 }
 

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/pipeline"
+	"hardneg/internal/service"
+	"hardneg/internal/telemetry"
+)
+
+// auditSample is how many queries are checked where nobody says.
+const auditSample = 100
+
+func (c *command) auditCommand() *cobra.Command {
+	var t target
+	var all bool
+	o := pipeline.AuditOptions{}
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Recompute queries from scratch and report differences",
+		Long: `Recompute the lists of a sample of queries, or of all, from scratch by exact search, and report where the stored
+states or the triplets topic differ from that. The service may run meanwhile: a query differs if it still does once
+the stages have worked off what was waiting for them. The exit code is 1 if there are differences.
+
+--repair sends the queries that differ through refresh, where the miner mines them again, and looks again; the exit
+code is then 1 if differences are left. The rules are those that the miners published, whatever this command's configuration says.
+
+Kinds of differences. Of the stored state: positive (which documents have a list), stored (a slot), watch and entry (what
+decides which changes reach the query), rank (a published slot that it could not retract). Of the triplets topic:
+missing, extra, published (other content), unknown (of a query without a state), stray (what no miner writes).`,
+		Example: `  hardneg audit --data-dir ./data --sample 500
+  hardneg audit --config hardneg.yaml --all --repair -o json`,
+		Args: arguments(),
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case all && cmd.Flags().Changed("sample"):
+			return usage("--all and --sample exclude each other")
+		case all:
+			o.Sample = 0
+		case o.Sample < 1:
+			return usage("--sample must be at least 1, is %d", o.Sample)
+		}
+		if !cmd.Flags().Changed("seed") {
+			o.Seed = uint64(time.Now().UnixMilli())
+		}
+		cfg, kafka, err := c.connectKafka(cmd.Context(), t)
+		if err != nil {
+			return err
+		}
+		defer kafka.Close()
+		if cfg.Qdrant.Address == "" {
+			return usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
+		}
+		log, err := telemetry.NewLog(c.stderr, cfg.Log.Level, cfg.Log.Format)
+		if err != nil {
+			return err
+		}
+		qdrant, err := service.ConnectQdrant(cmd.Context(), cfg, log)
+		if err != nil {
+			return err
+		}
+		defer qdrant.Close()
+		o.Config, o.Kafka, o.Index, o.Log = cfg, kafka, qdrant, log
+		report, err := pipeline.Audit(cmd.Context(), o)
+		if err != nil {
+			return err
+		}
+		if err := c.printAudit(report); err != nil {
+			return err
+		}
+		return auditOutcome(report)
+	}
+	cmd.Flags().IntVar(&o.Sample, "sample", auditSample, "queries to check")
+	cmd.Flags().BoolVar(&all, "all", false, "check all queries")
+	cmd.Flags().Uint64Var(&o.Seed, "seed", 0, "seed of the sample (default: by the clock)")
+	cmd.Flags().BoolVar(&o.Repair, "repair", false, "send the queries that differ through refresh")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// auditOutcome is an error where differences are left.
+func auditOutcome(r *pipeline.AuditReport) error {
+	idle := ""
+	if r.Behind > 0 {
+		idle = fmt.Sprintf("; %d records wait for stages that make no progress: does the service run?", r.Behind)
+	}
+	switch {
+	case r.Repaired != nil && len(r.Repaired.Left) > 0:
+		return fmt.Errorf("%d differences are left after the repair%s", len(r.Repaired.Left), idle)
+	case r.Repaired == nil && len(r.Differences) > 0:
+		return fmt.Errorf("%d differences; --repair mends them%s", len(r.Differences), idle)
+	}
+	return nil
+}
+
+func (c *command) printAudit(r *pipeline.AuditReport) error {
+	if c.output == "json" {
+		encoder := newEncoder(c.stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(r)
+	}
+	of := "all queries"
+	if r.Seed != nil {
+		of = fmt.Sprintf("a sample with seed %d", *r.Seed)
+	}
+	_, err := fmt.Fprintf(c.stdout, "%d of %d queries checked (%s): %d pairs, %d slots, %d triplets\n%d differences%s\n",
+		r.Queries, r.Known, of, r.Pairs, r.Slots, r.Triplets, len(r.Differences), byKind(r.Kinds))
+	if err != nil {
+		return err
+	}
+	if err := printDifferences(c.stdout, r.Differences); err != nil || r.Repaired == nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.stdout, "%d queries mined again, %d strays removed: %d differences left\n", r.Repaired.Queries, r.Repaired.Strays, len(r.Repaired.Left))
+	if err != nil {
+		return err
+	}
+	return printDifferences(c.stdout, r.Repaired.Left)
+}
+
+func byKind(kinds map[string]int) string {
+	parts := make([]string, 0, len(kinds))
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		parts = append(parts, fmt.Sprintf("%s %d", kind, kinds[kind]))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(parts, ", ")
+}
+
+func printDifferences(w io.Writer, differences []pipeline.Difference) error {
+	if len(differences) == 0 {
+		return nil
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KIND\tQUERY\tPOSITIVE\tRANK\tSTORED\tPUBLISHED\tRECOMPUTED")
+	for _, d := range differences {
+		rank := ""
+		if d.Rank > 0 {
+			rank = strconv.Itoa(d.Rank)
+		}
+		cells := []string{d.Kind, d.Query, d.Positive, rank, d.Stored, d.Published, d.Recomputed}
+		for i, cell := range cells {
+			if cells[i] = brief(cell); cells[i] == "" {
+				cells[i] = "-"
+			}
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
+	}
+	return table.Flush()
+}

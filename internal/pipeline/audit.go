@@ -1,0 +1,305 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	"hardneg/internal/records"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// AuditOptions say what to audit.
+type AuditOptions struct {
+	Config *config.Config // names and addresses; the rules are those that the miners published
+	Kafka  *stream.Client
+	Index  *index.Client
+	Log    zerolog.Logger
+	Sample int    // queries to check; 0: all
+	Seed   uint64 // of the sample
+	Repair bool   // send queries that differ through refresh, and look again
+}
+
+// AuditReport is what an audit found.
+type AuditReport struct {
+	Generation  string         `json:"generation"`
+	Fingerprint string         `json:"fingerprint"` // of the rules
+	Known       int            `json:"known_queries"`
+	Queries     int            `json:"queries"` // checked, and of them
+	Pairs       int            `json:"pairs"`
+	Slots       int            `json:"slots"`
+	Triplets    int            `json:"triplets"` // published of them
+	Seed        *uint64        `json:"seed,omitempty"`
+	Kinds       map[string]int `json:"kinds"` // differences by kind
+	Differences []Difference   `json:"differences"`
+	Behind      int64          `json:"behind"` // records that the stages had not taken up, and did not while the audit waited
+	Repaired    *AuditRepair   `json:"repaired,omitempty"`
+}
+
+// AuditRepair is what a repair left.
+type AuditRepair struct {
+	Queries int          `json:"queries"` // sent through refresh
+	Strays  int          `json:"strays"`  // records replaced by a null
+	Left    []Difference `json:"left"`    // differences that are still there
+}
+
+const (
+	// While the service works, a difference may be a change under way: a query differs only if it still does after
+	// so many waits for what was in the topics at the time.
+	auditLooks    = 4
+	auditPause    = 100 * time.Millisecond
+	auditPatience = 20 * time.Second // without progress of the stages
+)
+
+// auditor is one audit.
+type auditor struct {
+	AuditOptions
+	index  *index.Index
+	rules  *ruleset
+	mining *mining.Miner
+	view   *auditView
+	behind int64
+}
+
+// Audit recomputes queries from scratch, by exact search, and reports where the states or the triplets topic differ
+// from that. Their evidence, and the vectors, are taken as they are stored.
+func Audit(ctx context.Context, o AuditOptions) (*AuditReport, error) {
+	a := &auditor{AuditOptions: o}
+	if err := a.open(ctx); err != nil {
+		return nil, err
+	}
+	known, err := a.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted := a.choose(known)
+	a.view, err = newAuditView(ctx, o.Kafka, o.Config.Topics.Triplets, func(query string) bool {
+		_, wants := wanted[query]
+		_, knows := slices.BinarySearch(known, query)
+		return wants || !knows
+	})
+	if err != nil {
+		return nil, err
+	}
+	for query := range a.view.queries { // of the unknown as well
+		wanted[query] = struct{}{}
+	}
+	report := &AuditReport{
+		Generation: a.index.Generation(), Fingerprint: a.rules.Fingerprint, Known: len(known), Queries: len(wanted), Kinds: map[string]int{},
+	}
+	if o.Sample > 0 {
+		report.Seed = &o.Seed
+	}
+	differing, err := a.check(ctx, slices.Sorted(maps.Keys(wanted)), report)
+	if err != nil {
+		return nil, err
+	}
+	if differing, err = a.again(ctx, differing); err != nil {
+		return nil, err
+	}
+	report.Differences, report.Behind = a.flat(differing), a.behind
+	for _, d := range report.Differences {
+		report.Kinds[d.Kind]++
+	}
+	if o.Repair {
+		report.Repaired, err = a.repair(ctx, differing)
+		report.Behind = a.behind
+	}
+	return report, err
+}
+
+// open finds the live collections and the rules.
+func (a *auditor) open(ctx context.Context) (err error) {
+	if a.index, err = a.Index.Live(ctx); err != nil {
+		return err
+	}
+	if a.index == nil {
+		return fmt.Errorf("qdrant at %s has no collections with the prefix %q: has the service run, and is qdrant.prefix the same?",
+			a.Config.Qdrant.Address, a.Config.Qdrant.Prefix)
+	}
+	if a.rules, err = readRules(ctx, a.Kafka, a.Config); err != nil {
+		return err
+	}
+	if a.rules == nil { // no miner has run yet
+		r := newRuleset(a.Config)
+		a.rules = &r
+	}
+	a.mining, err = mining.New(a.rules.Mining)
+	return err
+}
+
+// known lists the queries that have a state, sorted. Forgotten ones count as unknown until the topic has triplets of
+// them.
+func (a *auditor) known(ctx context.Context) ([]string, error) {
+	const page = 10_000
+	var ids []string
+	for next := ""; ; {
+		found, after, err := a.index.Known(ctx, next, page, "")
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range found {
+			ids = append(ids, k.QueryID)
+		}
+		if next = after; next == "" {
+			slices.Sort(ids)
+			return ids, nil
+		}
+	}
+}
+
+// choose draws the sample.
+func (a *auditor) choose(known []string) map[string]struct{} {
+	n := len(known)
+	if a.Sample > 0 {
+		n = min(n, a.Sample)
+	}
+	chosen := make(map[string]struct{}, n)
+	for _, i := range rand.New(rand.NewPCG(a.Seed, 0)).Perm(len(known))[:n] {
+		chosen[known[i]] = struct{}{}
+	}
+	return chosen
+}
+
+// check compares queries, and returns the differences by query. What it looked at is added to a report, if there is one.
+func (a *auditor) check(ctx context.Context, queries []string, report *AuditReport) (map[string][]Difference, error) {
+	differing := map[string][]Difference{}
+	for ids := range slices.Chunk(queries, auditTogether) {
+		all, err := a.recompute(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		if err := a.view.read(ctx); err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			if found := a.compare(id, all[id]); len(found) > 0 {
+				differing[id] = found
+			}
+			if report == nil {
+				continue
+			}
+			report.Triplets += len(a.view.queries[id])
+			for _, pair := range all[id].outcome.Pairs {
+				report.Pairs++
+				report.Slots += len(pair.Slots)
+			}
+		}
+	}
+	return differing, nil
+}
+
+// again looks at differing queries until they do not differ, or have each time.
+func (a *auditor) again(ctx context.Context, differing map[string][]Difference) (map[string][]Difference, error) {
+	for look := 1; look < auditLooks && len(differing) > 0; look++ {
+		if err := pause(ctx, auditPause<<look); err != nil {
+			return nil, err
+		}
+		if err := a.settle(ctx); err != nil {
+			return nil, err
+		}
+		a.Log.Debug().Int("queries", len(differing)).Int64("behind", a.behind).Msg("looking again at what differs")
+		var err error
+		if differing, err = a.check(ctx, slices.Sorted(maps.Keys(differing)), nil); err != nil {
+			return nil, err
+		}
+		if a.behind > 0 {
+			break // nobody works on it
+		}
+	}
+	return differing, nil
+}
+
+// flat lists all differences in order.
+func (a *auditor) flat(differing map[string][]Difference) []Difference {
+	all := []Difference{}
+	for _, found := range differing {
+		all = append(all, found...)
+	}
+	slices.SortStableFunc(all, Difference.compare)
+	return append(all, a.strays()...)
+}
+
+// settle waits until the stages have worked off what is in their topics now: first the input, then what that brought
+// to the refresh topic. It gives up, and notes how much is left, when they make no progress.
+func (a *auditor) settle(ctx context.Context) error {
+	a.behind = 0
+	for _, stage := range []string{StageIndexer, StageIntake, StageMiner} {
+		// Beyond the stable end: what an open transaction has written counts.
+		ends, err := a.Kafka.Offsets(ctx, inputTopic(a.Config, stage))
+		if err != nil {
+			return err
+		}
+		progress := time.Now()
+		for last := int64(-1); ; {
+			committed, err := a.Kafka.Committed(ctx, Group(a.Config, stage), inputTopic(a.Config, stage))
+			if err != nil {
+				return err
+			}
+			var left int64
+			for _, end := range ends {
+				left += max(0, end.HighWatermark-max(committed[end.Partition], end.Start))
+			}
+			if left == 0 {
+				break
+			}
+			if left != last {
+				last, progress = left, time.Now()
+			}
+			if time.Since(progress) > auditPatience {
+				a.behind += left
+				break
+			}
+			if err := pause(ctx, auditPause); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// repair sends the differing queries through refresh, with all that was found published of them, and waits for the
+// outcome. Strays it replaces by a null where they are: no miner writes there.
+func (a *auditor) repair(ctx context.Context, differing map[string][]Difference) (*AuditRepair, error) {
+	repair := &AuditRepair{Queries: len(differing), Strays: len(a.view.strays)}
+	var outputs []stream.Output
+	for _, query := range slices.Sorted(maps.Keys(differing)) {
+		r := records.Refresh{
+			Kind: records.KindRefresh, QueryID: query, Force: true, Published: map[string]int{},
+			Source: records.Source{Topic: records.SourceAudit, Timestamp: time.Now().UnixMilli()},
+		}
+		for _, at := range a.view.slots(query) {
+			r.Published[at.positive] = max(r.Published[at.positive], at.rank)
+		}
+		outputs = append(outputs, stream.Output{Topic: a.Config.Topics.Refresh, Partition: stream.ByKey, Key: []byte(query), Value: r.Encode()})
+	}
+	for at := range a.view.strays {
+		outputs = append(outputs, stream.Output{Topic: a.Config.Topics.Triplets, Partition: at.partition, Key: []byte(at.key)})
+	}
+	if err := a.Kafka.Produce(ctx, outputs); err != nil {
+		return nil, err
+	}
+	if err := a.settle(ctx); err != nil {
+		return nil, err
+	}
+	left, err := a.check(ctx, slices.Sorted(maps.Keys(differing)), nil)
+	if err != nil {
+		return nil, err
+	}
+	if left, err = a.again(ctx, left); err != nil {
+		return nil, err
+	}
+	if err := a.view.read(ctx); err != nil {
+		return nil, err
+	}
+	repair.Left = a.flat(left)
+	return repair, nil
+}
