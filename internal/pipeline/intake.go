@@ -35,6 +35,9 @@ func (s intake) evidence(q records.Query) []records.Evidence {
 	var found []records.Evidence
 	at := map[string]int{}
 	add := func(id string, weight float64) {
+		if millionths(weight) == 0 { // positive_weight may be zero: that is no evidence
+			return
+		}
 		if i, ok := at[id]; ok {
 			found[i].Weight += millionths(weight)
 			return

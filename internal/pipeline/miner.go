@@ -93,7 +93,7 @@ func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 	if err != nil {
 		return nil, err
 	}
-	pending := slices.DeleteFunc(tasks, func(t *task) bool { return !t.known && !t.tells() })
+	pending := slices.DeleteFunc(tasks, func(t *task) bool { return len(t.records) == 0 || !t.known && !t.tells() })
 	for round := 1; len(pending) > 0; round++ {
 		if round > maxRounds {
 			return nil, fmt.Errorf("query %q: its documents changed during each of %d readings; trying again later", pending[0].id, maxRounds)
@@ -164,7 +164,8 @@ func (s miner) notRecreated(ctx context.Context, tasks []*task) error {
 }
 
 // embed embeds the texts that the records bring and the states do not have yet. A record whose text cannot be
-// embedded is a dead letter, whether or not it is the newest, so that the order of arrival does not matter.
+// embedded is a dead letter, whether or not it is the newest, so that the order of arrival does not matter, and whether
+// or not a state covers it: the transaction that held its dead letter may have been aborted behind the store.
 func (s miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error) {
 	type place struct {
 		t *task
@@ -174,7 +175,7 @@ func (s miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error
 	var places []place
 	for _, t := range tasks {
 		for i, r := range t.records {
-			if last, ok := t.first.Applied[r.Source.Partition]; r.Kind != records.KindEvidence || ok && r.Source.Offset <= last {
+			if r.Kind != records.KindEvidence {
 				continue
 			}
 			if r.Text == t.first.Text && t.first.Vector != nil && len(r.Embeddings) == 0 && len(t.first.Carried) == 0 {

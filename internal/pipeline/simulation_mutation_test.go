@@ -1,0 +1,89 @@
+package pipeline
+
+import (
+	"context"
+
+	"hardneg/index"
+)
+
+// simMutation breaks one rule of the pipeline from outside, by what the index answers or does.
+type simMutation string
+
+const (
+	simIntact        simMutation = ""
+	simNoConfirm     simMutation = "confirmation left out"
+	simWatchSlots    simMutation = "watch set reduced to slots and positives"
+	simNoForce       simMutation = "foreign tokens ignored"
+	simNoTokenGuard  simMutation = "token guard removed"
+	simNoOffsetGuard simMutation = "document offset guard removed"
+	simNoApplied     simMutation = "applied ignored for evidence"
+	simNoEntry       simMutation = "entry look-up left out"
+	simLookUpFirst   simMutation = "look-up before write"
+	simNoRetired     simMutation = "published ranks not nulled"
+	simNoFingerprint simMutation = "a change of the rules ignored"
+)
+
+var simMutations = []simMutation{
+	simNoConfirm, simWatchSlots, simNoForce, simNoTokenGuard, simNoOffsetGuard, simNoApplied, simNoEntry, simLookUpFirst,
+	simNoRetired, simNoFingerprint,
+}
+
+// read changes a state on its way from the index to a miner.
+func (m simMutation) read(s index.State, t *simTask) index.State {
+	switch m {
+	case simNoForce: // a predecessor's state looks like one's own
+		s.Token = min(s.Token, t.token)
+	case simNoApplied: // a predecessor's evidence looks like none
+		if s.Token < t.token {
+			s.Applied = nil
+		}
+	case simNoRetired: // only what is in use now is known to have been published
+		s.Published = nil
+		for _, p := range s.Positives {
+			if n := len(p.Slots); n > 0 {
+				if s.Published == nil {
+					s.Published = map[string]int{}
+				}
+				s.Published[p.Document] = n
+			}
+		}
+	case simNoFingerprint:
+		s.Fingerprint = t.fingerprint
+	}
+	return s
+}
+
+// simStale answers with what was read, unless the mutation is in force and the same was asked in this batch before.
+func simStale[T any](s *simStore, mutation simMutation, applies bool, key string, read func() (T, error)) (T, error) {
+	if s.w.mutation != mutation || !applies {
+		return read()
+	}
+	if old, ok := s.stale[key]; ok {
+		return old.(T), nil
+	}
+	answer, err := read()
+	if err == nil {
+		if s.stale == nil {
+			s.stale = map[string]any{}
+		}
+		s.stale[key] = answer
+	}
+	return answer, err
+}
+
+// lookUpFirst asks who is affected by documents before they are written.
+func (s *simStore) lookUpFirst(docs []index.Document) error {
+	ids := make([]string, len(docs))
+	var vectors [][]float32
+	for i, d := range docs {
+		ids[i] = d.ID
+		if !d.Deleted {
+			vectors = append(vectors, d.Vector)
+		}
+	}
+	if _, err := s.Watching(context.Background(), ids); err != nil {
+		return err
+	}
+	_, err := s.Entering(context.Background(), vectors)
+	return err
+}
