@@ -156,7 +156,7 @@ func TestFitErrors(t *testing.T) {
 	}{
 		{"no sample", small, nil, "no passage of the sample has any words"},
 		{"no words", small, []embed.Item{{Text: "."}, {Text: ""}}, "no passage of the sample has any words"},
-		{"nothing carried", []config.Embedder{{Name: "own", Type: embed.TypeCarried, Weight: 1, Dimensions: 2}}, prose(1, 3), "none of the 3 passages of the sample can be embedded: embedder own: the record carries no vector"},
+		{"nothing carried", []config.Embedder{{Name: "own", Type: embed.TypeCarried, Weight: 1, Dimensions: 2}}, prose(1, 3), "nothing to fit on: all 3 are refused: embedder own: the record carries no vector"},
 		{"no embedders", nil, prose(1, 3), "none configured"},
 	} {
 		_, err := Fit(context.Background(), test.embedders, pca, 10, test.sample)
