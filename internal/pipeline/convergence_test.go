@@ -81,6 +81,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	cfg.Mining.Negatives = worldNegatives
 	cfg.Mining.Tiers = []config.Tier{{Policy: "semantic", UpTo: 1}, {Policy: "positive-aware", UpTo: worldNegatives, RelativeMargin: &margin}}
 	cfg.Kafka.MaxBatch = 20
+	cfg.Sweep.Rate = 0 // which would mend what is missed
 	cfg.Kafka.SessionTimeout = 6 * time.Second
 	w := &world{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), cfg: cfg, log: quietLog,
@@ -103,12 +104,16 @@ func newWorld(t *testing.T, seed uint64) *world {
 
 // instance runs all stages until stop is called; stop waits.
 func (w *world) instance() (stop func()) {
+	return w.measured(telemetry.NewMetrics(prometheus.NewRegistry()))
+}
+
+func (w *world) measured(metrics *telemetry.Metrics) (stop func()) {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() {
 		done <- Run(ctx, Options{
 			Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log,
-			Metrics: telemetry.NewMetrics(prometheus.NewRegistry()), Health: telemetry.NewHealth(),
+			Metrics: metrics, Health: telemetry.NewHealth(),
 		})
 	}()
 	return func() {

@@ -158,7 +158,7 @@ func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor
 	case StageIntake:
 		return intake{p}
 	default:
-		if a.Partition == 0 && p.cfg.Sweep.Rate > 0 {
+		if a.Partition == 0 && p.cfg.Sweep.Rate > 0 && p.queries != nil {
 			return p.sweeping(miner{p, a.Token})
 		}
 		return miner{p, a.Token}

@@ -1,0 +1,214 @@
+package pipeline
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	"hardneg/internal/records"
+	"hardneg/internal/telemetry"
+	"hardneg/stream"
+)
+
+// reconfigured stops an instance, and starts another one with a changed configuration.
+func (w *world) reconfigured(stop func(), change func(*config.Config)) (again func(), metrics *telemetry.Metrics) {
+	w.t.Helper()
+	stop()
+	cfg := *w.cfg
+	cfg.Mining.Tiers = slices.Clone(cfg.Mining.Tiers)
+	change(&cfg)
+	w.cfg = &cfg
+	metrics = telemetry.NewMetrics(prometheus.NewRegistry())
+	return w.measured(metrics), metrics
+}
+
+// await polls until a condition holds.
+func (w *world) await(most time.Duration, what string, done func() bool) time.Duration {
+	w.t.Helper()
+	start := time.Now()
+	for !done() {
+		if time.Since(start) > most {
+			w.t.Fatalf("%s: not after %v", what, most)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+// measure is the value of a counter or a gauge.
+func measure(t *testing.T, c prometheus.Collector) float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := families[0].GetMetric()[0]
+	return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+}
+
+// TestSweepMendsALostLookUp changes a document behind the indexer's back.
+func TestSweepMendsALostLookUp(t *testing.T) {
+	const rate = 5 // of 15 queries: three seconds
+	w := loadedWorld(t, 5, 15)
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	live, err := w.index.Live(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := func() {
+		// d39 comes to lie where it enters the list of q3, and nobody is told.
+		documents, err := live.Documents(t.Context(), []string{"d39", "d3"}, index.WithVector|index.WithMinHash|index.WithText)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := documents["d39"]
+		d.Vector = w.random()
+		w.docs["d39"] = worldDocument{text: d.Text, vector: d.Vector}
+		if err := live.WriteDocuments(t.Context(), []index.Document{d}, d.Partition, d.Offset); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for maps.Equal(w.got(), w.want()) {
+		lost()
+	}
+	if r := w.audit(nil); len(r.Differences) == 0 {
+		t.Error("the audit does not find what a lost look-up left")
+	}
+	var metrics *telemetry.Metrics
+	stop, metrics = w.reconfigured(stop, func(c *config.Config) { c.Sweep.Rate = rate })
+	w.await(30*time.Second, "first sweep", func() bool { return maps.Equal(w.got(), w.want()) })
+	w.await(30*time.Second, "a complete sweep", func() bool { return measure(t, metrics.SweepCompleted) > 0 })
+
+	// With the sweep on, it takes N/rate, and the mining.
+	for maps.Equal(w.got(), w.want()) {
+		lost()
+	}
+	took := w.await(10*time.Second, "sweep", func() bool { return maps.Equal(w.got(), w.want()) })
+	t.Logf("mended after %v; a sweep takes %v s", took, measure(t, metrics.SweepSeconds))
+	if seconds := measure(t, metrics.SweepSeconds); took > 6*time.Second || seconds < 2 || seconds > 6 {
+		t.Errorf("mended after %v; a sweep takes %v s", took, seconds)
+	}
+	w.clean("after the sweep")
+	if n := measure(t, metrics.SweptQueries.WithLabelValues(sweptAge)); n < 15 {
+		t.Errorf("%v queries were swept", n)
+	}
+}
+
+// TestChangedRules: every list follows, what fell away is retracted, and nothing is embedded.
+func TestChangedRules(t *testing.T) {
+	w := loadedWorld(t, 6, 12)
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	before := len(w.got())
+	margin := 0.3
+	var metrics *telemetry.Metrics
+	stop, metrics = w.reconfigured(stop, func(c *config.Config) {
+		c.Sweep.Rate = 6
+		c.Mining.Negatives = 2
+		c.Mining.Tiers = []config.Tier{{Policy: "semantic", UpTo: 1}, {Policy: "positive-aware", UpTo: 2, RelativeMargin: &margin}}
+	})
+	live, err := w.index.Live(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fingerprint := newRuleset(w.cfg).Fingerprint
+	w.await(30*time.Second, "changed rules", func() bool {
+		left, _, err := live.Known(t.Context(), "", 100, fingerprint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(left) == 0
+	})
+	if n := measure(t, metrics.SweptQueries.WithLabelValues(sweptFingerprint)); n != 12 {
+		t.Errorf("%v queries of other rules were swept, want 12", n)
+	}
+	// Those came first: with six a turn, at most the rest of the second turn was others.
+	if n := measure(t, metrics.SweptQueries.WithLabelValues(sweptAge)); n > 12 {
+		t.Errorf("%v others were swept before them", n)
+	}
+	w.settle()
+	w.clean("under the new rules")
+	if after := len(w.got()); after >= before || after == 0 {
+		t.Errorf("%d triplets, %d before", after, before)
+	}
+	for _, kind := range []string{"passage", "query"} {
+		if n := measure(t, metrics.EmbeddedTexts.WithLabelValues(kind)); n != 0 {
+			t.Errorf("%v texts of kind %s were embedded", n, kind)
+		}
+	}
+}
+
+// TestRetention: queries that nobody has asked for long are forgotten, and can come back.
+func TestRetention(t *testing.T) {
+	w := loadedWorld(t, 7, 4)
+	w.cfg.Sweep.Rate, w.cfg.Queries.Retention = 10, 5*time.Second
+	stop := w.instance()
+	defer func() { stop() }()
+	w.await(30*time.Second, "the load", func() bool { return maps.Equal(w.got(), w.want()) })
+	all := w.logged
+	w.logged = map[string]*worldQuery{"q1": {positives: maps.Clone(all["q1"].positives)}}
+	kept := w.logged["q1"]
+	w.await(30*time.Second, "forgetting all but q1", func() bool {
+		w.judge("q1", "d20") // somebody asks for it, again and again: all of its evidence counts
+		w.logged["q1"] = kept
+		kept.positives["d20"] = true
+		time.Sleep(300 * time.Millisecond)
+		return maps.Equal(w.got(), w.want())
+	})
+	w.clean("after the others are forgotten")
+	w.logged = map[string]*worldQuery{}
+	w.await(30*time.Second, "forgetting q1", func() bool { return len(w.got()) == 0 })
+	w.judge("q2", "d30") // of its earlier positives none counts
+	w.await(30*time.Second, "q2 again", func() bool { return len(w.got()) > 0 && maps.Equal(w.got(), w.want()) })
+}
+
+// TestSweepWaitsForTheMiner: while the miner is behind, the sweep adds nothing.
+func TestSweepWaitsForTheMiner(t *testing.T) {
+	w := loadedWorld(t, 8, 4)
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	stop()
+	stop = func() {}
+	outputs := make([]stream.Output, maxBacklog+1)
+	for i := range outputs {
+		r := records.Refresh{Kind: records.KindRefresh, QueryID: "nobody-" + strconv.Itoa(i)}
+		outputs[i] = stream.Output{Topic: w.cfg.Topics.Refresh, Partition: stream.ByKey, Key: []byte(r.QueryID), Value: r.Encode()}
+	}
+	metrics := telemetry.NewMetrics(prometheus.NewRegistry())
+	p, err := newPipeline(Options{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log, Metrics: metrics, Health: telemetry.NewHealth()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.queries, err = w.index.Live(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	turn := func(swept, skipped int) {
+		t.Helper()
+		if err := p.sweepSome(t.Context(), 3); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := measure(t, metrics.SweptQueries.WithLabelValues(sweptAge)), measure(t, metrics.SweepSkipped); a != float64(swept) || b != float64(skipped) {
+			t.Errorf("%v swept, %v skipped, want %d and %d", a, b, swept, skipped)
+		}
+	}
+	turn(3, 0)
+	if err := w.kafka.Produce(t.Context(), outputs); err != nil {
+		t.Fatal(err)
+	}
+	turn(3, 1)
+	stop = w.instance()
+	w.settle()
+	turn(6, 1)
+}
