@@ -77,7 +77,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	for _, b := range cfg.Brokers {
 		if _, _, err := net.SplitHostPort(b); err != nil {
-			return nil, fmt.Errorf("Kafka broker %q: want host:port: %w", b, err)
+			return nil, fmt.Errorf("broker %q of Kafka: want host:port: %w", b, err)
 		}
 	}
 	mechanism, err := cfg.SASL.mechanism()
@@ -132,7 +132,7 @@ func (c *Client) Ping(ctx context.Context) error {
 		}
 		var refused kafka.Error
 		if errors.As(err, &refused) {
-			return fmt.Errorf("Kafka at %s refuses: %w", broker, err)
+			return fmt.Errorf("broker %s refuses: %w", broker, err)
 		}
 		errs = append(errs, err)
 	}

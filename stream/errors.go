@@ -16,7 +16,7 @@ import (
 
 // The errors that callers tell apart.
 var (
-	ErrUnreachable      = errors.New("Kafka is unreachable")
+	ErrUnreachable      = errors.New("cannot reach Kafka")
 	ErrUnknownTopic     = errors.New("topic does not exist")
 	ErrOffsetOutOfRange = errors.New("offset is outside the log")
 	ErrCorrupt          = errors.New("record batch is corrupt")

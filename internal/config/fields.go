@@ -28,10 +28,7 @@ type Field struct {
 	index    int     // in its struct
 }
 
-var (
-	durationType = reflect.TypeFor[time.Duration]()
-	secretType   = reflect.TypeFor[Secret]()
-)
+var durationType = reflect.TypeFor[time.Duration]()
 
 // Fields are all keys, in the order of the structs.
 func Fields() []Field { return fields() }

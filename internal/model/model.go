@@ -42,7 +42,7 @@ func Fit(ctx context.Context, embedders []config.Embedder, reduce config.Reduce,
 	for _, embedder := range m.embedders {
 		if fitted, ok := embedder.(embed.Fitted); ok {
 			if err := fitted.Fit(texts(sample)); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("%w: %w", ErrSample, err)
 			}
 		}
 		if err := ctx.Err(); err != nil {

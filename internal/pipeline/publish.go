@@ -54,12 +54,23 @@ func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Out
 			outputs = append(outputs, s.slots(t, id, documents)...)
 		}
 		if t.again {
-			last := len(t.records) - 1
-			again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Source: t.records[last].Source}
-			outputs = append(outputs, s.refreshOutput(again, t.sources[last].Headers))
+			cause := t.cause()
+			again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Source: t.records[cause].Source}
+			outputs = append(outputs, s.refreshOutput(again, t.sources[cause].Headers))
 		}
 	}
 	return outputs, torn, nil
+}
+
+// cause is the index of the record that the query's triplets name as their source: the newest that a change of the
+// inputs made, for those of the sweep and of the audit ask without knowing of any.
+func (t *task) cause() int {
+	for i, r := range slices.Backward(t.records) {
+		if r.Source.Topic != records.SourceSweep && r.Source.Topic != records.SourceAudit {
+			return i
+		}
+	}
+	return len(t.records) - 1
 }
 
 // changed lists the positives whose slots must go out: all that were ever published when the state was another
@@ -116,14 +127,14 @@ func (s miner) slots(t *task, positive string, documents map[string]index.Docume
 			pair.Reason = "below_min_weight"
 		}
 	}
-	last := len(t.records) - 1
-	source := t.records[last].Source
+	cause := t.cause()
+	source := t.records[cause].Source
 	headers := []stream.Header{
 		{Key: HeaderSchema, Value: []byte("1")},
 		{Key: HeaderGeneration, Value: []byte(s.generation)},
 		{Key: HeaderSource, Value: fmt.Appendf(nil, "%s/%d/%d", source.Topic, source.Partition, source.Offset)},
 	}
-	headers = append(headers, traceparent(t.sources[last].Headers)...)
+	headers = append(headers, traceparent(t.sources[cause].Headers)...)
 	minedAt := time.UnixMilli(t.state.StoredAt).UTC().Format(time.RFC3339Nano)
 	ranks := max(s.cfg.Mining.Negatives, t.state.Published[positive])
 	outputs := make([]stream.Output, 0, ranks)

@@ -23,6 +23,7 @@ import (
 	pb "github.com/qdrant/go-client/qdrant"
 	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
@@ -68,7 +69,7 @@ func Start(config Config) (*Server, error) {
 	}
 	path := filepath.Join(config.Dir, databaseName)
 	db, err := bolt.Open(path, 0o644, &bolt.Options{Timeout: fileTimeout, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("embedded index: %s is in use by another process", path)
 	}
 	if err != nil {
