@@ -36,7 +36,13 @@ func advance(state index.State, refreshes []records.Refresh) index.State {
 		if r.Kind == records.KindForget {
 			if next.Forgotten == nil || before(*next.Forgotten, place) {
 				next.Forgotten = &place
+				forget(&next)
 			}
+			continue
+		}
+		// A record that is forgotten already must not take the place of a text that stays: of several within one
+		// millisecond the newest need not be the one that the forget leaves.
+		if next.Forgotten != nil && covers(*next.Forgotten, place) {
 			continue
 		}
 		if next.Text == "" || before(next.Newest, place) {
@@ -45,9 +51,6 @@ func advance(state index.State, refreshes []records.Refresh) index.State {
 		for _, e := range r.Evidence {
 			next.Positives = addEvidence(next.Positives, e, place)
 		}
-	}
-	if next.Forgotten != nil {
-		forget(&next)
 	}
 	slices.SortFunc(next.Positives, func(a, b index.Positive) int { return strings.Compare(a.Document, b.Document) })
 	return next

@@ -141,8 +141,8 @@ func (s miner) states(ctx context.Context, tasks []*task) (map[string]index.Stat
 	if err != nil {
 		return nil, err
 	}
-	for id, state := range states {
-		if state.Token > s.token {
+	for _, id := range ids {
+		if state := states[id]; state.Token > s.token {
 			return nil, fmt.Errorf("the state of query %q: %w", id, &stream.FencedError{Token: state.Token})
 		}
 	}
@@ -339,6 +339,9 @@ func (s miner) fill(state *index.State, outcome mining.Outcome) {
 	for i := range state.Positives {
 		p := &state.Positives[i]
 		pair, ok := pairs[p.Document]
+		if ok && p.Paired && mining.SamePair(p.Pair(), pair) {
+			continue // the cosines as published, or they would drift away from those unnoticed, slack by slack
+		}
 		p.Paired, p.Hash, p.Similarity, p.Slots, p.Reason = ok, pair.Hash, pair.Similarity, pair.Slots, pair.Reason
 		if len(pair.Slots) > state.Published[p.Document] {
 			state.Published[p.Document] = len(pair.Slots)

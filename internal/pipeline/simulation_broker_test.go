@@ -16,13 +16,13 @@ import (
 // simBroker is Kafka as its transactions let read_committed readers see it: the outputs of a batch and the offset
 // behind it are there at once, or not at all, and only of the rightful owner.
 type simBroker struct {
-	topics   config.Topics
-	gaps     bool
-	logs     [len(simStages)][]simLog // inputs, by stage and partition
-	owners   [len(simStages)][]simOwner
-	triplets []stream.Output
-	letters  []stream.Output
-	last     map[[2]string]int64 // highest revision of each query and positive
+	topics  config.Topics
+	gaps    bool
+	logs    [len(simStages)][]simLog // inputs, by stage and partition
+	owners  [len(simStages)][]simOwner
+	view    map[string]records.Triplet // what a reader of the compacted triplets has
+	letters []stream.Output
+	last    map[[2]string]int64 // highest revision of each query and positive
 }
 
 // simLog is one partition.
@@ -40,7 +40,7 @@ type simOwner struct {
 }
 
 func newSimBroker(setup simSetup) *simBroker {
-	b := &simBroker{topics: config.Default().Topics, gaps: setup.Gaps, last: map[[2]string]int64{}}
+	b := &simBroker{topics: simDefaults.Topics, gaps: setup.Gaps, view: map[string]records.Triplet{}, last: map[[2]string]int64{}}
 	for i, stage := range simStages {
 		n := setup.Partitions[stage]
 		b.logs[i], b.owners[i] = make([]simLog, n), make([]simOwner, n)
@@ -92,12 +92,11 @@ func (w *simWorld) commit(t *simTask, outputs []stream.Output, next int64) error
 	if owner.task != t || owner.token != t.token {
 		return fmt.Errorf("the commit is refused: %w", stream.ErrFenced)
 	}
-	w.checkOutputs(t, outputs)
+	w.publish(t, outputs)
 	touched := map[int32]bool{}
 	for _, o := range outputs {
 		switch o.Topic {
 		case b.topics.Triplets:
-			b.triplets = append(b.triplets, o)
 		case b.topics.DeadLetters:
 			b.letters = append(b.letters, o)
 		case b.topics.Refresh:
@@ -118,9 +117,9 @@ func (w *simWorld) commit(t *simTask, outputs []stream.Output, next int64) error
 	return nil
 }
 
-// checkOutputs checks what must hold for every transaction: all slots of a pair go out together, in the query's
-// partition, and revisions do not go back.
-func (w *simWorld) checkOutputs(t *simTask, outputs []stream.Output) {
+// publish takes the triplets of a transaction into the view. It checks what must hold for every one: all slots of a pair
+// go out together, in the query's partition, and revisions do not go back.
+func (w *simWorld) publish(t *simTask, outputs []stream.Output) {
 	ranks := map[[2]string][]int{}
 	for _, o := range outputs {
 		if o.Topic != w.broker.topics.Triplets {
@@ -133,10 +132,11 @@ func (w *simWorld) checkOutputs(t *simTask, outputs []stream.Output) {
 			w.problem("%s: triplet %s goes by the hash of %q, partition %d", t.name, o.Key, o.Hash, o.Partition)
 		}
 		if o.Value == nil {
+			delete(w.broker.view, string(o.Key))
 			continue
 		}
-		triplet, err := records.ParseTriplet(o.Value)
-		if err != nil {
+		var triplet records.Triplet
+		if err := json.Unmarshal(o.Value, &triplet); err != nil {
 			w.problem("%s: triplet %s: %v", t.name, o.Key, err)
 			continue
 		}
@@ -144,6 +144,7 @@ func (w *simWorld) checkOutputs(t *simTask, outputs []stream.Output) {
 			w.problem("%s: triplet %s has revision %d after %d", t.name, o.Key, triplet.Revision-simEpoch, last-simEpoch)
 		}
 		w.broker.last[pair] = triplet.Revision
+		w.broker.view[string(o.Key)] = triplet
 	}
 	for pair, got := range ranks {
 		for i, rank := range got {
@@ -179,21 +180,6 @@ func (s *simStore) Offsets(_ context.Context, topic string) ([]stream.Offsets, e
 		}
 	}
 	return found, lost
-}
-
-// view is what a reader of the compacted triplets topic has.
-func (b *simBroker) view() map[string]records.Triplet {
-	view := map[string]records.Triplet{}
-	for _, o := range b.triplets {
-		if o.Value == nil {
-			delete(view, string(o.Key))
-			continue
-		}
-		if t, err := records.ParseTriplet(o.Value); err == nil {
-			view[string(o.Key)] = t
-		}
-	}
-	return view
 }
 
 // deadLetters lists the places of all dead letters in the topics that users write to: a refused refresh record

@@ -42,8 +42,8 @@ func simGenerate(seed uint64) simHistory {
 		Split: []float64{0, 0, 0.1, 0.5}[g.IntN(4)], Gaps: g.IntN(2) == 0, Skew: []int64{0, 5, 1000}[g.IntN(3)],
 		Strategy: []string{"uniform", "sticky", "priorities"}[g.IntN(3)], Stick: 0.5 + g.Float64()/2,
 		Queries: config.Queries{
-			MinWeight:      []float64{1, 1, 0.6, 2}[g.IntN(4)],
-			PositiveWeight: []float64{1, 1, 1, 0.5, 0}[g.IntN(5)],
+			MinWeight:      []float64{1, 1, 1, 1, 0.6, 0.6, 0.6, 2}[g.IntN(8)],
+			PositiveWeight: []float64{1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0}[g.IntN(10)],
 			MinDwell:       time.Duration(g.IntN(2)) * time.Second,
 		},
 	}
@@ -51,7 +51,7 @@ func simGenerate(seed uint64) simHistory {
 	for range 1 + g.IntN(8)/7 {
 		g.setup.Rules = append(g.setup.Rules, g.rules())
 	}
-	g.documents, g.queries = 6+g.IntN(20), 1+g.IntN(4)
+	g.documents, g.queries = 10+g.IntN(20), 2+g.IntN(4)
 	g.anyKey, g.calm = g.IntN(3) == 0, []int{0, 3, 15, 60}[g.IntN(4)]
 	var ops []*simOp
 	settles := 3 + g.IntN(2)
@@ -87,10 +87,10 @@ func (g *simGenerator) rules() config.Mining {
 		tiers := 1 + g.IntN(3)
 		for i := range tiers {
 			t := config.Tier{Policy: mining.PolicySemantic, Sampling: mining.SamplingTop, Skip: g.IntN(5) / 3}
-			if g.IntN(3) > 0 {
+			if g.IntN(4) > 0 {
 				t.Policy = mining.PolicyPositiveAware
 				for _, limit := range []**float64{&t.RelativeMargin, &t.AbsoluteMargin, &t.MaxScore, &t.MinScore} {
-					if v := 0.3 * g.Float64(); g.IntN(3) == 0 {
+					if v := 0.3 * g.Float64(); g.IntN(4) == 0 {
 						*limit = &v
 					}
 				}
@@ -120,20 +120,22 @@ func (g *simGenerator) steps() int {
 }
 
 func (g *simGenerator) op(phase int) *simOp {
-	g.clock += int64(g.IntN(3))
+	if !g.anyKey || g.IntN(4) == 0 { // where the order of partitions matters, timestamps often say nothing
+		g.clock += int64(g.IntN(3))
+	}
 	op := &simOp{steps: g.steps(), time: g.clock - int64(g.IntN(3))}
 	x := g.Float64()
 	if phase == 0 {
 		x *= 0.9
 	}
 	switch {
-	case x < 0.18:
+	case x < 0.16:
 		op.kind = "query"
 		g.evidence(op)
-	case x < 0.94:
+	case x < 0.95:
 		op.kind = "document"
 		g.document(op)
-	case x < 0.97:
+	case x < 0.975:
 		op.kind = "query"
 		op.query = simQuery{id: g.query(), forget: true}
 		op.key = []byte(op.query.id)
@@ -164,8 +166,12 @@ func (g *simGenerator) evidence(op *simOp) {
 	if g.IntN(12) == 0 {
 		q.text, q.refused = q.text+" "+simRefused, true
 	}
-	for range 1 + g.IntN(3) {
-		if doc := g.id(); g.IntN(2) == 0 {
+	for range 1 + g.IntN(2) {
+		doc := g.id()
+		if len(g.docs) > 0 && g.IntN(4) > 0 {
+			doc = g.any().id
+		}
+		if g.IntN(2) == 0 {
 			q.positives = append(q.positives, doc)
 		} else {
 			c := records.Click{DocID: doc, DwellMS: int64(g.IntN(3) * 600)}
@@ -196,7 +202,7 @@ func (g *simGenerator) document(op *simOp) {
 	op.key = []byte(d.id)
 	old, known := g.docs[d.id]
 	switch x := g.IntN(100); {
-	case known && x < 22:
+	case known && x < 18:
 		op.doc = simDocument{id: d.id}
 		delete(g.docs, d.id)
 		return

@@ -137,7 +137,7 @@ func (w *simWorld) check() int {
 	if !w.settle() {
 		return 0
 	}
-	want, got := w.want(), w.broker.view()
+	want, got := w.want(), w.broker.view
 	for _, key := range slices.Sorted(maps.Keys(want)) {
 		if a, b := simEssence(want[key]), simEssence(got[key]); a != b {
 			w.problem("%s is %s, want %s", key, b, a)

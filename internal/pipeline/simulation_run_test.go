@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type simSearch struct {
 }
 
 func (s *simSearch) run(seed uint64, n int, limit time.Duration, mutation simMutation) (failing uint64, found bool) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // much garbage, little that stays
 	deadline := time.Now().Add(limit)
 	var next atomic.Uint64
 	var mu sync.Mutex

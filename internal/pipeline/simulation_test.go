@@ -33,7 +33,10 @@ var (
 	errSimUnavailable = errors.New("unavailable, says the simulation")
 )
 
-var simMetrics = telemetry.NewMetrics(prometheus.NewRegistry())
+var (
+	simMetrics  = telemetry.NewMetrics(prometheus.NewRegistry())
+	simDefaults = *config.Default()
+)
 
 // simSetup is what stays the same in a history.
 type simSetup struct {
@@ -142,10 +145,10 @@ func (w *simWorld) own(stage string, partition int32) *simTask {
 
 // configuration is that of the instances which start now.
 func (w *simWorld) configuration() *config.Config {
-	cfg := config.Default()
+	cfg := simDefaults
 	cfg.Sweep.Rate = 0 // the simulation has its own
 	cfg.Mining, cfg.Queries = w.setup.Rules[w.rules], w.setup.Queries
-	return cfg
+	return &cfg
 }
 
 // point gives up control before an effect. Its error means that the process has died, and the effect must not be.
