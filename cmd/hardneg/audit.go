@@ -114,6 +114,9 @@ func (c *command) printAudit(r *pipeline.AuditReport) error {
 	if r.Seed != nil {
 		of = fmt.Sprintf("a sample with seed %d", *r.Seed)
 	}
+	if r.Unknown > 0 {
+		of += fmt.Sprintf(", and %d that the triplets alone know", r.Unknown)
+	}
 	_, err := fmt.Fprintf(c.stdout, "%d of %d queries checked (%s): %d pairs, %d slots, %d triplets\n%d differences%s\n",
 		r.Queries, r.Known, of, r.Pairs, r.Slots, r.Triplets, len(r.Differences), byKind(r.Kinds))
 	if err != nil {

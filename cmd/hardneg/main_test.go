@@ -83,6 +83,7 @@ func TestNothingListens(t *testing.T) {
 	for _, args := range [][]string{
 		{"run", "--set", "kafka.brokers=127.0.0.1:1", "--set", "qdrant.address=127.0.0.1:1", "--http", "127.0.0.1:0"},
 		{"tail", "--kafka", "127.0.0.1:1"}, {"export", "--kafka", "127.0.0.1:1"}, {"load", "jsonl", file, "--kafka", "127.0.0.1:1"},
+		{"audit", "--kafka", "127.0.0.1:1", "--qdrant", "127.0.0.1:1"},
 	} {
 		start := time.Now()
 		code, stdout, stderr := hardneg(t, args...)

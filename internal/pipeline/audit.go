@@ -33,10 +33,11 @@ type AuditReport struct {
 	Generation  string         `json:"generation"`
 	Fingerprint string         `json:"fingerprint"` // of the rules
 	Known       int            `json:"known_queries"`
-	Queries     int            `json:"queries"` // checked, and of them
+	Queries     int            `json:"queries"`         // checked of those
+	Unknown     int            `json:"unknown_queries"` // checked beside them: the triplets topic alone knows them
 	Pairs       int            `json:"pairs"`
 	Slots       int            `json:"slots"`
-	Triplets    int            `json:"triplets"` // published of them
+	Triplets    int            `json:"triplets"` // published
 	Seed        *uint64        `json:"seed,omitempty"`
 	Kinds       map[string]int `json:"kinds"` // differences by kind
 	Differences []Difference   `json:"differences"`
@@ -89,11 +90,13 @@ func Audit(ctx context.Context, o AuditOptions) (*AuditReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	for query := range a.view.queries { // of the unknown as well
+	checked := len(wanted)
+	for query := range a.view.queries {
 		wanted[query] = struct{}{}
 	}
 	report := &AuditReport{
-		Generation: a.index.Generation(), Fingerprint: a.rules.Fingerprint, Known: len(known), Queries: len(wanted), Kinds: map[string]int{},
+		Generation: a.index.Generation(), Fingerprint: a.rules.Fingerprint, Known: len(known), Queries: checked, Unknown: len(wanted) - checked,
+		Kinds: map[string]int{},
 	}
 	if o.Sample > 0 {
 		report.Seed = &o.Seed
