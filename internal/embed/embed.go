@@ -30,8 +30,7 @@ type Embedder interface {
 	Embed(ctx context.Context, kind Kind, items []Item) ([][]float32, []error, error)
 }
 
-// Fitted is an Embedder that learns from a sample of passages before its first use, such as IDF weights. Fit
-// may range over the texts more than once.
+// Fitted is an Embedder that learns from a sample of passages before its first use, such as IDF weights.
 type Fitted interface {
 	Embedder
 	Fit(texts func(yield func(string) bool)) error

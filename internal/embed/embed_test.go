@@ -143,7 +143,7 @@ func TestCarriedIsMissing(t *testing.T) {
 func TestBatch(t *testing.T) {
 	for _, embedder := range lexicals(t) {
 		items := []Item{{Text: "..."}, {Text: passages[0]}, {Text: ""}, {Text: passages[5]}, {Text: "\xff\xfe"}}
-		vectors, failures, err := embedder.Embed(context.Background(), Passage, items)
+		vectors, failures, err := embedder.Embed(context.Background(), Query, items)
 		if err != nil {
 			t.Fatal(err)
 		}

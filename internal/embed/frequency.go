@@ -44,7 +44,6 @@ func (t *tally) add(features []feature) {
 // exact up to 16 and within 3 % above, which moves an IDF by 0.03 at most.
 type frequencies struct {
 	passages int64
-	length   float64      // of the passages' vectors, median
 	levels   []uint8      // by place
 	idf      [256]float32 // by level
 }
@@ -89,15 +88,14 @@ func (f *frequencies) of(hash uint64) float32 {
 }
 
 const (
-	frequencyMagic  = "hnf2"
-	frequencyHeader = len(frequencyMagic) + 16
+	frequencyMagic  = "hnf1"
+	frequencyHeader = len(frequencyMagic) + 8
 )
 
 func (f *frequencies) marshal() []byte {
 	out := make([]byte, 0, frequencyHeader+len(f.levels))
 	out = append(out, frequencyMagic...)
 	out = binary.LittleEndian.AppendUint64(out, uint64(f.passages))
-	out = binary.LittleEndian.AppendUint64(out, math.Float64bits(f.length))
 	return append(out, f.levels...)
 }
 
@@ -112,11 +110,7 @@ func unmarshalFrequencies(data []byte) (*frequencies, error) {
 	if passages == 0 || passages > math.MaxInt64/2 {
 		return nil, errors.New("document frequencies: the number of passages is out of range")
 	}
-	length := math.Float64frombits(binary.LittleEndian.Uint64(data[len(frequencyMagic)+8:]))
-	if !(length >= 0 && length <= math.MaxFloat32) {
-		return nil, fmt.Errorf("document frequencies: the median length of the vectors is %v", length)
-	}
-	f := &frequencies{passages: int64(passages), length: length, levels: append([]uint8(nil), data[frequencyHeader:]...)}
+	f := &frequencies{passages: int64(passages), levels: append([]uint8(nil), data[frequencyHeader:]...)}
 	f.weigh()
 	return f, nil
 }

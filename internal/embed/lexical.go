@@ -38,32 +38,9 @@ func newLexical(name string, buckets int, features func(*counter, string) []feat
 func (l *lexical) Name() string    { return l.name }
 func (l *lexical) Dimensions() int { return l.buckets }
 
-// Fit counts the document frequencies of a sample of passages, and then takes the median length of their vectors.
+// Fit counts the document frequencies of a sample of passages.
 func (l *lexical) Fit(texts func(yield func(string) bool)) error {
 	counts := newTally()
-	l.each(texts, counts.add)
-	if counts.passages.Load() == 0 {
-		return fmt.Errorf("embedder %s: no passage of the sample has any words", l.name)
-	}
-	fitted := counts.frequencies()
-	var (
-		lengths []float64
-		mutex   sync.Mutex
-	)
-	l.each(texts, func(features []feature) {
-		length := euclidean(accumulate(features, fitted, l.buckets))
-		mutex.Lock()
-		defer mutex.Unlock()
-		lengths = append(lengths, length)
-	})
-	slices.Sort(lengths)
-	fitted.length = lengths[len(lengths)/2]
-	l.fitted = fitted
-	return nil
-}
-
-// each calls use, from several goroutines, with the features of every text that has any.
-func (l *lexical) each(texts func(yield func(string) bool), use func([]feature)) {
 	queue := make(chan string, 64)
 	var workers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
@@ -71,7 +48,7 @@ func (l *lexical) each(texts func(yield func(string) bool), use func([]feature))
 			counter := new(counter)
 			for text := range queue {
 				if features := l.features(counter, text); len(features) > 0 {
-					use(features)
+					counts.add(features)
 				}
 			}
 		})
@@ -81,6 +58,11 @@ func (l *lexical) each(texts func(yield func(string) bool), use func([]feature))
 	}
 	close(queue)
 	workers.Wait()
+	if counts.passages.Load() == 0 {
+		return fmt.Errorf("embedder %s: no passage of the sample has any words", l.name)
+	}
+	l.fitted = counts.frequencies()
+	return nil
 }
 
 // Embed is safe for concurrent use once the embedder is fitted.
@@ -101,7 +83,7 @@ func (l *lexical) Embed(ctx context.Context, kind Kind, items []Item) ([][]float
 				if i >= len(items) {
 					return
 				}
-				vectors[i], failures[i] = l.embed(counter, kind, items[i])
+				vectors[i], failures[i] = l.embed(counter, items[i])
 			}
 		})
 	}
@@ -114,7 +96,7 @@ func (l *lexical) Embed(ctx context.Context, kind Kind, items []Item) ([][]float
 
 var errNoWords = errors.New("the text has no words in it")
 
-func (l *lexical) embed(counter *counter, kind Kind, item Item) ([]float32, error) {
+func (l *lexical) embed(counter *counter, item Item) ([]float32, error) {
 	if vector, found, err := carriedVector(l, item); found {
 		return vector, err
 	}
@@ -122,57 +104,22 @@ func (l *lexical) embed(counter *counter, kind Kind, item Item) ([]float32, erro
 	if len(features) == 0 {
 		return nil, fmt.Errorf("embedder %s: %w", l.name, errNoWords)
 	}
-	vector := accumulate(features, l.fitted, l.buckets)
-	length := euclidean(vector)
-	if length == 0 {
-		return nil, fmt.Errorf("embedder %s: the features of the text cancel each other out", l.name)
-	}
-	if kind == Passage {
-		turn(vector, float32(turnShare*l.fitted.length/length))
-	}
-	return vector, nil
-}
-
-// accumulate adds up the features' weights in buckets, with a sign from each feature's hash.
-func accumulate(features []feature, fitted *frequencies, buckets int) []float32 {
-	vector := make([]float32, buckets)
+	vector := make([]float32, l.buckets)
 	for _, feature := range features {
-		weight := termWeight(feature.count) * fitted.of(feature.hash)
+		weight := termWeight(feature.count) * l.fitted.of(feature.hash)
 		if feature.pair {
 			weight *= pairWeight
 		}
-		bucket := (feature.hash & math.MaxUint32) * uint64(buckets) >> 32
+		bucket := (feature.hash & math.MaxUint32) * uint64(l.buckets) >> 32
 		if feature.hash>>32&1 == 0 {
 			weight = -weight
 		}
 		vector[bucket] += weight
 	}
-	return vector
-}
-
-func euclidean(vector []float32) float64 {
-	var sum float64
-	for _, value := range vector {
-		sum += float64(value) * float64(value)
+	if !slices.ContainsFunc(vector, func(value float32) bool { return value != 0 }) {
+		return nil, fmt.Errorf("embedder %s: the features of the text cancel each other out", l.name)
 	}
-	return math.Sqrt(sum)
-}
-
-// turnShare is the part of the median length that every passage's vector is turned by.
-const turnShare = 0.35
-
-// turn adds to a vector itself, times share, after a quarter turn in the planes of buckets i and i + half. The two are
-// at right angles, so a vector of length n, turned by w/n, has length √(n² + w²). Queries are not turned: a query's
-// dot product with the passage stays, but for the noise of hashing, and its cosine is divided by √(n² + w²) instead
-// of n. That keeps short passages from coming first merely because they hold little else (the pivoted length
-// normalisation of Singhal et al., SIGIR 1996, has the same aim). Passages of like length turn alike, so their
-// cosine, on which near copies and the semantic policy rest, stays.
-func turn(vector []float32, share float32) {
-	half := len(vector) / 2
-	for i, a := range vector[:half] {
-		b := vector[half+i]
-		vector[i], vector[half+i] = a-share*b, b+share*a
-	}
+	return vector, nil
 }
 
 // pairWeight is what a pair of words counts for, beside a word: most pairs occur once, weigh much by their IDF, and

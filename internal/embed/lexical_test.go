@@ -2,8 +2,6 @@ package embed
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -154,7 +152,10 @@ func TestLevels(t *testing.T) {
 func TestWeight(t *testing.T) {
 	text := "records partition records topics records unheard of"
 	embedder := fitted(t, config.Embedder{Name: "words", Type: "lexical-word", Dimensions: 1 << 16})[0]
-	vector := embedded(t, embedder, Query, text)
+	vector, err := one(t, embedder, Item{Text: text})
+	if err != nil {
+		t.Fatal(err)
+	}
 	features := func(text string) map[string]int {
 		tokens := strings.Fields(strings.Map(func(r rune) rune {
 			if strings.ContainsRune(".,-", r) {
@@ -206,65 +207,6 @@ func TestWeight(t *testing.T) {
 		}
 	}
 }
-
-// TestTurn holds the vectors of passages against those of queries, which are not turned: the length becomes
-// √(n² + w²) with w = 0.35 medians; the dot product of a text with itself stays, its cosine falls, for the short text
-// by more than for the long one; cosines among passages stay.
-func TestTurn(t *testing.T) {
-	short, long := "records in topics", strings.Join(passages, " ")
-	for _, embedder := range lexicals(t) {
-		var lengths []float64
-		for _, passage := range passages {
-			lengths = append(lengths, euclid(embedded(t, embedder, Query, passage)))
-		}
-		slices.Sort(lengths)
-		w := 0.35 * lengths[len(lengths)/2]
-		for _, text := range []string{short, long} {
-			plain, turned := embedded(t, embedder, Query, text), embedded(t, embedder, Passage, text)
-			n := euclid(plain)
-			if got, want := euclid(turned), math.Hypot(n, w); math.Abs(got/want-1) > 1e-5 {
-				t.Errorf("%s: %q has length %v, want %v", embedder.Name(), text, got, want)
-			}
-			if got := product(plain, turned); math.Abs(got/(n*n)-1) > 1e-5 {
-				t.Errorf("%s: %q: dot product with the query %v, want %v", embedder.Name(), text, got, n*n)
-			}
-		}
-		cosine := func(a, b []float32) float64 { return product(a, b) / euclid(a) / euclid(b) }
-		itself := func(text string) float64 {
-			return cosine(embedded(t, embedder, Query, text), embedded(t, embedder, Passage, text))
-		}
-		if !(itself(short) < itself(long)-0.05) || itself(long) > 0.9999 {
-			t.Errorf("%s: cosines of query and passage %v (short), %v (long)", embedder.Name(), itself(short), itself(long))
-		}
-		for _, a := range passages {
-			for _, b := range passages {
-				got := cosine(embedded(t, embedder, Passage, a), embedded(t, embedder, Passage, b))
-				want := cosine(embedded(t, embedder, Query, a), embedded(t, embedder, Query, b))
-				if math.Abs(got-want) > 0.02 {
-					t.Errorf("%s: cosine of %q and %q is %.4f, unturned %.4f", embedder.Name(), a, b, got, want)
-				}
-			}
-		}
-	}
-}
-
-func embedded(t testing.TB, embedder Embedder, kind Kind, text string) []float32 {
-	t.Helper()
-	vectors, failures, err := embedder.Embed(context.Background(), kind, []Item{{Text: text}})
-	if err = errors.Join(append(failures, err)...); err != nil {
-		t.Fatal(err)
-	}
-	return vectors[0]
-}
-
-func product(a, b []float32) (sum float64) {
-	for i := range a {
-		sum += float64(a[i]) * float64(b[i])
-	}
-	return sum
-}
-
-func euclid(a []float32) float64 { return math.Sqrt(product(a, a)) }
 
 // TestDeterminism: fitting again, from the same passages in another order, gives the same bytes and vectors; so does
 // a copy made through its bytes.
@@ -319,8 +261,6 @@ func TestUnmarshalGarbage(t *testing.T) {
 	foreign, empty := slices.Clone(good), slices.Clone(good)
 	foreign[0] = 'x'
 	clear(empty[4:12])
-	endless := slices.Clone(good)
-	binary.LittleEndian.PutUint64(endless[12:], math.Float64bits(math.NaN()))
 	for _, test := range []struct {
 		data []byte
 		want string
@@ -330,7 +270,6 @@ func TestUnmarshalGarbage(t *testing.T) {
 		{append(slices.Clone(good), 0), "bytes, want"},
 		{foreign, "another version"},
 		{empty, "number of passages"},
-		{endless, "median length"},
 	} {
 		if err := embedder.UnmarshalBinary(test.data); err == nil || !strings.Contains(err.Error(), "embedder w: ") || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error %v, want one with %q", err, test.want)
