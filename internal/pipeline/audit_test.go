@@ -98,6 +98,7 @@ var corruptions = []struct {
 }
 
 func TestAuditFindsAndRepairs(t *testing.T) {
+	t.Parallel()
 	w := loadedWorld(t, 1, len(corruptions)+4)
 	stop := w.instance()
 	defer func() { stop() }()
@@ -214,6 +215,7 @@ func (w *world) strays() map[stray]published {
 
 // TestAuditSample checks that a sample is one, and can be repeated.
 func TestAuditSample(t *testing.T) {
+	t.Parallel()
 	w := loadedWorld(t, 2, 12)
 	stop := w.instance()
 	defer func() { stop() }()
@@ -253,6 +255,7 @@ func TestAuditSample(t *testing.T) {
 
 // TestAuditWhileLive audits a service under a stream of changes: none of what is under way is a difference.
 func TestAuditWhileLive(t *testing.T) {
+	t.Parallel()
 	w := loadedWorld(t, 3, worldQueries)
 	stop := w.instance()
 	defer func() { stop() }()
@@ -284,6 +287,7 @@ func TestAuditWhileLive(t *testing.T) {
 
 // TestAuditTakesTheMinersRules: an audit by another configuration uses the miners' rules.
 func TestAuditTakesTheMinersRules(t *testing.T) {
+	t.Parallel()
 	w := loadedWorld(t, 4, 6)
 	stop := w.instance()
 	defer func() { stop() }()
