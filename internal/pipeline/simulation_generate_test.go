@@ -29,11 +29,13 @@ type simGenerator struct {
 	texts     int
 	docs      map[string]simDocument
 	asked     map[string]simQuery
+	named     map[string][]string // documents, by query
 }
 
 func simGenerate(seed uint64) simHistory {
 	g := &simGenerator{
-		Rand: rand.New(rand.NewPCG(seed, 1)), clock: simEpoch, docs: map[string]simDocument{}, asked: map[string]simQuery{},
+		Rand: rand.New(rand.NewPCG(seed, 1)), clock: simEpoch, docs: map[string]simDocument{},
+		asked: map[string]simQuery{}, named: map[string][]string{},
 	}
 	g.setup = simSetup{
 		Seed: seed, Dimensions: 3 + g.IntN(4),
@@ -42,8 +44,8 @@ func simGenerate(seed uint64) simHistory {
 		Split: []float64{0, 0, 0.1, 0.5}[g.IntN(4)], Gaps: g.IntN(2) == 0, Skew: []int64{0, 5, 1000}[g.IntN(3)],
 		Strategy: []string{"uniform", "sticky", "priorities"}[g.IntN(3)], Stick: 0.5 + g.Float64()/2,
 		Queries: config.Queries{
-			MinWeight:      []float64{1, 1, 1, 1, 0.6, 0.6, 0.6, 2}[g.IntN(8)],
-			PositiveWeight: []float64{1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0}[g.IntN(10)],
+			MinWeight:      []float64{1, 1, 1, 0.6, 0.6, 1.5}[g.IntN(6)],
+			PositiveWeight: []float64{1, 1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0}[g.IntN(12)],
 			MinDwell:       time.Duration(g.IntN(2)) * time.Second,
 		},
 	}
@@ -51,7 +53,7 @@ func simGenerate(seed uint64) simHistory {
 	for range 1 + g.IntN(8)/7 {
 		g.setup.Rules = append(g.setup.Rules, g.rules())
 	}
-	g.documents, g.queries = 10+g.IntN(20), 2+g.IntN(4)
+	g.documents, g.queries = 12+g.IntN(20), 2+g.IntN(4)
 	g.anyKey, g.calm = g.IntN(3) == 0, []int{0, 3, 15, 60}[g.IntN(4)]
 	var ops []*simOp
 	settles := 3 + g.IntN(2)
@@ -78,7 +80,7 @@ func simGenerate(seed uint64) simHistory {
 func (g *simGenerator) rules() config.Mining {
 	for {
 		m := config.Mining{
-			Negatives: 1 + g.IntN(4), NearDuplicate: []float64{0.98, 0.98, 0.9, 1.5}[g.IntN(4)], NearText: 1.5,
+			Negatives: 1 + g.IntN(4), NearDuplicate: []float64{0.98, 0.98, 0.95, 1.5}[g.IntN(4)], NearText: 1.5,
 			Depth: []int{3, 5, 200}[g.IntN(3)],
 		}
 		if g.realTexts {
@@ -87,12 +89,19 @@ func (g *simGenerator) rules() config.Mining {
 		tiers := 1 + g.IntN(3)
 		for i := range tiers {
 			t := config.Tier{Policy: mining.PolicySemantic, Sampling: mining.SamplingTop, Skip: g.IntN(5) / 3}
+			odds := 4 // of a limit: few for the last tier, or too many lists stay empty
+			if i == tiers-1 {
+				odds = 10
+			}
 			if g.IntN(4) > 0 {
 				t.Policy = mining.PolicyPositiveAware
-				for _, limit := range []**float64{&t.RelativeMargin, &t.AbsoluteMargin, &t.MaxScore, &t.MinScore} {
-					if v := 0.3 * g.Float64(); g.IntN(4) == 0 {
+				for _, limit := range []**float64{&t.RelativeMargin, &t.AbsoluteMargin, &t.MaxScore} {
+					if v := 0.3 * g.Float64(); g.IntN(odds) == 0 {
 						*limit = &v
 					}
+				}
+				if v := 0.4*g.Float64() - 0.3; g.IntN(odds) == 0 {
+					t.MinScore = &v
 				}
 			}
 			if g.IntN(4) == 0 {
@@ -129,7 +138,7 @@ func (g *simGenerator) op(phase int) *simOp {
 		x *= 0.9
 	}
 	switch {
-	case x < 0.16:
+	case x < 0.21:
 		op.kind = "query"
 		g.evidence(op)
 	case x < 0.95:
@@ -171,10 +180,14 @@ func (g *simGenerator) evidence(op *simOp) {
 		if len(g.docs) > 0 && g.IntN(4) > 0 {
 			doc = g.any().id
 		}
+		if known := g.named[q.id]; len(known) > 0 && g.IntN(2) == 0 {
+			doc = known[g.IntN(len(known))]
+		}
+		g.named[q.id] = append(g.named[q.id], doc)
 		if g.IntN(2) == 0 {
 			q.positives = append(q.positives, doc)
 		} else {
-			c := records.Click{DocID: doc, DwellMS: int64(g.IntN(3) * 600)}
+			c := records.Click{DocID: doc, DwellMS: int64(g.IntN(4) * 600)}
 			if weight := 0.25 * float64(1+g.IntN(5)); g.IntN(2) == 0 {
 				c.Weight = &weight
 			}
@@ -202,7 +215,7 @@ func (g *simGenerator) document(op *simOp) {
 	op.key = []byte(d.id)
 	old, known := g.docs[d.id]
 	switch x := g.IntN(100); {
-	case known && x < 18:
+	case known && x < 15:
 		op.doc = simDocument{id: d.id}
 		delete(g.docs, d.id)
 		return

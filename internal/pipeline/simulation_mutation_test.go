@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"context"
+	"testing"
+	"time"
 
 	"hardneg/index"
 )
@@ -20,19 +22,18 @@ const (
 	simNoEntry       simMutation = "entry look-up left out"
 	simLookUpFirst   simMutation = "look-up before write"
 	simNoRetired     simMutation = "published ranks not nulled"
-	simNoFingerprint simMutation = "a change of the rules ignored"
 )
 
 var simMutations = []simMutation{
 	simNoConfirm, simWatchSlots, simNoForce, simNoTokenGuard, simNoOffsetGuard, simNoApplied, simNoEntry, simLookUpFirst,
-	simNoRetired, simNoFingerprint,
+	simNoRetired,
 }
 
 // read changes a state on its way from the index to a miner.
 func (m simMutation) read(s index.State, t *simTask) index.State {
 	switch m {
 	case simNoForce: // a predecessor's state looks like one's own
-		s.Token = min(s.Token, t.token)
+		s.Token = max(s.Token, t.token)
 	case simNoApplied: // a predecessor's evidence looks like none
 		if s.Token < t.token {
 			s.Applied = nil
@@ -47,8 +48,6 @@ func (m simMutation) read(s index.State, t *simTask) index.State {
 				s.Published[p.Document] = n
 			}
 		}
-	case simNoFingerprint:
-		s.Fingerprint = t.fingerprint
 	}
 	return s
 }
@@ -86,4 +85,25 @@ func (s *simStore) lookUpFirst(docs []index.Document) error {
 	}
 	_, err := s.Entering(context.Background(), vectors)
 	return err
+}
+
+// TestMutationsAreCaught breaks one rule at a time: some history must notice, within two minutes. All do in seconds, and
+// from a fixed seed on, so that the test takes as long each time.
+func TestMutationsAreCaught(t *testing.T) {
+	for _, mutation := range simMutations {
+		t.Run(string(mutation), func(t *testing.T) {
+			began := time.Now()
+			var s simSearch
+			seed, found := s.run(1, 0, 2*time.Minute, mutation)
+			if !found {
+				t.Fatalf("%d histories notice nothing", s.done.Load())
+			}
+			h := simGenerate(seed)
+			t.Logf("seed %d notices, after %d others and %v: %s", seed, s.done.Load(), time.Since(began).Round(time.Millisecond),
+				h.run(mutation, nil).problems[0])
+			if problems := h.run(simIntact, nil).problems; len(problems) > 0 {
+				t.Fatalf("seed %d fails without the mutation, too: %v", seed, problems)
+			}
+		})
+	}
 }

@@ -92,21 +92,19 @@ type simTask struct {
 	partition int32
 	skew      int64
 	config    *config.Config
-
-	fingerprint string
-	token       int64
-	offset      int64
-	next        func() (struct{}, bool)
-	stop        func()
-	yield       func(struct{}) bool
-	at          string // the point where it stands
-	idle        bool   // it stands at the end of its log
-	dead        bool
-	ended       bool
-	priority    float64
-	store       *simStore
-	call        simFault // of the next external calls
-	fate        simFault // of the task itself
+	token     int64
+	offset    int64
+	next      func() (struct{}, bool)
+	stop      func()
+	yield     func(struct{}) bool
+	at        string // the point where it stands
+	idle      bool   // it stands at the end of its log
+	dead      bool
+	ended     bool
+	priority  float64
+	store     *simStore
+	call      simFault // of the next external calls
+	fate      simFault // of the task itself
 }
 
 // simFault strikes when its countdown reaches zero.
@@ -284,7 +282,6 @@ func (t *simTask) processor() (stream.Processor, error) {
 		return nil, err
 	}
 	p.broker, p.index, p.model, p.generation, p.now = t.store, t.store, t.store, "generation", t.now
-	t.fingerprint = p.fingerprint
 	t.store.forget()
 	return p.processor(t.stage, stream.Assignment{Partition: t.partition, Token: t.token}), nil
 }
