@@ -69,11 +69,8 @@ func parseDocument(key string, value []byte) (Document, error) {
 	if d.UpdatedAt, err = o.time("updated_at"); err != nil {
 		return d, err
 	}
-	if metadata, ok := o.field("metadata"); ok {
-		if kind(metadata) != "an object" {
-			return d, o.wrong("metadata", "an object", metadata)
-		}
-		d.Metadata = metadata
+	if d.Metadata, err = o.metadata("metadata"); err != nil {
+		return d, err
 	}
 	d.Embeddings, err = o.embeddings("embeddings")
 	return d, err

@@ -18,6 +18,9 @@ func floats(values ...float32) string {
 	return base64.StdEncoding.EncodeToString(raw)
 }
 
+// nested is an object with objects inside each other, n in all.
+func nested(n int) string { return strings.Repeat(`{"a":`, n-1) + "{}" + strings.Repeat("}", n-1) }
+
 func TestParseDocument(t *testing.T) {
 	long := strings.Repeat("x", MaxID+1)
 	tests := []struct {
@@ -50,6 +53,18 @@ func TestParseDocument(t *testing.T) {
 		{name: "id of another type", key: "a", value: `{"id":7,"text":"t"}`, want: Document{ID: "a"}, err: `field "id" must be a string, not a number`},
 		{name: "title of another type", key: "a", value: `{"text":"t","title":true}`, want: Document{ID: "a"}, err: `field "title" must be a string, not a boolean`},
 		{name: "metadata of another type", key: "a", value: `{"text":"t","metadata":[]}`, want: Document{ID: "a"}, err: `field "metadata" must be an object, not an array`},
+		{name: "any metadata", key: "a", value: `{"text":"t","metadata":{"s":"\ud83d\ude00 \u0000","n":[null,true,-9223372036854775808,18446744073709551616,1e308,1e-999,-0.0]}}`,
+			want: Document{ID: "a", Text: "t", Metadata: []byte(`{"s":"\ud83d\ude00 \u0000","n":[null,true,-9223372036854775808,18446744073709551616,1e308,1e-999,-0.0]}`)}},
+		{name: "metadata as deep as allowed", key: "a", value: `{"text":"t","metadata":` + nested(MaxMetadataDepth) + `}`, want: Document{ID: "a", Text: "t", Metadata: []byte(nested(MaxMetadataDepth))}},
+		{name: "metadata too deep", key: "a", value: `{"text":"t","metadata":` + nested(MaxMetadataDepth+1) + `}`, want: Document{ID: "a"}, err: `field "metadata" is nested more than 16 deep at its byte 80`},
+		{name: "metadata 5,100 deep", key: "a", value: `{"text":"t","metadata":` + nested(5100) + `}`, want: Document{ID: "a"}, err: `field "metadata" is nested more than 16 deep`},
+		{name: "deep lists in metadata", key: "a", value: `{"text":"t","metadata":{"l":` + strings.Repeat("[", 16) + strings.Repeat("]", 16) + `}}`, want: Document{ID: "a"}, err: `nested more than 16 deep at its byte 20`},
+		{name: "much side by side in metadata", key: "a", value: `{"text":"t","metadata":{"l":[` + strings.Repeat("{},", 99) + `[]]}}`, want: Document{ID: "a", Text: "t", Metadata: []byte(`{"l":[` + strings.Repeat("{},", 99) + `[]]}`)}},
+		{name: "a number outside of float64 in metadata", key: "a", value: `{"text":"t","metadata":{"x":1e400}}`, want: Document{ID: "a"}, err: `field "metadata" has the number 1e400, which is outside of float64`},
+		{name: "a whole number outside of float64 in metadata", key: "a", value: `{"text":"t","metadata":{"x":[{"y":-1` + strings.Repeat("0", 309) + `}]}}`, want: Document{ID: "a"}, err: `which is outside of float64`},
+		{name: "an unpaired surrogate in metadata", key: "a", value: `{"text":"t","metadata":{"x":["a","\ud800"]}}`, want: Document{ID: "a"}, err: `field "metadata" holds an unpaired surrogate`},
+		{name: "an unpaired surrogate in a name of metadata", key: "a", value: `{"text":"t","metadata":{"\ud800":"\udc00"}}`, want: Document{ID: "a"}, err: `field "metadata" holds an unpaired surrogate`},
+		{name: "too much metadata", key: "a", value: `{"text":"t","metadata":{"x":"` + strings.Repeat("x", MaxMetadata-7) + `"}}`, want: Document{ID: "a"}, err: `field "metadata" has 1048577 bytes, at most 1048576 are allowed`},
 		{name: "no time", key: "a", value: `{"text":"t","updated_at":"yesterday"}`, want: Document{ID: "a"}, err: `field "updated_at" is not an RFC 3339 time`},
 		{name: "empty time", key: "a", value: `{"text":"t","updated_at":""}`, want: Document{ID: "a"}, err: `field "updated_at" is empty`},
 		{name: "twice", key: "a", value: `{"text":"t","text":"u"}`, want: Document{ID: "a"}, err: `field "text" comes twice, the second time before byte 18`},

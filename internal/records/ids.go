@@ -25,9 +25,8 @@ const MaxID = 1024
 
 // Prefixes of the names whose UUIDv5 (RFC 9562, URL namespace) serve as ids.
 const (
-	documentName = "hardneg:document:"
-	queryName    = "hardneg:query:"
-	tripletName  = "hardneg:triplet:"
+	queryName   = "hardneg:query:"
+	tripletName = "hardneg:triplet:"
 )
 
 // checkID says why s is no id.
@@ -62,12 +61,6 @@ func Normalize(text string) string {
 
 // QueryID is the id of a query that has none of its own: the UUIDv5 of "hardneg:query:" and the normalised text.
 func QueryID(text string) string { return name5(queryName + Normalize(text)) }
-
-// DocumentPoint is the Qdrant point id of a document: the UUIDv5 of "hardneg:document:" and its id.
-func DocumentPoint(id string) string { return name5(documentName + id) }
-
-// QueryPoint is the Qdrant point id of a query: the UUIDv5 of "hardneg:query:" and its id.
-func QueryPoint(id string) string { return name5(queryName + id) }
 
 // TripletID is the UUIDv5 of "hardneg:triplet:" and the RFC 8785 form of the JSON array
 // ["<query id>","<positive id>","<negative id>",revision].

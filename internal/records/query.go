@@ -7,8 +7,13 @@ import (
 	"strings"
 )
 
-// MaxWeight is the largest weight of one click.
-const MaxWeight = 1e6
+const (
+	MaxWeight = 1e6 // of one click
+
+	// MaxNamed is how many documents one record may name, positives and clicks together, each time counted: what
+	// comes of the record goes through Kafka as one record again, and into one point of the index.
+	MaxNamed = 10_000
+)
 
 // Click is a document that a user opened from the results of a query.
 type Click struct {
@@ -61,6 +66,9 @@ func parseQuery(value []byte) (Query, error) {
 	if q.QueryID == "" {
 		q.QueryID = QueryID(q.Query)
 	}
+	if err := o.countNamed(); err != nil {
+		return q, err
+	}
 	if q.Positives, err = o.ids("positives"); err != nil {
 		return q, err
 	}
@@ -75,6 +83,23 @@ func parseQuery(value []byte) (Query, error) {
 	}
 	q.Embeddings, err = o.embeddings("embeddings")
 	return q, err
+}
+
+// countNamed bounds positives and clicks before any of them is read.
+func (o object) countNamed() error {
+	positives, err := o.list("positives")
+	if err != nil {
+		return err
+	}
+	clicks, err := o.list("clicks")
+	if err != nil {
+		return err
+	}
+	if n := len(positives) + len(clicks); n > MaxNamed {
+		return fmt.Errorf("fields %q and %q name %d documents, at most %d are allowed in one record: log the rest in further records",
+			o.path+"positives", o.path+"clicks", n, MaxNamed)
+	}
+	return nil
 }
 
 // ids returns an optional array of ids.

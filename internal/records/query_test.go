@@ -2,6 +2,7 @@ package records
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -38,6 +39,11 @@ func TestParseQuery(t *testing.T) {
 		{name: "negative weight", value: `{"query":"q","clicks":[{"doc_id":"a","weight":-1}]}`, err: `field "clicks[0].weight" must be from`},
 		{name: "huge weight", value: `{"query":"q","clicks":[{"doc_id":"a","weight":1000001}]}`, err: `field "clicks[0].weight" must be from`},
 		{name: "infinite weight", value: `{"query":"q","clicks":[{"doc_id":"a","weight":1e999}]}`, err: `field "clicks[0].weight" is out of range`},
+		{name: "as many positives as allowed", value: `{"query":"q","query_id":"7","positives":["a"` + strings.Repeat(`,"a"`, MaxNamed-1) + `]}`, want: Query{Query: "q", QueryID: "7", Positives: slices.Repeat([]string{"a"}, MaxNamed)}},
+		{name: "too many positives", value: `{"query":"q","positives":["a"` + strings.Repeat(`,"a"`, MaxNamed) + `]}`, err: `name 10001 documents, at most 10000 are allowed in one record`},
+		{name: "94,540 positives", value: `{"query":"q","positives":["a"` + strings.Repeat(`,"a"`, 94_539) + `]}`, err: `fields "positives" and "clicks" name 94540 documents`},
+		{name: "too many clicks", value: `{"query":"q","clicks":[{"doc_id":"a"}` + strings.Repeat(`,{"doc_id":"a"}`, MaxNamed) + `]}`, err: `name 10001 documents`},
+		{name: "too many together", value: `{"query":"q","positives":["a"` + strings.Repeat(`,"a"`, MaxNamed/2) + `],"clicks":[{"doc_id":"a"}` + strings.Repeat(`,{"doc_id":"a"}`, MaxNamed/2-1) + `]}`, err: `name 10001 documents`},
 		{name: "no time", value: `{"query":"q","timestamp":"2026-01-02"}`, err: `field "timestamp" is not an RFC 3339 time`},
 		{name: "twice in a click", value: `{"query":"q","clicks":[{"doc_id":"a","doc_id":"b"}]}`, err: `field "clicks[0].doc_id" comes twice`},
 		{name: "not JSON", value: `query`, err: "invalid JSON at byte 0"},
