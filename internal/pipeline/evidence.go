@@ -23,6 +23,7 @@ func advance(state index.State, refreshes []records.Refresh) index.State {
 	if next.Applied == nil {
 		next.Applied = map[int32]int64{}
 	}
+	var at map[string]int // places in next.Positives, by document; nil: not known
 	for _, r := range refreshes {
 		if r.Kind == records.KindRefresh {
 			addPublished(&next, r.Published)
@@ -37,6 +38,7 @@ func advance(state index.State, refreshes []records.Refresh) index.State {
 			if next.Forgotten == nil || before(*next.Forgotten, place) {
 				next.Forgotten = &place
 				forget(&next)
+				at = nil
 			}
 			continue
 		}
@@ -48,8 +50,20 @@ func advance(state index.State, refreshes []records.Refresh) index.State {
 		if next.Text == "" || before(next.Newest, place) {
 			next.Text, next.Newest, next.Carried = r.Text, place, r.Embeddings
 		}
+		if at == nil {
+			at = make(map[string]int, len(next.Positives))
+			for i, p := range next.Positives {
+				at[p.Document] = i
+			}
+		}
 		for _, e := range r.Evidence {
-			next.Positives = addEvidence(next.Positives, e, place)
+			i, ok := at[e.Document]
+			if !ok {
+				i = len(next.Positives)
+				at[e.Document] = i
+				next.Positives = append(next.Positives, index.Positive{Document: e.Document})
+			}
+			addEvidence(&next.Positives[i], e.Weight, place)
 		}
 	}
 	slices.SortFunc(next.Positives, func(a, b index.Positive) int { return strings.Compare(a.Document, b.Document) })
@@ -84,14 +98,8 @@ func before(a, b index.Place) bool {
 	return a.Offset < b.Offset
 }
 
-func addEvidence(positives []index.Positive, e records.Evidence, at index.Place) []index.Positive {
-	i := slices.IndexFunc(positives, func(p index.Positive) bool { return p.Document == e.Document })
-	if i < 0 {
-		positives = append(positives, index.Positive{Document: e.Document})
-		i = len(positives) - 1
-	}
-	p := &positives[i]
-	p.Log = append(slices.Clone(p.Log), index.Logged{Timestamp: at.Timestamp, Partition: at.Partition, Offset: at.Offset, Weight: e.Weight})
+func addEvidence(p *index.Positive, weight int64, at index.Place) {
+	p.Log = append(slices.Clone(p.Log), index.Logged{Timestamp: at.Timestamp, Partition: at.Partition, Offset: at.Offset, Weight: weight})
 	slices.SortFunc(p.Log, func(a, b index.Logged) int {
 		if before(loggedAt(a), loggedAt(b)) {
 			return -1
@@ -102,8 +110,7 @@ func addEvidence(positives []index.Positive, e records.Evidence, at index.Place)
 		p.Log[1].Weight += p.Log[0].Weight
 		p.Log = p.Log[1:]
 	}
-	p.Weight += e.Weight
-	return positives
+	p.Weight += weight
 }
 
 func loggedAt(l index.Logged) index.Place {

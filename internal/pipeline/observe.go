@@ -1,7 +1,9 @@
 package pipeline
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 
 	"hardneg/stream"
@@ -18,15 +20,17 @@ func (p *Pipeline) observe(e stream.Event) {
 		p.metrics.Batches.WithLabelValues(e.Stage).Inc()
 		p.metrics.BatchSeconds.WithLabelValues(e.Stage).Observe(e.Took.Seconds())
 		p.metrics.Lag.WithLabelValues(e.Stage, partition).Set(float64(max(0, e.End-e.Offset)))
-		p.up(e.Stage, nil)
+		p.partitionUp(e)
 		log.Debug().Int64("offset", e.Offset).Int("records", e.Records).Int("outputs", e.Outputs).Dur("took", e.Took).Msg("committed")
 	case stream.Assigned:
 		p.metrics.Lag.WithLabelValues(e.Stage, partition).Set(float64(max(0, e.End-e.Offset)))
-		p.up(e.Stage, nil)
+		if e.Offset >= e.End { // nothing that it could be stuck at
+			p.partitionUp(e)
+		}
 		log.Info().Int64("offset", e.Offset).Int64("end", e.End).Int64("token", e.Token).Msg("partition assigned")
 	case stream.Failed:
 		p.metrics.Failures.WithLabelValues(e.Stage).Inc()
-		p.up(e.Stage, e.Err)
+		p.partitionUp(e)
 		log.Error().Err(e.Err).Msg("failed; starting again from the committed offset")
 	case stream.Fenced:
 		p.metrics.Failures.WithLabelValues(e.Stage).Inc()
@@ -35,10 +39,36 @@ func (p *Pipeline) observe(e stream.Event) {
 		log.Error().Err(e.Err).Int64("offset", e.Offset).Msg("the committed offset is out of range; going on elsewhere")
 	case stream.Revoked:
 		p.metrics.Lag.DeleteLabelValues(e.Stage, partition)
+		p.partitionUp(e)
 		log.Info().AnErr("error", e.Err).Msg("partition given back")
 	case stream.Joined:
+		p.partitionUp(e)
 		log.Info().Int("partitions", e.Records).Msg("joined the group")
 	}
+}
+
+// partitionUp tells whether a partition makes progress. A stage is up when none of its partitions failed since it last
+// committed: what one of them does must not hide that another is stuck.
+func (p *Pipeline) partitionUp(e stream.Event) {
+	p.failing.Lock()
+	defer p.failing.Unlock()
+	stuck := p.failing.partitions[e.Stage]
+	if stuck == nil {
+		stuck = map[int32]error{}
+		p.failing.partitions[e.Stage] = stuck
+	}
+	delete(stuck, e.Partition)
+	if e.Err != nil && e.Kind == stream.Failed {
+		stuck[e.Partition] = e.Err
+	}
+	if e.Kind == stream.Joined {
+		delete(stuck, -1)
+	}
+	for _, partition := range slices.Sorted(maps.Keys(stuck)) {
+		p.up(e.Stage, stuck[partition])
+		return
+	}
+	p.up(e.Stage, nil)
 }
 
 // up tells whether a stage makes progress.

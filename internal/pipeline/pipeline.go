@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -71,6 +72,11 @@ type Pipeline struct {
 	log         zerolog.Logger
 	metrics     *telemetry.Metrics
 	health      *telemetry.Health
+
+	failing struct { // errors of partitions that have not committed since, by stage
+		sync.Mutex
+		partitions map[string]map[int32]error
+	}
 }
 
 // Run brings the topics, the model and the collections into being where they are missing, and then runs the
@@ -121,6 +127,7 @@ func newPipeline(o Options) (*Pipeline, error) {
 		log: o.Log, metrics: o.Metrics, health: o.Health,
 		minWeight: millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,
 	}
+	p.failing.partitions = map[string]map[int32]error{}
 	return p, nil
 }
 

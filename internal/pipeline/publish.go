@@ -3,8 +3,10 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"hardneg/index"
@@ -25,15 +27,14 @@ const (
 // publish turns confirmed states into triplets and retractions. A state whose documents have changed since is
 // torn: its texts are no longer those that the rules saw, and it must be read again.
 func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Output, torn []*task, err error) {
-	pairs := make([][]string, len(tasks))
+	pairs := make([][]index.Positive, len(tasks))
 	var ids []string
 	for i, t := range tasks {
-		pairs[i] = s.changed(t)
-		for _, p := range t.state.Positives {
-			if !p.Paired || len(p.Slots) == 0 || !slices.Contains(pairs[i], p.Document) {
-				continue
+		pairs[i] = changed(t)
+		for _, p := range pairs[i] {
+			if len(p.Slots) > 0 {
+				ids = append(ids, p.Document)
 			}
-			ids = append(ids, p.Document)
 			for _, slot := range p.Slots {
 				ids = append(ids, slot.Document)
 			}
@@ -45,13 +46,13 @@ func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Out
 		return nil, nil, err
 	}
 	for i, t := range tasks {
-		if !intact(t.state, pairs[i], documents) {
+		if !intact(pairs[i], documents) {
 			t.torn = true
 			torn = append(torn, t)
 			continue
 		}
-		for _, id := range pairs[i] {
-			outputs = append(outputs, s.slots(t, id, documents)...)
+		for _, p := range pairs[i] {
+			outputs = append(outputs, s.slots(t, p, documents)...)
 		}
 		if t.again {
 			cause := t.cause()
@@ -73,60 +74,57 @@ func (t *task) cause() int {
 	return len(t.records) - 1
 }
 
-// changed lists the positives whose slots must go out: all that were ever published when the state was another
-// owner's or the query's text is new, else those whose list differs from what this owner found.
-func (s miner) changed(t *task) []string {
+// Reasons of null slots beside those of package mining.
+const (
+	reasonNoEvidence mining.Reason = "no_evidence"      // the query is forgotten, or its evidence for this document is
+	reasonWeight     mining.Reason = "below_min_weight" // the evidence does not suffice
+)
+
+// changed lists, by document id, the pairs whose slots must go out: all that are or were ever published when the
+// state was another owner's or the query's text is new, else those whose list differs from what this owner found.
+func changed(t *task) []index.Positive {
 	all := t.forced || t.first.Text != t.state.Text
-	before := map[string]index.Positive{}
+	before := make(map[string]index.Positive, len(t.first.Positives))
 	for _, p := range t.first.Positives {
 		before[p.Document] = p
 	}
-	var ids []string
-	seen := map[string]bool{}
+	var pairs []index.Positive
+	ended := maps.Clone(t.state.Published) // what is published and has no evidence
 	for _, p := range t.state.Positives {
-		old, ok := before[p.Document]
-		if all && p.Paired || p.Paired != (ok && old.Paired) || p.Paired && !mining.SamePair(old.Pair(), p.Pair()) {
-			ids = append(ids, p.Document)
-		}
-		seen[p.Document] = true
-	}
-	for id := range t.state.Published {
-		if old, ok := before[id]; !seen[id] && (all || ok && old.Paired) {
-			ids = append(ids, id)
-		} else if seen[id] && all && !slices.Contains(ids, id) {
-			ids = append(ids, id) // below min_weight now, published once
+		old, published := before[p.Document], ended[p.Document] > 0
+		delete(ended, p.Document)
+		switch {
+		case p.Paired && (all || !old.Paired || !mining.SamePair(old.Pair(), p.Pair())):
+			pairs = append(pairs, p)
+		case !p.Paired && (old.Paired || all && published):
+			p.Reason = reasonWeight
+			pairs = append(pairs, p)
 		}
 	}
-	slices.Sort(ids)
-	return ids
+	for id := range ended {
+		if all || before[id].Paired {
+			pairs = append(pairs, index.Positive{Document: id, Reason: reasonNoEvidence})
+		}
+	}
+	slices.SortFunc(pairs, func(a, b index.Positive) int { return strings.Compare(a.Document, b.Document) })
+	return pairs
 }
 
 // intact tells whether the texts at hand are those that the slots were decided on.
-func intact(state index.State, pairs []string, documents map[string]index.Document) bool {
+func intact(pairs []index.Positive, documents map[string]index.Document) bool {
 	same := func(id, hash string) bool {
 		d, ok := documents[id]
 		return ok && !d.Deleted && d.Hash == hash
 	}
-	for _, p := range state.Positives {
-		if !p.Paired || len(p.Slots) == 0 || !slices.Contains(pairs, p.Document) {
-			continue
-		}
-		if !same(p.Document, p.Hash) || slices.ContainsFunc(p.Slots, func(x mining.Slot) bool { return !same(x.Document, x.Hash) }) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(pairs, func(p index.Positive) bool {
+		return len(p.Slots) > 0 && !same(p.Document, p.Hash) ||
+			slices.ContainsFunc(p.Slots, func(x mining.Slot) bool { return !same(x.Document, x.Hash) })
+	})
 }
 
 // slots renders every rank of a pair that is, or ever was, in use: a triplet, or a null that retracts it.
-func (s miner) slots(t *task, positive string, documents map[string]index.Document) []stream.Output {
-	pair := index.Positive{Document: positive, Reason: "no_evidence"}
-	if i := slices.IndexFunc(t.state.Positives, func(p index.Positive) bool { return p.Document == positive }); i >= 0 {
-		pair = t.state.Positives[i]
-		if !pair.Paired {
-			pair.Reason = "below_min_weight"
-		}
-	}
+func (s miner) slots(t *task, pair index.Positive, documents map[string]index.Document) []stream.Output {
+	positive := pair.Document
 	cause := t.cause()
 	source := t.records[cause].Source
 	headers := []stream.Header{
