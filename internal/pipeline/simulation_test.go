@@ -46,6 +46,7 @@ type simSetup struct {
 	Rules      []config.Mining // a history begins with the first; an operation goes on to the next
 	Queries    config.Queries
 	MaxBatch   int     // records
+	Whole      bool    // batches are as large as they can be, not of any size
 	Scale      int     // of the limits of searches: 1 in Scale of the documents asked for come
 	Split      float64 // how often an operation on several points is cut between two of them
 	Gaps       bool    // offsets have gaps, as transaction markers leave them
@@ -262,7 +263,9 @@ func (t *simTask) fetch() ([]stream.Record, error) {
 		batch := t.w.broker.fetch(t.stage, t.partition, t.offset)
 		if len(batch) > 0 {
 			t.idle = false
-			batch = batch[:1+t.w.rng.IntN(min(len(batch), t.w.setup.MaxBatch))]
+			if batch = batch[:min(len(batch), t.w.setup.MaxBatch)]; !t.w.setup.Whole {
+				batch = batch[:1+t.w.rng.IntN(len(batch))]
+			}
 			t.say("reads offsets %d to %d", batch[0].Offset, batch[len(batch)-1].Offset)
 			return slices.Clone(batch), t.point("fetch", "")
 		}
