@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +37,18 @@ func DeadLetter(topic, stage string, r Record, reason error) Output {
 		{HeaderTimestamp, []byte(r.Time.UTC().Format("2006-01-02T15:04:05.000Z07:00"))},
 	})
 	return o
+}
+
+// origin says, for an error, which record a dead letter is of; "" for other outputs.
+func (o *Output) origin() string {
+	header := map[string]string{}
+	for _, h := range o.Headers {
+		header[h.Key] = string(h.Value) // ours come after those of the record
+	}
+	if header[HeaderStage] == "" {
+		return ""
+	}
+	return fmt.Sprintf(", dead letter of %s/%s, offset %s", header[HeaderTopic], header[HeaderPartition], header[HeaderOffset])
 }
 
 // cut returns valid UTF-8 of n bytes at most.

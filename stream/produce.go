@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -225,8 +226,9 @@ func (p *producer) settle(piece *piece, err error) error {
 		return nil
 	case tooLarge:
 		o := todo.outputs[0]
-		return fmt.Errorf("%w: %s/%d, key %.80q, key and value of %d bytes, %d bytes in all before compression",
-			ErrTooLarge, todo.topic, todo.partition, o.Key, len(o.Key)+len(o.Value), o.size())
+		return fmt.Errorf("%w: %s/%d, key %.80q%s, key and value of %d bytes, %d bytes in all before compression; nothing after it "+
+			"can be written until the topic takes it, for example by\n  %s", ErrTooLarge, todo.topic, todo.partition, o.Key, o.origin(),
+			len(o.Key)+len(o.Value), o.size(), p.client.alter(todo.topic, maxMessageBytes, strconv.Itoa(o.size()+atRecords)))
 	}
 	return fmt.Errorf("produce to %s/%d: %w", todo.topic, todo.partition, err)
 }

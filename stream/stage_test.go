@@ -341,6 +341,13 @@ func TestFatalErrors(t *testing.T) {
 			return []Output{{Topic: small, Key: []byte("the key"), Value: noise}}, nil
 		})
 	}
+	letterTooLarge := func(Assignment) Processor {
+		return processFunc(func(_ context.Context, batch []Record) ([]Output, error) {
+			r := batch[4]
+			r.Value = noise
+			return []Output{DeadLetter(small, "test", r, errors.New("refused"))}, nil
+		})
+	}
 	w := &watch{t: t}
 	for _, test := range []struct {
 		name   string
@@ -349,6 +356,10 @@ func TestFatalErrors(t *testing.T) {
 	}{
 		{"missing topic", func(s *Stage) { s.Topic = "no-such-topic" }, "stage test: topic does not exist: no-such-topic"},
 		{"record too large", func(s *Stage) { s.New = tooLarge }, `larger than the topic's max.message.bytes: ` + small + `/0, key "the key"`},
+		{"dead letter too large", func(s *Stage) { s.New = letterTooLarge }, "dead letter of " + in + "/0, offset 4, key and value of 1001 bytes"},
+		{"dead letter too large, offsets", func(s *Stage) { s.New = letterTooLarge }, in + "/0: what comes of offsets 0 to 9: "},
+		{"dead letter too large, command", func(s *Stage) { s.New = letterTooLarge },
+			"kafka-configs --bootstrap-server " + c.brokers[0] + " --alter --entity-type topics --entity-name " + small + " --add-config max.message.bytes="},
 		{"foreign metadata", func(s *Stage) { commitAt(t, c, s.Group, in, 3, "somebody's note") }, `the note beside the committed offset is "somebody's note"`},
 		{"beyond the end", func(s *Stage) { commitAt(t, c, s.Group, in, 99, "5") }, "was the topic deleted and made anew?"},
 		{"time-out above the broker's", func(s *Stage) { s.TransactionTimeout = time.Hour }, "[50]"},

@@ -211,6 +211,9 @@ func (t *task) process(ctx context.Context, p *producer, processor Processor, b 
 	}
 	if err := p.commit(ctx, t.member, t.input, b.next, formatToken(t.token), outputs); err != nil {
 		p.abort(ctx)
+		if n := len(b.records); n > 0 {
+			err = fmt.Errorf("what comes of offsets %d to %d: %w", b.records[0].Offset, b.records[n-1].Offset, err)
+		}
 		return err
 	}
 	t.observe(Event{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/segmentio/kafka-go"
@@ -16,28 +17,26 @@ import (
 type Topic struct {
 	Name                          string
 	Partitions, ReplicationFactor int
-	Config                        map[string]string
+	Config                        map[string]string // of a new topic
+	MaxMessageBytes               int               // what the topic must take at least, however it came to be; 0: anything
 }
 
-const cleanupPolicy = "cleanup.policy"
+// Settings that are compared with what a topic has.
+const (
+	cleanupPolicy   = "cleanup.policy"
+	maxMessageBytes = "max.message.bytes"
+)
 
-// EnsureTopics creates the topics that are missing and waits until all have leaders. Of those that exist it
-// compares cleanup.policy, where one is asked for, and changes nothing.
+// EnsureTopics creates the topics that are missing and waits until all have leaders. It is an error where one has
+// another cleanup.policy than is asked for, or a max.message.bytes below MaxMessageBytes: nothing is changed, and the
+// error says how to.
 func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 	existing, err := c.topicNames(ctx)
 	if err != nil {
 		return fmt.Errorf("listing topics: %w", err)
 	}
-	var missing, present []Topic
-	for _, t := range topics {
-		if existing[t.Name] {
-			present = append(present, t)
-		} else {
-			missing = append(missing, t)
-		}
-	}
-	raced, err := c.createTopics(ctx, missing)
-	if err != nil {
+	missing := slices.DeleteFunc(slices.Clone(topics), func(t Topic) bool { return existing[t.Name] })
+	if err := c.createTopics(ctx, missing); err != nil {
 		return err
 	}
 	for _, t := range topics {
@@ -49,7 +48,7 @@ func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 			return fmt.Errorf("waiting for topic %s: %w", t.Name, err)
 		}
 	}
-	return c.checkPolicies(ctx, append(present, raced...))
+	return c.checkSettings(ctx, topics)
 }
 
 func (c *Client) topicNames(ctx context.Context) (map[string]bool, error) {
@@ -67,10 +66,10 @@ func (c *Client) topicNames(ctx context.Context) (map[string]bool, error) {
 	return names, err
 }
 
-// createTopics creates topics and returns those that somebody else created meanwhile.
-func (c *Client) createTopics(ctx context.Context, topics []Topic) (raced []Topic, err error) {
+// createTopics creates topics, if nobody else did meanwhile.
+func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 	if len(topics) == 0 {
-		return nil, nil
+		return nil
 	}
 	req := &kafka.CreateTopicsRequest{}
 	for _, t := range topics {
@@ -91,35 +90,95 @@ func (c *Client) createTopics(ctx context.Context, topics []Topic) (raced []Topi
 		res, err = c.api.CreateTopics(ctx, req)
 		return unreachable(c.brokers, err)
 	}); err != nil {
-		return nil, fmt.Errorf("creating topics: %w", err)
+		return fmt.Errorf("creating topics: %w", err)
 	}
 	var errs []error
 	for _, t := range topics {
-		switch err := res.Errors[t.Name]; {
-		case errors.Is(err, kafka.TopicAlreadyExists):
-			raced = append(raced, t)
-		case err != nil:
+		if err := res.Errors[t.Name]; err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
 			errs = append(errs, fmt.Errorf("creating topic %s with %d partitions and replication factor %d: %w",
 				t.Name, t.Partitions, t.ReplicationFactor, err))
 		}
 	}
-	return raced, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-// checkPolicies compares cleanup.policy: a view in a topic that is not compacted is lost with its retention, and
-// a queue in one that is compacted loses records.
-func (c *Client) checkPolicies(ctx context.Context, topics []Topic) error {
-	topics = slices.DeleteFunc(topics, func(t Topic) bool { return t.Config[cleanupPolicy] == "" })
+// checkSettings compares what topics have with what is needed. A view in a topic that is not compacted is lost with its
+// retention, a queue in one that is compacted loses records, and a record that its topic does not take stops a stage.
+func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
+	topics = slices.DeleteFunc(slices.Clone(topics), func(t Topic) bool { return t.Config[cleanupPolicy] == "" && t.MaxMessageBytes == 0 })
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = t.Name
+	}
+	found, err := c.settings(ctx, names, cleanupPolicy, maxMessageBytes)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range topics {
+		if want, got := t.Config[cleanupPolicy], found[t.Name][cleanupPolicy]; want != "" && !samePolicy(want, got) {
+			errs = append(errs, fmt.Errorf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
+				t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want)))
+		}
+		if t.MaxMessageBytes == 0 {
+			continue
+		}
+		got, err := limitOf(t.Name, found[t.Name])
+		if err != nil {
+			errs = append(errs, err)
+		} else if got < t.MaxMessageBytes {
+			errs = append(errs, fmt.Errorf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
+				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes))))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// alter is the command that changes a setting of a topic. Brackets keep commas within a value.
+func (c *Client) alter(topic, setting, value string) string {
+	if strings.Contains(value, ",") {
+		value = "[" + value + "]"
+	}
+	return fmt.Sprintf("kafka-configs --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config %s=%s",
+		strings.Join(c.brokers, ","), topic, setting, value)
+}
+
+// MaxMessageBytes returns the largest batch, after compression, that each topic takes: its max.message.bytes, or what
+// the broker says for it.
+func (c *Client) MaxMessageBytes(ctx context.Context, topics ...string) (map[string]int, error) {
+	found, err := c.settings(ctx, topics, maxMessageBytes)
+	if err != nil {
+		return nil, err
+	}
+	limits := map[string]int{}
+	for _, t := range topics {
+		if limits[t], err = limitOf(t, found[t]); err != nil {
+			return nil, err
+		}
+	}
+	return limits, nil
+}
+
+func limitOf(topic string, settings map[string]string) (int, error) {
+	limit, err := strconv.Atoi(settings[maxMessageBytes])
+	if err != nil {
+		return 0, fmt.Errorf("topic %s: the broker says %s=%q, which is no number", topic, maxMessageBytes, settings[maxMessageBytes])
+	}
+	return limit, nil
+}
+
+// settings returns the named settings of topics, set or by default.
+func (c *Client) settings(ctx context.Context, topics []string, names ...string) (map[string]map[string]string, error) {
+	found := map[string]map[string]string{}
 	if len(topics) == 0 {
-		return nil
+		return found, nil
 	}
 	req := &kafka.DescribeConfigsRequest{}
 	for _, t := range topics {
 		req.Resources = append(req.Resources, kafka.DescribeConfigRequestResource{
-			ResourceType: kafka.ResourceTypeTopic, ResourceName: t.Name, ConfigNames: []string{cleanupPolicy},
+			ResourceType: kafka.ResourceTypeTopic, ResourceName: t, ConfigNames: names,
 		})
 	}
-	found := map[string]string{}
 	err := again(ctx, harmless, func() error {
 		res, err := c.api.DescribeConfigs(ctx, req)
 		if err != nil {
@@ -129,26 +188,17 @@ func (c *Client) checkPolicies(ctx context.Context, topics []Topic) error {
 			if r.Error != nil {
 				return fmt.Errorf("topic %s: %w", r.ResourceName, r.Error)
 			}
+			found[r.ResourceName] = map[string]string{}
 			for _, e := range r.ConfigEntries {
-				if e.ConfigName == cleanupPolicy {
-					found[r.ResourceName] = e.ConfigValue
-				}
+				found[r.ResourceName][e.ConfigName] = e.ConfigValue
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading the configuration of topics: %w", err)
+		return nil, fmt.Errorf("reading the configuration of topics: %w", err)
 	}
-	var errs []error
-	for _, t := range topics {
-		want, got := t.Config[cleanupPolicy], found[t.Name]
-		if !samePolicy(want, got) {
-			errs = append(errs, fmt.Errorf("topic %s has %s=%s, where %s is needed: change it with kafka-configs, or name another topic",
-				t.Name, cleanupPolicy, got, want))
-		}
-	}
-	return errors.Join(errs...)
+	return found, nil
 }
 
 func samePolicy(a, b string) bool {
