@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -188,11 +189,28 @@ func (p *Pipeline) deadLetter(stage string, r stream.Record, reason error) strea
 	return stream.DeadLetter(p.cfg.Topics.DeadLetters, stage, r, reason)
 }
 
+// maxTraceparent bounds the header of a later version, which may be longer than the 55 bytes of version 00.
+const maxTraceparent = 128
+
+// traceContext is a traceparent as W3C Trace Context has it: version, trace, parent, flags, and what later versions add.
+var traceContext = regexp.MustCompile(`^([0-9a-f]{2})-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$`)
+
+// traceparent hands on the trace of a cause, where the header is one: whatever else stands there, of any size, would go
+// into every record that comes of it.
 func traceparent(headers []stream.Header) []stream.Header {
 	for _, h := range headers {
-		if h.Key == headerTraceparent {
-			return []stream.Header{h}
+		if h.Key != headerTraceparent || len(h.Value) > maxTraceparent {
+			continue
 		}
+		found := traceContext.FindSubmatch(h.Value)
+		if found == nil {
+			continue
+		}
+		version, more := string(found[1]), found[2]
+		if version == "ff" || version == "00" && more != nil {
+			continue
+		}
+		return []stream.Header{h}
 	}
 	return nil
 }
