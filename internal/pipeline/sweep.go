@@ -93,7 +93,7 @@ func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
 	at, now := p.swept, p.now()
 	why := map[string]string{}
 	var outputs []stream.Output
-	for whole := false; len(outputs) < n && !whole; {
+	for all := false; len(outputs) < n && !all; {
 		unlike := ""
 		if at.changed {
 			unlike = p.fingerprint
@@ -111,7 +111,7 @@ func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
 			outputs = append(outputs, p.refreshOutput(r, nil))
 		}
 		if at.next = next; next == "" {
-			whole = p.turned(&at, now)
+			all = p.turned(&at, now)
 		}
 	}
 	if err := p.kafka.Produce(ctx, outputs); err != nil {
@@ -142,8 +142,8 @@ func (p *Pipeline) sweepOne(k index.Known, changed bool, now time.Time) (records
 	return r, sweptAge
 }
 
-// turned goes on after the last point, and tells whether all queries were gone through from the first one on.
-func (p *Pipeline) turned(at *sweptTo, now time.Time) (whole bool) {
+// turned goes on after the last point, and tells whether this turn has gone through all queries.
+func (p *Pipeline) turned(at *sweptTo, now time.Time) (all bool) {
 	if at.changed {
 		at.changed = false
 		if at.began.IsZero() {
@@ -152,13 +152,13 @@ func (p *Pipeline) turned(at *sweptTo, now time.Time) (whole bool) {
 		return false
 	}
 	at.changed = true
-	whole = !at.began.IsZero()
-	if whole && now.After(at.began) {
+	all = at.began.Equal(now)
+	if !at.began.IsZero() && !all {
 		p.metrics.SweepSeconds.Set(now.Sub(at.began).Seconds())
 		p.metrics.SweepCompleted.Set(float64(now.UnixMilli()) / 1000)
 	}
 	at.began = now
-	return whole
+	return all
 }
 
 // backlog is the number of offsets between what the miner has committed and the end of the refresh topic.
