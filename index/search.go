@@ -99,3 +99,33 @@ func (x *Index) checkQuery(vector []float32) error {
 	}
 	return checkFinite("vector", vector)
 }
+
+// Ranked is a document in a ranking.
+type Ranked struct {
+	ID    string
+	Score float32 // dot product with the query, as the server summed it
+}
+
+// Rank returns the limit live documents nearest to a query by dot product, the nearest first, without their vectors:
+// rankings may be long. exhausted says that fewer came than asked.
+func (x *Index) Rank(ctx context.Context, query []float32, limit int) (ranking []Ranked, exhausted bool, err error) {
+	if err := x.checkQuery(query); err != nil {
+		return nil, false, fmt.Errorf("rank: %w", err)
+	}
+	params, err := x.searchParams(ctx, x.documents)
+	if err != nil {
+		return nil, false, err
+	}
+	template := qdrant.QueryPoints{
+		CollectionName: x.documents, Filter: live, Params: params,
+		WithPayload: qdrant.NewWithPayloadInclude(fieldDocument), WithVectors: qdrant.NewWithVectors(false),
+	}
+	err = x.queryBatches(ctx, &template, [][]float32{query}, limit, hitBytes, func(_ int, points []*qdrant.ScoredPoint) error {
+		ranking = make([]Ranked, len(points))
+		for i, point := range points {
+			ranking[i] = Ranked{ID: stringOf(point.GetPayload()[fieldDocument]), Score: point.GetScore()}
+		}
+		return nil
+	})
+	return ranking, len(ranking) < limit, err
+}

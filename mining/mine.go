@@ -129,11 +129,17 @@ func newWalk(c Config, in Input) *walk {
 	}
 	// The search engine's sums differ from these: what it left out may score a little above the last candidate,
 	// and come before those within that distance.
-	if len(w.ranked) == 0 {
+	var last int32
+	switch {
+	case in.Floor != nil:
+		last = rounded(*in.Floor)
+	case len(w.ranked) > 0:
+		last = w.ranked[len(w.ranked)-1].rank
+	default:
 		w.horizon = highest
 		return w
 	}
-	end := w.ranked[len(w.ranked)-1].rank + slackRank
+	end := last + slackRank
 	w.horizon = float64(end+1) / rankScale
 	n, _ := slices.BinarySearchFunc(w.ranked, end, func(c candidate, end int32) int { return cmp.Compare(end, c.rank) })
 	w.ranked = w.ranked[:n]
@@ -229,6 +235,25 @@ func (w *walk) take(c *candidate, t *Tier, p *Document, pair *Pair) {
 		Document: c.ID, Hash: c.Hash, Policy: t.Policy,
 		QueryNegative: c.cosine, PositiveNegative: Cosine(p.Vector, c.Vector),
 	})
+}
+
+// Window is a range of cosines to the query in which the rules look at the first Most documents.
+type Window struct {
+	Low, High float64
+	Most      int
+}
+
+// Windows lists what the rules may look at for a pair of that similarity, a window for each tier. Of a long ranking no
+// other documents need to be read: see Input.Floor.
+func (m *Miner) Windows(similarity float32) []Window {
+	var windows []Window
+	for i := range m.config.Tiers {
+		t := &m.config.Tiers[i]
+		if low, high, empty := t.bounds(similarity); !empty {
+			windows = append(windows, Window{low, high, t.Depth})
+		}
+	}
+	return windows
 }
 
 // bounds is the tier's range for a pair: the cosines of query and document that it looks at. Semantic leaves out its

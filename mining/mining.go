@@ -27,6 +27,8 @@ type Input struct {
 	Evidence   []Evidence // distinct ids, any order; every one of them, and its copies, is barred from the lists
 	Candidates []Document // live documents nearest to Query, distinct ids, any order
 	Exhausted  bool       // Candidates holds every live document there is
+	// Floor is set when Candidates are only those that Windows asks for, of a ranking that reached down to this cosine.
+	Floor *float32
 }
 
 // Outcome is what a batch miner would compute from the input.

@@ -14,10 +14,12 @@ import (
 )
 
 const (
-	mineTogether  = 64 // queries whose reads share a round trip
-	firstLimit    = 48 // candidates of a first search; each further one asks for four times as many
-	confirmRounds = 3  // rounds that may store; then what is stored is published, and the query comes again
-	maxRounds     = 20 // rounds in which documents change between their decision and the reading of their texts
+	mineTogether  = 64     // queries whose reads share a round trip
+	firstLimit    = 48     // candidates of a first search; each further one asks for four times as many
+	hitsTogether  = 16_384 // candidates, with their vectors, that are held at a time
+	wideLimit     = 4_096  // candidates from which on a search leaves out the vectors
+	confirmRounds = 3      // rounds that may store; then what is stored is published, and the query comes again
+	maxRounds     = 20     // rounds in which documents change between their decision and the reading of their texts
 )
 
 // miner keeps the state of queries and publishes their triplets. It stores, then confirms: what it publishes is the
@@ -274,31 +276,108 @@ func (s miner) decide(ctx context.Context, tasks []*task, next []index.State) er
 		s.fill(&next[i], s.mining.Mine(inputs[i]))
 	}
 	for len(todo) > 0 {
-		// One search a limit, the smallest first: those that need more wait and join the next one.
-		limit := slices.MinFunc(todo, func(a, b int) int { return tasks[a].limit - tasks[b].limit })
-		now, later := partition(todo, func(i int) bool { return tasks[i].limit == tasks[limit].limit })
-		queries := make([][]float32, len(now))
-		for k, i := range now {
-			queries[k] = inputs[i].Query
+		// One search for those of the lowest limit: those that need more wait and join the next one.
+		limit := tasks[todo[0]].limit
+		for _, i := range todo {
+			limit = min(limit, tasks[i].limit)
 		}
-		hits, err := s.index.Search(ctx, queries, tasks[limit].limit)
-		if err != nil {
-			return err
-		}
+		now, later := partition(todo, func(i int) bool { return tasks[i].limit == limit })
 		todo = later
-		for k, i := range now {
-			inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
+		err := s.candidates(ctx, inputs, now, limit, func(i int) {
 			outcome := s.mining.Mine(inputs[i])
 			inputs[i].Candidates = nil
 			if outcome.More {
 				tasks[i].limit *= 4
 				todo = append(todo, i)
-				continue
+				return
 			}
 			s.fill(&next[i], outcome)
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// candidates reads the candidates of some of the inputs, down to a limit, and hands each to use at once: a positive
+// that ranks far down makes for long lists, of which few may be held at a time.
+func (s miner) candidates(ctx context.Context, inputs []mining.Input, some []int, limit int, use func(i int)) error {
+	if limit > s.wide {
+		for _, i := range some {
+			if err := s.wideCandidates(ctx, &inputs[i], limit); err != nil {
+				return err
+			}
+			use(i)
+		}
+		return nil
+	}
+	for part := range slices.Chunk(some, max(1, hitsTogether/limit)) {
+		queries := make([][]float32, len(part))
+		for k, i := range part {
+			queries[k] = inputs[i].Query
+		}
+		hits, err := s.index.Search(ctx, queries, limit)
+		if err != nil {
+			return err
+		}
+		for k, i := range part {
+			inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
+			use(i)
+		}
+	}
+	return nil
+}
+
+// wideCandidates ranks without vectors, and then reads only the documents that the rules may look at.
+func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) error {
+	ranking, exhausted, err := s.index.Rank(ctx, in.Query, limit)
+	if err != nil {
+		return err
+	}
+	needed := map[string]bool{}
+	for _, e := range in.Evidence {
+		if e.Positive && e.Document != nil {
+			for _, w := range s.mining.Windows(mining.Cosine(in.Query, e.Document.Vector)) {
+				need(needed, ranking, w)
+			}
+		}
+	}
+	documents, err := s.index.Documents(ctx, slices.Sorted(maps.Keys(needed)), index.WithVector|index.WithMinHash)
+	if err != nil {
+		return err
+	}
+	in.Candidates, in.Exhausted, in.Floor = nil, exhausted, nil
+	for _, d := range documents {
+		if !d.Deleted {
+			in.Candidates = append(in.Candidates, d.Document)
+		}
+	}
+	if len(ranking) > 0 {
+		in.Floor = &ranking[len(ranking)-1].Score
+	}
+	return nil
+}
+
+// need adds the documents of a window: as many as it looks at, and those that the server's sums may have put behind
+// them.
+func need(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
+	inside := 0
+	var last float64
+	for _, r := range ranking {
+		score := float64(r.Score)
+		if score > w.High+2*mining.Slack {
+			continue
+		}
+		if score < w.Low-2*mining.Slack || inside >= w.Most && score < last-2*mining.Slack {
+			return
+		}
+		needed[r.ID] = true
+		if inside < w.Most && score <= w.High-2*mining.Slack && score >= w.Low+2*mining.Slack {
+			inside++
+			last = score
+		}
+	}
 }
 
 func partition(all []int, in func(int) bool) (yes, no []int) {

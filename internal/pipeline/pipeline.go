@@ -17,6 +17,7 @@ import (
 	"hardneg/index"
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
+	"hardneg/internal/records"
 	"hardneg/internal/telemetry"
 	"hardneg/mining"
 	"hardneg/stream"
@@ -42,6 +43,7 @@ type store interface {
 	Entering(ctx context.Context, vectors [][]float32) ([][]string, error)
 	States(ctx context.Context, queryIDs []string) (map[string]index.State, error)
 	WriteStates(ctx context.Context, states []index.State, token int64) error
+	Rank(ctx context.Context, query []float32, limit int) (ranking []index.Ranked, exhausted bool, err error)
 	Counts(ctx context.Context) (documents, queries uint64, err error)
 }
 
@@ -68,6 +70,7 @@ type Pipeline struct {
 	mining      *mining.Miner
 	fingerprint string // of everything that decides a list, the model aside
 	minWeight   int64  // millionths
+	wide        int    // wideLimit, but in tests
 	now         func() time.Time
 	log         zerolog.Logger
 	metrics     *telemetry.Metrics
@@ -86,7 +89,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := o.Kafka.EnsureTopics(ctx, Topics(o.Config)...); err != nil {
+	if err := EnsureTopics(ctx, o.Kafka, o.Config); err != nil {
 		return err
 	}
 	if err := p.keepPartitions(ctx); err != nil {
@@ -123,9 +126,9 @@ func newPipeline(o Options) (*Pipeline, error) {
 		return nil, err
 	}
 	p := &Pipeline{
-		cfg: o.Config, kafka: o.Kafka, broker: o.Kafka, mining: rules, now: time.Now,
+		cfg: o.Config, wide: wideLimit, kafka: o.Kafka, broker: o.Kafka, mining: rules, now: time.Now,
 		log: o.Log, metrics: o.Metrics, health: o.Health,
-		minWeight: millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,
+		minWeight: records.Millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,
 	}
 	p.failing.partitions = map[string]map[int32]error{}
 	return p, nil

@@ -40,7 +40,7 @@ func simGenerate(seed uint64) simHistory {
 	g.setup = simSetup{
 		Seed: seed, Dimensions: 3 + g.IntN(4),
 		Partitions: map[string]int{StageIndexer: 1 + g.IntN(3), StageIntake: 1 + g.IntN(2), StageMiner: 1 + g.IntN(3)},
-		MaxBatch:   1 + g.IntN(12), Scale: []int{1, 4, 10, 16, 48}[g.IntN(5)],
+		MaxBatch:   1 + g.IntN(12), Scale: []int{1, 4, 10, 16, 48}[g.IntN(5)], Wide: g.IntN(3) == 0,
 		Split: []float64{0, 0, 0.1, 0.5}[g.IntN(4)], Gaps: g.IntN(2) == 0, Skew: []int64{0, 5, 1000}[g.IntN(3)],
 		Strategy: []string{"uniform", "sticky", "priorities"}[g.IntN(3)], Stick: 0.5 + g.Float64()/2,
 		Queries: config.Queries{
@@ -141,9 +141,12 @@ func (g *simGenerator) op(phase int) *simOp {
 	case x < 0.21:
 		op.kind = "query"
 		g.evidence(op)
-	case x < 0.95:
+	case x < 0.94:
 		op.kind = "document"
 		g.document(op)
+	case x < 0.955:
+		op.kind, op.force = "sweep", g.IntN(2) == 0
+		op.query = simQuery{id: g.query(), forget: g.IntN(6) == 0}
 	case x < 0.975:
 		op.kind = "query"
 		op.query = simQuery{id: g.query(), forget: true}

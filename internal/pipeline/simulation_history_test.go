@@ -15,13 +15,14 @@ import (
 
 // simOp is one operation of a history, and how many steps the tasks make before the next one.
 type simOp struct {
-	kind  string // document, query, fault, rules, settle
+	kind  string // document, query, sweep, fault, rules, settle
 	steps int
 
 	key, value []byte // of the record
 	time       int64  // its timestamp
 	doc        simDocument
 	query      simQuery
+	force      bool // sweep: publish everything
 
 	stage     string
 	partition int
@@ -113,6 +114,8 @@ func (w *simWorld) apply(op *simOp) {
 		}
 	case "rules":
 		w.changeRules()
+	case "sweep":
+		w.sweep(op)
 	case "settle":
 		w.check()
 	}
@@ -126,10 +129,31 @@ func (w *simWorld) changeRules() {
 	w.rules++
 	w.start()
 	for _, id := range w.index.queries {
-		r := records.Refresh{Kind: records.KindRefresh, QueryID: id}
-		w.broker.append(StageMiner, simPartition([]byte(id), w.setup.Partitions[StageMiner]),
-			stream.Record{Time: time.UnixMilli(w.clock), Key: []byte(id), Value: r.Encode()})
+		w.refresh(records.Refresh{Kind: records.KindRefresh, QueryID: id})
 	}
+}
+
+// sweep sends one query through refresh, as the sweep and repairs do, or has it forgotten as too long unseen.
+func (w *simWorld) sweep(op *simOp) {
+	id := op.query.id
+	state, known := w.index.states[id]
+	if !op.query.forget || !known {
+		w.refresh(records.Refresh{Kind: records.KindRefresh, QueryID: id, Force: op.force})
+		return
+	}
+	seen := state.Newest.Timestamp
+	w.refresh(records.Refresh{
+		Kind: records.KindForget, QueryID: id,
+		Source: records.Source{Topic: records.SourceSweep, Partition: -1, Offset: seen, Timestamp: seen},
+	})
+	forget := &simOp{kind: "query", time: seen, query: op.query}
+	w.placed = append(w.placed, simPlaced{forget, -1, seen})
+}
+
+func (w *simWorld) refresh(r records.Refresh) {
+	key := []byte(r.QueryID)
+	w.broker.append(StageMiner, simPartition(key, w.setup.Partitions[StageMiner]),
+		stream.Record{Time: time.UnixMilli(w.clock), Key: key, Value: r.Encode()})
 }
 
 // check waits for quiet and compares everything that was published with what must be; it returns the number of triplets.
@@ -215,6 +239,8 @@ func (op *simOp) String() string {
 		s = fmt.Sprintf("query %s: forget, key %q, at %d", op.query.id, op.key, at)
 	case op.kind == "query":
 		s = fmt.Sprintf("query %s: key %q, at %d: %s", op.query.id, op.key, at, op.value)
+	case op.kind == "sweep":
+		s = fmt.Sprintf("sweep: %s, forget: %v, force: %v", op.query.id, op.query.forget, op.force)
 	case op.kind == "fault":
 		s = fmt.Sprintf("fault: %s in %s/%d after %d", op.fault.kind, op.stage, op.partition, op.fault.in)
 	default:
@@ -274,6 +300,7 @@ func (h simHistory) calm(attempt func(simHistory) (simHistory, bool)) (calmer si
 	try(h.setup.Split > 0, func(c *simHistory) { c.setup.Split = 0 })
 	try(h.setup.Gaps, func(c *simHistory) { c.setup.Gaps = false })
 	try(h.setup.Skew > 0, func(c *simHistory) { c.setup.Skew = 0 })
+	try(h.setup.Wide, func(c *simHistory) { c.setup.Wide = false })
 	try(h.setup.Scale > 1, func(c *simHistory) { c.setup.Scale = 1 })
 	try(h.setup.Strategy != "sticky" || h.setup.Stick < 0.9, func(c *simHistory) { c.setup.Strategy, c.setup.Stick = "sticky", 0.9 })
 	for _, stage := range simStages {

@@ -132,6 +132,26 @@ func (s *simStore) Search(_ context.Context, queries [][]float32, limit int) ([]
 	})
 }
 
+func (s *simStore) Rank(_ context.Context, query []float32, limit int) ([]index.Ranked, bool, error) {
+	key := fmt.Sprint("rank", limit)
+	if s.w.mutation == simNoConfirm {
+		key += fmt.Sprint(query)
+	}
+	hits, err := simStale(s, simNoConfirm, true, key, func() (index.Hits, error) {
+		lost, err := s.t.begin("Rank", "")
+		if err != nil {
+			return index.Hits{}, err
+		}
+		hits, err := s.search(query, max(1, limit/s.w.setup.Scale))
+		return hits, cmp.Or(err, lost)
+	})
+	ranking := make([]index.Ranked, len(hits.Documents))
+	for i, d := range hits.Documents {
+		ranking[i] = index.Ranked{ID: d.ID, Score: simScore(query, d.Vector)}
+	}
+	return ranking, hits.Exhausted, err
+}
+
 func (s *simStore) search(query []float32, limit int) (index.Hits, error) {
 	type hit struct {
 		score float32

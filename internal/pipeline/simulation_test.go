@@ -48,6 +48,7 @@ type simSetup struct {
 	MaxBatch   int     // records
 	Whole      bool    // batches are as large as they can be, not of any size
 	Scale      int     // of the limits of searches: 1 in Scale of the documents asked for come
+	Wide       bool    // rankings come without vectors from the first search on
 	Split      float64 // how often an operation on several points is cut between two of them
 	Gaps       bool    // offsets have gaps, as transaction markers leave them
 	Skew       int64   // milliseconds by which the clocks of instances differ
@@ -146,6 +147,7 @@ func (w *simWorld) own(stage string, partition int32) *simTask {
 func (w *simWorld) configuration() *config.Config {
 	cfg := simDefaults
 	cfg.Sweep.Rate = 0 // the simulation has its own
+	cfg.Embedders = []config.Embedder{{Name: simEmbedder, Type: "carried", Weight: 1, Dimensions: w.setup.Dimensions}}
 	cfg.Mining, cfg.Queries = w.setup.Rules[w.rules], w.setup.Queries
 	return &cfg
 }
@@ -285,6 +287,9 @@ func (t *simTask) processor() (stream.Processor, error) {
 		return nil, err
 	}
 	p.broker, p.index, p.model, p.generation, p.now = t.store, t.store, t.store, "generation", t.now
+	if t.w.setup.Wide {
+		p.wide = firstLimit - 1
+	}
 	t.store.forget()
 	return p.processor(t.stage, stream.Assignment{Partition: t.partition, Token: t.token}), nil
 }
