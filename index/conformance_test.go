@@ -428,6 +428,16 @@ func TestAliasesThatDisagree(t *testing.T) {
 	})
 }
 
+// The ids were computed by Python's uuid.uuid5(uuid.NAMESPACE_URL, name).
+func TestPointIDs(t *testing.T) {
+	if got := index.QueryPointID("how do i reset it?"); got != "717f704f-5f00-53ee-a701-e33206e76408" {
+		t.Errorf("query: %s", got)
+	}
+	if got := index.DocumentPointID("a"); got != "25390a64-abb1-59dd-95d0-07f9b531c2c3" {
+		t.Errorf("document: %s", got)
+	}
+}
+
 func TestBadDocuments(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, r := open(t, config), random(t)
@@ -451,6 +461,13 @@ func TestBadDocuments(t *testing.T) {
 		} {
 			if err := x.WriteDocuments(t.Context(), docs, 0, 5); err == nil || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("error %v, want %s", err, want)
+			}
+			_, reason, itsOwn := strings.Cut(want, `": `)
+			if strings.Contains(reason, "dimensions") {
+				itsOwn = false
+			}
+			if err := index.CheckDocument(docs[0]); itsOwn != (err != nil) || err != nil && !strings.HasPrefix(err.Error(), reason) {
+				t.Errorf("checked alone: %v, want %s: %v", err, reason, itsOwn)
 			}
 		}
 		if _, err := x.Search(t.Context(), [][]float32{{1}}, 1); err == nil || err.Error() != "search: query 0: the vector has 1 dimensions, the index 16" {

@@ -46,7 +46,7 @@ func (x *Index) WriteDocuments(ctx context.Context, docs []Document, partition i
 			return fmt.Errorf("document %q comes from partition %d, offset %d: not in a batch of partition %d up to offset %d",
 				d.ID, d.Partition, d.Offset, partition, highest)
 		}
-		point, err := x.documentPoint(d)
+		point, err := documentPoint(d, x.dimensions)
 		if err != nil {
 			return fmt.Errorf("document %q: %w", d.ID, err)
 		}
@@ -85,9 +85,16 @@ func (x *Index) upsert(ctx context.Context, collection string, points []*qdrant.
 	return nil
 }
 
+// CheckDocument says why the index could not hold a document, whatever else it is written with: a broken text, a vector
+// with NaN, metadata that Qdrant has no form for. A vector of another length than the index's is not its matter.
+func CheckDocument(d Document) error {
+	_, err := documentPoint(&d, len(d.Vector))
+	return err
+}
+
 // documentPoint encodes a document. A delete marker has a zero vector, which Dot never ranks above a live one that
 // matters, and is left out of every search anyway.
-func (x *Index) documentPoint(d *Document) (*qdrant.PointStruct, error) {
+func documentPoint(d *Document, dimensions int) (*qdrant.PointStruct, error) {
 	for _, field := range []struct{ name, value string }{{"id", d.ID}, {"hash", d.Hash}, {"title", d.Title}, {"text", d.Text}, {"updated_at", d.UpdatedAt}} {
 		if err := checkText(field.name, field.value); err != nil {
 			return nil, err
@@ -105,10 +112,10 @@ func (x *Index) documentPoint(d *Document) (*qdrant.PointStruct, error) {
 		if len(d.Vector) > 0 || d.Text != "" || d.Title != "" {
 			return nil, errors.New("a delete marker has no vector and no text")
 		}
-		vector = make([]float32, x.dimensions)
+		vector = make([]float32, dimensions)
 	} else {
-		if len(vector) != x.dimensions {
-			return nil, fmt.Errorf("the vector has %d dimensions, the index %d", len(vector), x.dimensions)
+		if len(vector) != dimensions {
+			return nil, fmt.Errorf("the vector has %d dimensions, the index %d", len(vector), dimensions)
 		}
 		if err := checkFinite("vector", vector); err != nil {
 			return nil, err

@@ -174,7 +174,7 @@ func (c *command) produce(ctx context.Context, t target, parts func(*config.Conf
 		return err
 	}
 	defer kafka.Close()
-	if err := kafka.EnsureTopics(ctx, pipeline.Topics(cfg)...); err != nil {
+	if err := pipeline.EnsureTopics(ctx, kafka, cfg); err != nil {
 		return err
 	}
 	var results []loaded

@@ -118,7 +118,7 @@ func (d *demo) show(ctx context.Context, s service.Started, root string) (err er
 		return err
 	}
 	defer d.kafka.Close()
-	if err := d.kafka.EnsureTopics(ctx, pipeline.Topics(d.cfg)...); err != nil {
+	if err := pipeline.EnsureTopics(ctx, d.kafka, d.cfg); err != nil {
 		return err
 	}
 	following, stop := context.WithCancel(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"hardneg/internal/config"
+	"hardneg/internal/records"
 	"hardneg/mining"
 	"hardneg/stream"
 )
@@ -23,7 +24,7 @@ type ruleset struct {
 
 // newRuleset is the one that a configuration says.
 func newRuleset(cfg *config.Config) ruleset {
-	r := ruleset{MinWeight: millionths(cfg.Queries.MinWeight), Mining: rules(cfg.Mining)}
+	r := ruleset{MinWeight: records.Millionths(cfg.Queries.MinWeight), Mining: rules(cfg.Mining)}
 	r.Fingerprint = fmt.Sprintf("%s-%d", r.Mining.Fingerprint(), r.MinWeight)
 	return r
 }

@@ -96,7 +96,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.index.Close() })
-	if err := w.kafka.EnsureTopics(t.Context(), Topics(cfg)...); err != nil {
+	if err := EnsureTopics(t.Context(), w.kafka, cfg); err != nil {
 		t.Fatal(err)
 	}
 	return w

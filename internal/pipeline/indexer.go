@@ -36,6 +36,11 @@ func (s indexer) Process(ctx context.Context, batch []stream.Record) ([]stream.O
 		return nil, err
 	}
 	outputs = append(outputs, refused...)
+	for _, c := range changes {
+		if err := index.CheckDocument(c.point); err != nil { // or the write of the whole batch would fail, for ever
+			outputs = append(outputs, s.refuse(c, err))
+		}
+	}
 	points := make([]index.Document, len(changes))
 	for i, c := range changes {
 		points[i] = c.point
@@ -121,14 +126,19 @@ func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 	var outputs []stream.Output
 	for i, c := range todo {
 		if refusals[i] != nil {
-			outputs = append(outputs, s.deadLetter(StageIndexer, c.record, refusals[i]))
-			c.deleted = true
-			c.point = index.Document{Document: mining.Document{ID: c.doc.ID}, Partition: c.record.Partition, Offset: c.record.Offset, Deleted: true}
+			outputs = append(outputs, s.refuse(c, refusals[i]))
 			continue
 		}
 		c.point.Vector = vectors[i]
 	}
 	return outputs, nil
+}
+
+// refuse makes a change that cannot be indexed a delete, and its record a dead letter.
+func (s indexer) refuse(c *change, reason error) stream.Output {
+	c.deleted = true
+	c.point = index.Document{Document: mining.Document{ID: c.doc.ID}, Partition: c.record.Partition, Offset: c.record.Offset, Deleted: true}
+	return s.deadLetter(StageIndexer, c.record, reason)
 }
 
 // notRecreated looks at documents whose stored offset is above the batch: this is a replay, or the topic was deleted

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
 
 	"hardneg/internal/records"
 	"hardneg/stream"
@@ -23,11 +24,31 @@ func (s intake) Process(_ context.Context, batch []stream.Record) ([]stream.Outp
 		if forgotten {
 			refresh.Kind = records.KindForget
 		} else {
-			refresh.Text, refresh.Evidence, refresh.Embeddings = query.Query, s.evidence(query), query.Embeddings
+			refresh.Text, refresh.Evidence, refresh.Embeddings = query.Query, s.evidence(query), s.configured(query.Embeddings)
 		}
-		outputs = append(outputs, s.refreshOutput(refresh, r.Headers))
+		output := s.refreshOutput(refresh, r.Headers)
+		if n := len(output.Key) + len(output.Value); n > maxRefresh { // Kafka would refuse it, and all that comes after it would wait
+			outputs = append(outputs, s.deadLetter(StageIntake, r, fmt.Errorf("what comes of the record has %d bytes, at most %d are allowed: "+
+				"its text, its vectors or the ids that it names are too long", n, maxRefresh)))
+			continue
+		}
+		outputs = append(outputs, output)
 	}
 	return outputs, nil
+}
+
+// configured keeps the vectors that an embedder will ask for: others would only swell the query's state.
+func (s intake) configured(carried map[string][]float32) map[string][]float32 {
+	var kept map[string][]float32
+	for _, e := range s.cfg.Embedders {
+		if v, ok := carried[e.Name]; ok {
+			if kept == nil {
+				kept = map[string][]float32{}
+			}
+			kept[e.Name] = v
+		}
+	}
+	return kept
 }
 
 // evidence weighs judged positives and clicks, one entry for each document, in order of first mention.
@@ -35,15 +56,15 @@ func (s intake) evidence(q records.Query) []records.Evidence {
 	var found []records.Evidence
 	at := map[string]int{}
 	add := func(id string, weight float64) {
-		if millionths(weight) == 0 { // positive_weight may be zero: that is no evidence
+		if records.Millionths(weight) == 0 { // positive_weight may be zero: that is no evidence
 			return
 		}
 		if i, ok := at[id]; ok {
-			found[i].Weight += millionths(weight)
+			found[i].Weight += records.Millionths(weight)
 			return
 		}
 		at[id] = len(found)
-		found = append(found, records.Evidence{Document: id, Weight: millionths(weight)})
+		found = append(found, records.Evidence{Document: id, Weight: records.Millionths(weight)})
 	}
 	for _, id := range q.Positives {
 		add(id, s.cfg.Queries.PositiveWeight)

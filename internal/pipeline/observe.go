@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 
@@ -80,6 +79,3 @@ func (p *Pipeline) up(stage string, err error) {
 	}
 	p.metrics.StageUp.WithLabelValues(stage).Set(value)
 }
-
-// millionths is the unit in which weights are kept.
-func millionths(weight float64) int64 { return int64(math.Round(weight * 1e6)) }

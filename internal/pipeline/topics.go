@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"context"
+	"maps"
 	"strconv"
 
 	"hardneg/internal/config"
@@ -29,27 +31,64 @@ func inputTopic(cfg *config.Config, stage string) string {
 	}
 }
 
-// maxDeadLetter is the largest dead letter in bytes: twice Kafka's default limit for a record, since the original
-// comes with headers that say what was wrong with it.
-const maxDeadLetter = 2*1048588 + 64<<10
+// Bounds of records, in bytes.
+const (
+	defaultLimit = 1048588 // Kafka's max.message.bytes where nothing else is said
 
-// Topics lists the topics that hardneg reads and writes, with the policies each needs. Topics that exist already
-// keep their partitions and settings.
+	// maxRefresh bounds key and value of a refresh record. What comes of a query record within Kafka's default limit is
+	// smaller, whatever it holds: a number of a vector grows from two bytes to five and a third, a text to twice its size.
+	maxRefresh = 4 << 20
+
+	// extra is room for what a record has beside key and value: places, a trace, of a dead letter the error (4 KiB).
+	extra = 64 << 10
+)
+
+// Topics lists the topics that hardneg reads and writes, with the policies each needs. The dead letters come last.
 func Topics(cfg *config.Config) []stream.Topic {
 	compact := map[string]string{"cleanup.policy": "compact"}
 	keep := map[string]string{"cleanup.policy": "delete", "retention.ms": "-1"}
-	topic := func(name string, partitions int, settings map[string]string) stream.Topic {
-		return stream.Topic{Name: name, Partitions: partitions, ReplicationFactor: cfg.Topics.ReplicationFactor, Config: settings}
+	topic := func(name string, partitions, largest int, settings map[string]string) stream.Topic {
+		return stream.Topic{
+			Name: name, Partitions: partitions, ReplicationFactor: cfg.Topics.ReplicationFactor, MaxMessageBytes: largest, Config: settings,
+		}
 	}
+	const texts = 5 // of a triplet: the query's, two titles and two texts
 	n := cfg.Topics.Partitions
 	return []stream.Topic{
-		topic(cfg.Topics.Documents, n, compact),
-		topic(cfg.Topics.Queries, n, keep),
-		topic(cfg.Topics.Triplets, n, compact),
-		topic(cfg.Topics.Refresh, n, keep),
-		topic(cfg.Topics.Models, 1, compact),
-		topic(cfg.Topics.DeadLetters, n, map[string]string{
-			"cleanup.policy": "delete", "retention.ms": "-1", "max.message.bytes": strconv.Itoa(maxDeadLetter),
-		}),
+		topic(cfg.Topics.Documents, n, 0, compact),
+		topic(cfg.Topics.Queries, n, 0, keep),
+		topic(cfg.Topics.Triplets, n, texts*cfg.Triplets.MaxText+extra, compact),
+		topic(cfg.Topics.Refresh, n, maxRefresh+extra, withLimit(keep, maxRefresh+extra)),
+		topic(cfg.Topics.Models, 1, 0, compact),
+		topic(cfg.Topics.DeadLetters, n, 0, withLimit(keep, max(2*defaultLimit, maxRefresh+extra)+extra)),
 	}
+}
+
+func withLimit(settings map[string]string, bytes int) map[string]string {
+	settings = maps.Clone(settings)
+	settings["max.message.bytes"] = strconv.Itoa(bytes)
+	return settings
+}
+
+// EnsureTopics creates the topics that are missing. Those that exist keep their partitions and settings, and it is an
+// error where one could not hold what has to go into it: a record that no topic takes would stop its partition for ever.
+//
+// A dead letter holds its record byte for byte, so its topic must take what the topics that the stages read take, and
+// the headers. It is made for twice of what users write, for they may compress better.
+func EnsureTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) error {
+	topics := Topics(cfg)
+	last := len(topics) - 1
+	if err := kafka.EnsureTopics(ctx, topics[:last]...); err != nil {
+		return err
+	}
+	limits, err := kafka.MaxMessageBytes(ctx, cfg.Topics.Documents, cfg.Topics.Queries, cfg.Topics.Refresh)
+	if err != nil {
+		return err
+	}
+	users := max(limits[cfg.Topics.Documents], limits[cfg.Topics.Queries])
+	own := limits[cfg.Topics.Refresh]
+	letters := topics[last]
+	letters.MaxMessageBytes = max(users, own) + extra
+	letters.Config = withLimit(letters.Config, max(2*users, own)+extra)
+	return kafka.EnsureTopics(ctx, letters)
 }
