@@ -395,7 +395,7 @@ func TestOpenAtOnce(t *testing.T) {
 // checkIndexes looks with a stock client for the payload indexes that strict mode asks for.
 func checkIndexes(t *testing.T, config index.Config) {
 	client := raw(t, config.Address)
-	for alias, want := range map[string][]string{"documents": {"deleted", "off", "src"}, "queries": {"deleted", "token", "watch"}} {
+	for alias, want := range map[string][]string{"documents": {"deleted", "off", "src"}, "queries": {"deleted", "fingerprint", "token", "watch"}} {
 		info, err := client.GetCollectionInfo(t.Context(), config.Prefix+alias)
 		if err != nil {
 			t.Fatal(err)
