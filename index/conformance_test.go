@@ -252,6 +252,18 @@ func TestSearchIsExact(t *testing.T) {
 			for i, probe := range probes {
 				checkHits(t, docs, probe, limit, hits[i])
 			}
+			ranking, exhausted, err := x.Rank(t.Context(), probes[0], limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if exhausted != hits[0].Exhausted || len(ranking) != len(hits[0].Documents) {
+				t.Fatalf("limit %d: ranked %d, exhausted %v", limit, len(ranking), exhausted)
+			}
+			for i, d := range hits[0].Documents {
+				if score := dot(probes[0], d.Vector); ranking[i].ID != d.ID || math.Abs(float64(ranking[i].Score)-score) > mining.Slack {
+					t.Fatalf("limit %d: rank %d is %s with %v, want %s with %v", limit, i, ranking[i].ID, ranking[i].Score, d.ID, score)
+				}
+			}
 		}
 	})
 }

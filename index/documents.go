@@ -209,13 +209,18 @@ func (x *Index) Documents(ctx context.Context, ids []string, want Fields) (map[s
 
 // points reads points by id, in batches.
 func (x *Index) points(ctx context.Context, collection string, ids []*qdrant.PointId, withPayload *qdrant.WithPayloadSelector, withVectors *qdrant.WithVectorsSelector, f func(*qdrant.RetrievedPoint) error) error {
+	most := maxPoints
 	for len(ids) > 0 {
-		n := min(len(ids), maxPoints)
+		n := min(len(ids), most)
 		answer, err := call(ctx, x.client, "Get", collection, func(ctx context.Context) (*qdrant.GetResponse, error) {
 			return x.client.connection.GetPointsClient().Get(ctx, &qdrant.GetPoints{
 				CollectionName: collection, Ids: ids[:n], WithPayload: withPayload, WithVectors: withVectors, ReadConsistency: x.client.consistency,
 			})
 		})
+		if tooLarge(err) && n > 1 { // states of queries with long logs
+			most = n / 2
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -39,13 +39,17 @@ func classify(err error) (retriable bool, sentinel error) {
 	case codes.DeadlineExceeded:
 		return true, ErrUnavailable
 	case codes.ResourceExhausted:
-		// gRPC says the same of a message above its size limit, which no repetition makes smaller.
-		if strings.Contains(st.Message(), "larger than max") {
+		if tooLarge(err) {
 			return false, nil
 		}
 		return true, ErrUnavailable
 	}
 	return false, nil
+}
+
+// tooLarge tells that a message is above gRPC's limit, which no repetition makes smaller: ask for less at a time.
+func tooLarge(err error) bool {
+	return status.Code(err) == codes.ResourceExhausted && strings.Contains(err.Error(), "larger than max")
 }
 
 // call makes one request, and makes it again where classify allows, for retryFor. Every request of this package

@@ -246,6 +246,32 @@ func TestFinalErrors(t *testing.T) {
 	}
 }
 
+// TestLargeStates reads states whose answer is above gRPC's limit in smaller parts.
+func TestLargeStates(t *testing.T) {
+	address, f := startFaulty(t, "1.17.0", nil)
+	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
+	var ids []string
+	for i := range 20 {
+		d := document(r, fmt.Sprintf("d%d", i), 0, int64(i))
+		ids = append(ids, d.ID)
+		write(t, x, 0, int64(i), d)
+	}
+	most := 0
+	f.set(func(method string, request proto.Message, forward func() (proto.Message, error)) (proto.Message, error) {
+		if get, ok := request.(*qdrant.GetPoints); ok {
+			if len(get.GetIds()) > 3 {
+				return nil, status.Error(codes.ResourceExhausted, "grpc: received message larger than max (6 vs. 5)")
+			}
+			most = max(most, len(get.GetIds()))
+		}
+		return forward()
+	})
+	found, err := x.Documents(t.Context(), ids, 0)
+	if err != nil || len(found) != len(ids) || most < 2 {
+		t.Fatalf("%d of %d documents, at most %d at a time: %v", len(found), len(ids), most, err)
+	}
+}
+
 // TestGivesUp waits out the time that a call tries again.
 func TestGivesUp(t *testing.T) {
 	t.Parallel()

@@ -19,6 +19,7 @@ import (
 
 const (
 	pollPause  = 200 * time.Millisecond
+	tellEvery  = 30 * time.Second
 	quietAfter = time.Second // without a new document: the end of the log is reached, and no load is under way
 )
 
@@ -191,7 +192,7 @@ func (p *Pipeline) sample(ctx context.Context, useless int) ([]embed.Item, error
 		next[o.Partition] = o.Start
 	}
 	documents := map[string]embed.Item{}
-	var first, last time.Time
+	var first, last, told time.Time
 	for {
 		atEnd := true
 		for partition := range next {
@@ -232,7 +233,10 @@ func (p *Pipeline) sample(ctx context.Context, useless int) ([]embed.Item, error
 			return inOrder(documents, p.cfg.Fit.Sample), nil
 		}
 		if atEnd {
-			p.log.Debug().Int("documents", n).Int("minimum", p.cfg.Fit.Minimum).Msg("waiting for documents to fit a model on")
+			if now := p.now(); now.Sub(told) > tellEvery {
+				told = now
+				p.log.Info().Int("documents", n).Int("minimum", p.cfg.Fit.Minimum).Msg("waiting for documents to fit a model on")
+			}
 			if err := pause(ctx, pollPause); err != nil {
 				return nil, err
 			}
@@ -278,10 +282,10 @@ func (p *Pipeline) awaitFirstLoad(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for {
+	for told := (time.Time{}); ; {
 		committed, err := p.kafka.Committed(ctx, Group(p.cfg, StageIndexer), topic)
-		if err != nil && !errors.Is(err, context.Canceled) {
-			p.log.Warn().Err(err).Msg("cannot read how far the indexer is; trying again")
+		if err != nil {
+			return err
 		}
 		var left int64
 		for _, end := range ends {
@@ -291,10 +295,13 @@ func (p *Pipeline) awaitFirstLoad(ctx context.Context) error {
 			}
 			left += max(0, end.LastStable-at)
 		}
-		if err == nil && left == 0 {
+		if left == 0 {
 			return nil
 		}
-		p.log.Debug().Int64("records", left).Msg("mining waits for the first documents to be indexed")
+		if now := p.now(); now.Sub(told) > tellEvery {
+			told = now
+			p.log.Info().Int64("records", left).Msg("mining waits for an indexer to index the first documents")
+		}
 		if err := pause(ctx, pollPause); err != nil {
 			return err
 		}

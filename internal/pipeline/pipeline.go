@@ -100,7 +100,7 @@ func Run(ctx context.Context, o Options) error {
 		stages.Go(func() error { return p.run(ctx, StageIntake) })
 	}
 	stages.Go(func() error {
-		if err := p.open(ctx, o.Index); err != nil {
+		if err := p.persist(ctx, func() error { return p.open(ctx, o.Index) }); err != nil {
 			return quiet(ctx, err)
 		}
 		if slices.Contains(o.Config.Stages, StageIndexer) {
@@ -109,10 +109,10 @@ func Run(ctx context.Context, o Options) error {
 		if !slices.Contains(o.Config.Stages, StageMiner) {
 			return nil
 		}
-		if err := p.awaitFirstLoad(ctx); err != nil {
+		if err := p.persist(ctx, func() error { return p.awaitFirstLoad(ctx) }); err != nil {
 			return quiet(ctx, err)
 		}
-		if err := p.publishRules(ctx); err != nil {
+		if err := p.persist(ctx, func() error { return p.publishRules(ctx) }); err != nil {
 			return quiet(ctx, err)
 		}
 		return p.run(ctx, StageMiner)
@@ -134,6 +134,22 @@ func newPipeline(o Options) (*Pipeline, error) {
 	return p, nil
 }
 
+// persist repeats what comes before the stages for as long as a server cannot be reached, and says so.
+func (p *Pipeline) persist(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if !errors.Is(err, index.ErrUnavailable) && !errors.Is(err, stream.ErrUnreachable) || ctx.Err() != nil {
+			return err
+		}
+		p.metrics.Failures.WithLabelValues(StageMiner).Inc()
+		p.await(err)
+		p.log.Error().Err(err).Msg("cannot begin; trying again")
+		if err := pause(ctx, 10*pollPause); err != nil {
+			return err
+		}
+	}
+}
+
 // quiet drops an error that only says that the context ended.
 func quiet(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -149,7 +165,7 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 		Group:               Group(p.cfg, stage),
 		Topic:               inputTopic(p.cfg, stage),
 		TransactionalPrefix: p.cfg.Name + "-" + stage,
-		MaxRecords:          p.cfg.Kafka.MaxBatch,
+		MaxRecords:          p.maxRecords(stage),
 		SessionTimeout:      p.cfg.Kafka.SessionTimeout,
 		TransactionTimeout:  p.cfg.Kafka.TransactionTimeout,
 		Observe:             p.observe,
@@ -158,6 +174,14 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 	p.up(stage, nil)
 	defer p.metrics.StageUp.WithLabelValues(stage).Set(0)
 	return quiet(ctx, p.kafka.Run(ctx, s))
+}
+
+// maxRecords bounds a transaction. A query can mean many triplets with their texts, all in one.
+func (p *Pipeline) maxRecords(stage string) int {
+	if stage == StageMiner {
+		return min(p.cfg.Kafka.MaxBatch, 2*mineTogether)
+	}
+	return p.cfg.Kafka.MaxBatch
 }
 
 // processor is what a stage does with a partition while it owns it.

@@ -87,6 +87,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	kafka, qdrant, err := connect(ctx, c, o.Log)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
