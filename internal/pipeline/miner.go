@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"hardneg/index"
@@ -329,35 +330,46 @@ func (s miner) candidates(ctx context.Context, inputs []mining.Input, some []int
 	return nil
 }
 
-// wideCandidates ranks without vectors, and then reads only the documents that the rules may look at.
+// wideCandidates ranks without vectors, and then reads only the documents that the rules may look at. One that has
+// changed in between would leave a gap in its window, where the next of the ranking belongs, and if that happened in two
+// readings on end the gap would be confirmed: then the ranking is read again.
 func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) error {
-	ranking, exhausted, err := s.index.Rank(ctx, in.Query, limit)
-	if err != nil {
-		return err
-	}
-	needed := map[string]bool{}
-	for _, e := range in.Evidence {
-		if e.Positive && e.Document != nil {
-			for _, w := range s.mining.Windows(mining.Cosine(in.Query, e.Document.Vector)) {
-				need(needed, ranking, w)
+	for range maxRounds {
+		ranking, exhausted, err := s.index.Rank(ctx, in.Query, limit)
+		if err != nil {
+			return err
+		}
+		needed := map[string]bool{}
+		for _, e := range in.Evidence {
+			if e.Positive && e.Document != nil {
+				for _, w := range s.mining.Windows(mining.Cosine(in.Query, e.Document.Vector)) {
+					need(needed, ranking, w)
+				}
 			}
 		}
-	}
-	documents, err := s.index.Documents(ctx, slices.Sorted(maps.Keys(needed)), index.WithVector|index.WithMinHash)
-	if err != nil {
-		return err
-	}
-	in.Candidates, in.Exhausted, in.Floor = nil, exhausted, nil
-	for _, d := range documents {
-		if !d.Deleted {
-			in.Candidates = append(in.Candidates, d.Document)
+		documents, err := s.index.Documents(ctx, slices.Sorted(maps.Keys(needed)), index.WithVector|index.WithMinHash)
+		if err != nil {
+			return err
 		}
+		in.Candidates, in.Exhausted, in.Floor = nil, exhausted, nil
+		for _, r := range ranking {
+			if d, ok := documents[r.ID]; ok && !d.Deleted && near(mining.Cosine(in.Query, d.Vector), r.Score) {
+				in.Candidates = append(in.Candidates, d.Document)
+			}
+		}
+		if len(in.Candidates) < len(needed) {
+			continue
+		}
+		if len(ranking) > 0 {
+			in.Floor = &ranking[len(ranking)-1].Score
+		}
+		return nil
 	}
-	if len(ranking) > 0 {
-		in.Floor = &ranking[len(ranking)-1].Score
-	}
-	return nil
+	return fmt.Errorf("query %q: the documents near to it changed during each of %d readings; trying again later", in.QueryID, maxRounds)
 }
+
+// near tells whether two cosines may be those of the same vectors.
+func near(a, b float32) bool { return math.Abs(float64(a)-float64(b)) <= mining.Slack }
 
 // need adds the documents of a window: as many as it looks at, and those that the server's sums may have put behind
 // them.

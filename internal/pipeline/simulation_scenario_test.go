@@ -214,6 +214,22 @@ var scenarios = []struct {
 			w.idle(StageIndexer, StageIntake, StageMiner)
 		}
 	}},
+	{"a ranked document goes before it is read, twice on end", simIntact, func(w *simWorld) {
+		w.setup.Wide, w.setup.Rules[0].Negatives, w.setup.Rules[0].Tiers[0].Depth = true, 2, 2
+		w.die(StageMiner)
+		for i, id := range []string{"p", "a", "b", "c", "d"} {
+			w.document(id, "the text of "+id, 0.3+float64(i)/5)
+		}
+		w.idle(StageIndexer)
+		w.ask("q", "what is it?", "p", 1)
+		w.idle(StageIntake)
+		for _, id := range []string{"b", "c"} { // each time d takes its place in a window of two
+			w.task(StageMiner).until("Rank")
+			w.task(StageMiner).until("Documents")
+			w.remove(id)
+			w.idle(StageIndexer)
+		}
+	}},
 	{"judged positives weigh nothing", simIntact, func(w *simWorld) {
 		w.setup.Queries.PositiveWeight = 0
 		w.die(StageIntake)
