@@ -68,12 +68,14 @@ type auditor struct {
 	mining *mining.Miner
 	view   *auditView
 	behind int64
+
+	searchable int // candidates of the widest search
 }
 
 // Audit recomputes queries from scratch, by exact search, and reports where the states or the triplets topic differ
 // from that. Their evidence, and the vectors, are taken as they are stored.
 func Audit(ctx context.Context, o AuditOptions) (*AuditReport, error) {
-	a := &auditor{AuditOptions: o}
+	a := &auditor{AuditOptions: o, searchable: auditDocuments}
 	if err := a.open(ctx); err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func (a Difference) compare(b Difference) int {
 const (
 	auditTogether   = 64      // queries whose reads share a round trip
 	auditFirstLimit = 64      // candidates of a first search; each further one asks for four times as many
-	auditDocuments  = 1 << 14 // candidates held at a time
+	auditDocuments  = 1 << 14 // candidates held at a time; a query that needs more is compared with all documents
 )
 
 // recomputed is a query with what is stored of it and what should be.
@@ -96,6 +96,9 @@ func (a *auditor) recompute(ctx context.Context, ids []string) (map[string]recom
 		all[id] = recomputed{state, known, a.mining.Mine(in)}
 	}
 	for limit := auditFirstLimit; len(open) > 0; limit *= 4 {
+		if limit > a.searchable {
+			return all, a.scan(ctx, open, all)
+		}
 		var more []mining.Input
 		for some := range slices.Chunk(open, max(1, auditDocuments/limit)) {
 			undecided, err := a.search(ctx, some, limit, all)

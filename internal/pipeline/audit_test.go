@@ -3,6 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"hardneg/index"
 	"hardneg/internal/records"
+	"hardneg/mining"
 	"hardneg/stream"
 )
 
@@ -298,4 +300,41 @@ func TestAuditTakesTheMinersRules(t *testing.T) {
 	if len(r.Differences) > 0 || r.Fingerprint != newRuleset(w.cfg).Fingerprint {
 		t.Errorf("%s: %s", r.Fingerprint, lines(r.Differences))
 	}
+}
+
+// TestAuditScan: going through all documents decides as searching does, also where windows end by depth.
+func TestAuditScan(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 9, 12)
+	w.cfg.Mining.Depth = 3
+	w.cfg.Mining.Tiers[1].Skip = 1
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	var outcomes [2]map[string]recomputed
+	for i, searchable := range []int{auditDocuments, 0} {
+		a := &auditor{AuditOptions: AuditOptions{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log}, searchable: searchable}
+		if err := a.open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if outcomes[i], err = a.recompute(t.Context(), slices.Sorted(maps.Keys(w.logged))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	depths := 0
+	for id, searched := range outcomes[0] {
+		if !reflect.DeepEqual(searched, outcomes[1][id]) {
+			t.Errorf("%s: searching gives %+v, all documents give %+v", id, searched.outcome, outcomes[1][id].outcome)
+		}
+		for _, pair := range searched.outcome.Pairs {
+			if pair.Reason == mining.ReasonDepth {
+				depths++
+			}
+		}
+	}
+	if len(outcomes[0]) != 12 || depths == 0 {
+		t.Errorf("%d queries, %d lists ended by depth: nothing was tested", len(outcomes[0]), depths)
+	}
+	w.clean("by search")
 }
