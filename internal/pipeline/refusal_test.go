@@ -53,10 +53,11 @@ func TestNoRecordBlocks(t *testing.T) {
 		refused = append(refused, value)
 		bad = append(bad, stream.Output{Topic: w.cfg.Topics.Queries, Partition: stream.ByKey, Key: []byte("any"), Value: []byte(value)})
 	}
-	document("d0", `{"id":"d0","text":"x","metadata":{"x":1e400},"embeddings":{"v":[1,0,0,0,0,0,0,0]}}`)
-	document("d1", `{"id":"d1","text":"x","metadata":`+strings.Repeat(`{"a":`, 5100)+"1"+strings.Repeat("}", 5100)+`}`)
+	vector := `"embeddings":{"v":[1` + strings.Repeat(",0", worldDimensions-1) + `]}`
+	document("d0", `{"id":"d0","text":"x","metadata":{"x":1e400},`+vector+`}`)
+	document("d1", `{"id":"d1","text":"x","metadata":`+strings.Repeat(`{"a":`, 5100)+"1"+strings.Repeat("}", 5100)+`,`+vector+`}`)
 	document("new", `{"id":"new","text":7,"more":"`+noise(defaultLimit-300)+`"}`) // with its headers larger than Kafka's default limit
-	query(`{"query":"q","positives":["a"` + strings.Repeat(`,"12345678"`, 94_539) + `]}`)
+	query(`{"query":"q",` + vector + `,"positives":["a"` + manyIDs(94_539, "") + `]}`)
 	query(`{"query":"q","query_id":"q","embeddings":{"v":[0` + strings.Repeat(",1", 520_000) + `]},"positives":["d2"]}`) // the miner's
 	if err := w.kafka.Produce(t.Context(), bad); err != nil {
 		t.Fatal(err)
@@ -203,7 +204,7 @@ func TestIntakeBounds(t *testing.T) {
 func manyIDs(n int, suffix string) string {
 	var b strings.Builder
 	for i := range n {
-		fmt.Fprintf(&b, `,"%d%s"`, i%10_000, suffix)
+		fmt.Fprintf(&b, `,"%d%s"`, i, suffix)
 	}
 	return b.String()
 }
