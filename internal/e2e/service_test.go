@@ -64,12 +64,12 @@ func newService(t testing.TB, args ...string) *service {
 	return s
 }
 
-// spawn starts the process and waits for its addresses.
+// spawn starts the process and waits for its addresses. The sweep is off: it would mend what a look-up missed.
 func (s *service) spawn() {
 	s.t.Helper()
 	file := filepath.Join(s.dir, "addresses.json")
 	os.Remove(file)
-	args := append([]string{"run", "--data-dir", s.dir, "--set", "http.address=127.0.0.1:0"}, s.args...)
+	args := append([]string{"run", "--data-dir", s.dir, "--set", "http.address=127.0.0.1:0", "--set", "sweep.rate=0"}, s.args...)
 	s.command = exec.Command(mustProgram(s.t), args...)
 	s.command.Stdout, s.command.Stderr = s.log, s.log
 	s.command.Env = environment()
