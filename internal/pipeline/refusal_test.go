@@ -94,7 +94,6 @@ func TestNoRecordBlocks(t *testing.T) {
 // writes is an index that takes documents, and a model that gives the second of them no vector that an index holds.
 type writes struct {
 	store
-	broker
 	written []index.Document
 }
 
