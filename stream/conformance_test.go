@@ -371,6 +371,10 @@ func TestEnsureTopics(t *testing.T) {
 		" --alter --entity-type topics --entity-name "+name+" --add-config cleanup.policy=delete") {
 		t.Errorf("another policy, the command: %v", err)
 	}
+	topic.Shared = true
+	if err := c.EnsureTopics(ctx, topic); err != nil {
+		t.Errorf("another policy of a shared topic: %v", err)
+	}
 	if err := c.EnsureTopics(ctx, Topic{Name: "not a name!"}); onRealKafka() && !contains(err, "not a name!") {
 		t.Errorf("bad name: %v", err)
 	}
@@ -394,12 +398,19 @@ func TestMaxMessageBytes(t *testing.T) {
 	if err := c.EnsureTopics(ctx, small, plain); err != nil {
 		t.Errorf("as much as they take: %v", err)
 	}
-	small.MaxMessageBytes = 5001
+	small.MaxMessageBytes, small.Shared = 5001, true
 	if err := c.EnsureTopics(ctx, plain, small); !contains(err, "topic "+small.Name+" has max.message.bytes=5000, where at least 5001 is needed") ||
 		!contains(err, "--entity-name "+small.Name+" --add-config max.message.bytes=5001") || strings.Contains(err.Error(), plain.Name) {
 		t.Errorf("more than one of them takes: %v", err)
 	}
-	made := Topic{Name: unique("made"), MaxMessageBytes: 1 << 30} // a new one is no better
+	small.Shared = false
+	if err := c.EnsureTopics(ctx, small); err != nil {
+		t.Errorf("one's own topic is not raised: %v", err)
+	}
+	if limits, err := c.MaxMessageBytes(ctx, small.Name); err != nil || limits[small.Name] != 5001 {
+		t.Errorf("raised to %v, %v", limits, err)
+	}
+	made := Topic{Name: unique("made"), MaxMessageBytes: 1 << 30, Shared: true} // a new one is no better
 	if err := c.EnsureTopics(ctx, made); !contains(err, "where at least 1073741824 is needed") {
 		t.Errorf("a new topic: %v", err)
 	}

@@ -19,6 +19,9 @@ type Topic struct {
 	Partitions, ReplicationFactor int
 	Config                        map[string]string // of a new topic
 	MaxMessageBytes               int               // what the topic must take at least, however it came to be; 0: anything
+	// Shared topics belong to others too: their settings are never changed, and another cleanup.policy is a warning. Those
+	// that are not are the caller's own: a limit below MaxMessageBytes is raised, where the broker lets it.
+	Shared bool
 }
 
 // Settings that are compared with what a topic has.
@@ -27,9 +30,9 @@ const (
 	maxMessageBytes = "max.message.bytes"
 )
 
-// EnsureTopics creates the topics that are missing and waits until all have leaders. It is an error where one has
-// another cleanup.policy than is asked for, or a max.message.bytes below MaxMessageBytes: nothing is changed, and the
-// error says how to.
+// EnsureTopics creates the topics that are missing and waits until all have leaders. It is an error, which says what
+// to do, where a topic has a max.message.bytes below MaxMessageBytes that is not to be raised, or where one that is not
+// shared has another cleanup.policy than is asked for.
 func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 	existing, err := c.topicNames(ctx)
 	if err != nil {
@@ -117,8 +120,13 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	var errs []error
 	for _, t := range topics {
 		if want, got := t.Config[cleanupPolicy], found[t.Name][cleanupPolicy]; want != "" && !samePolicy(want, got) {
-			errs = append(errs, fmt.Errorf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
-				t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want)))
+			if t.Shared {
+				c.log.Warn().Str("topic", t.Name).Str(cleanupPolicy, got).Str("meant_for", want).
+					Msg("the topic loses what its policy lets it lose: consider " + c.alter(t.Name, cleanupPolicy, want))
+			} else {
+				errs = append(errs, fmt.Errorf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
+					t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want)))
+			}
 		}
 		if t.MaxMessageBytes == 0 {
 			continue
@@ -127,11 +135,33 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 		if err != nil {
 			errs = append(errs, err)
 		} else if got < t.MaxMessageBytes {
-			errs = append(errs, fmt.Errorf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
-				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes))))
+			if t.Shared || c.raise(ctx, t.Name, got, t.MaxMessageBytes) != nil {
+				errs = append(errs, fmt.Errorf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
+					t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes))))
+			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// raise changes max.message.bytes of a topic.
+func (c *Client) raise(ctx context.Context, topic string, from, to int) error {
+	res, err := c.api.IncrementalAlterConfigs(ctx, &kafka.IncrementalAlterConfigsRequest{
+		Resources: []kafka.IncrementalAlterConfigsRequestResource{{
+			ResourceType: kafka.ResourceTypeTopic, ResourceName: topic,
+			Configs: []kafka.IncrementalAlterConfigsRequestConfig{{Name: maxMessageBytes, Value: strconv.Itoa(to), ConfigOperation: kafka.ConfigOperationSet}},
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range res.Resources {
+		if r.Error != nil {
+			return r.Error
+		}
+	}
+	c.log.Warn().Str("topic", topic).Int("from", from).Int("to", to).Msg("raised max.message.bytes, for the topic must take all that goes into it")
+	return nil
 }
 
 // alter is the command that changes a setting of a topic. Brackets keep commas within a value.

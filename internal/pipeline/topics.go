@@ -54,10 +54,14 @@ func Topics(cfg *config.Config) []stream.Topic {
 	}
 	const texts = 5 // of a triplet: the query's, two titles and two texts
 	n := cfg.Topics.Partitions
+	shared := func(t stream.Topic) stream.Topic {
+		t.Shared = true
+		return t
+	}
 	return []stream.Topic{
-		topic(cfg.Topics.Documents, n, 0, compact),
-		topic(cfg.Topics.Queries, n, 0, keep),
-		topic(cfg.Topics.Triplets, n, texts*cfg.Triplets.MaxText+extra, compact),
+		shared(topic(cfg.Topics.Documents, n, 0, compact)),
+		shared(topic(cfg.Topics.Queries, n, 0, keep)),
+		shared(topic(cfg.Topics.Triplets, n, texts*cfg.Triplets.MaxText+extra, compact)),
 		topic(cfg.Topics.Refresh, n, maxRefresh+extra, withLimit(keep, maxRefresh+extra)),
 		topic(cfg.Topics.Models, 1, 0, compact),
 		topic(cfg.Topics.DeadLetters, n, 0, withLimit(keep, max(2*defaultLimit, maxRefresh+extra)+extra)),
@@ -70,8 +74,9 @@ func withLimit(settings map[string]string, bytes int) map[string]string {
 	return settings
 }
 
-// EnsureTopics creates the topics that are missing. Those that exist keep their partitions and settings, and it is an
-// error where one could not hold what has to go into it: a record that no topic takes would stop its partition for ever.
+// EnsureTopics creates the topics that are missing. Those that exist keep their partitions and settings, but for
+// hardneg's own (refresh, models, dead letters), whose max.message.bytes is raised where it is too low. It is an error
+// where a topic could not hold what has to go into it: a record that no topic takes would stop its partition for ever.
 //
 // A dead letter holds its record byte for byte, so its topic must take what the topics that the stages read take, and
 // the headers. It is made for twice of what users write, for they may compress better.
