@@ -15,7 +15,7 @@ import (
 // their configuration.
 const rulesKey = "rules"
 
-// ruleset is everything that decides a list, the model aside.
+// ruleset is everything that decides a list and how it is published, the model aside.
 type ruleset struct {
 	Fingerprint string        `json:"fingerprint"`
 	MinWeight   int64         `json:"min_weight"` // millionths
@@ -25,7 +25,7 @@ type ruleset struct {
 // newRuleset is the one that a configuration says.
 func newRuleset(cfg *config.Config) ruleset {
 	r := ruleset{MinWeight: records.Millionths(cfg.Queries.MinWeight), Mining: rules(cfg.Mining)}
-	r.Fingerprint = fmt.Sprintf("%s-%d", r.Mining.Fingerprint(), r.MinWeight)
+	r.Fingerprint = fmt.Sprintf("%s-%d-%d", r.Mining.Fingerprint(), r.MinWeight, cfg.Triplets.MaxText)
 	return r
 }
 
