@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -210,6 +211,9 @@ func (c *command) producePart(ctx context.Context, kafka *stream.Client, p part)
 			err = ctx.Err()
 		}
 		if err != nil {
+			if len(batch) > 0 && ctx.Err() == nil { // what came before the bad line counts
+				err = errors.Join(err, flush())
+			}
 			return done, err
 		}
 		batch = append(batch, out)

@@ -22,8 +22,9 @@ func (c *command) tailCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Follow the triplets as they change",
-		Long: `Follow the triplets topic as a reader that sees committed records alone. + is a triplet that is new or that took
-the place of another, - is a place in a list that became empty.`,
+		Long: `Follow the triplets topic as a reader that sees committed records alone. + is a triplet as it is from
+now on, - a place in a list that is empty from now on. All places of a list come when one of them changes, and when
+another instance takes over.`,
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

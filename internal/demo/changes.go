@@ -69,7 +69,7 @@ func (d *demo) round(n int) []step {
 		{"add", question + ", which repeats a query and answers nothing", d.put(records.Document{
 			ID: question, Title: "A question somebody asked", Text: asked + " That is what it says, but I could not make it work, and nobody replied.",
 		})},
-		{"delete", gone + ", a positive", d.remove(gone)},
+		{"delete", gone + ", and look at its own query", d.remove(gone)},
 		{"restore", gone, d.restore(gone)},
 		{"restore", deleted, d.restore(deleted)},
 		{"delete", question, d.remove(question)},

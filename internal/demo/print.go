@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hardneg/internal/records"
+	"hardneg/mining"
 )
 
 // printer writes the story, each line with the seconds since the start.
@@ -47,9 +48,13 @@ func (d *demo) showTriplets() {
 	}
 }
 
-// interesting picks triplets whose symbols most people know, else the first ones.
+// interesting picks triplets whose symbols most people know, else the first ones; the first of them by the strict rule,
+// where there is one.
 func interesting(all []records.Triplet) []records.Triplet {
 	var chosen []records.Triplet
+	if i := slices.IndexFunc(all, func(t records.Triplet) bool { return t.Policy == mining.PolicySemantic }); i >= 0 {
+		chosen = append(chosen, all[i])
+	}
 	for _, id := range []string{"net/http.Client.Do", "strings.Split", "os.ReadFile", "time.AfterFunc", "sync.Mutex", "encoding/json.Unmarshal", "bufio.Scanner", "os.OpenFile"} {
 		i := slices.IndexFunc(all, func(t records.Triplet) bool { return t.Positive.ID == id && t.Rank == 1 })
 		if i >= 0 && len(chosen) < tripletsShown {

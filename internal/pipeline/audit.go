@@ -127,7 +127,7 @@ func (a *auditor) open(ctx context.Context) (err error) {
 		return err
 	}
 	if a.index == nil {
-		return fmt.Errorf("qdrant at %s has no collections with the prefix %q: has the service run, and is qdrant.prefix the same?",
+		return fmt.Errorf("qdrant at %s has no collections with the prefix %q: is the service still waiting for documents or fitting its model (its log says so), or is qdrant.prefix another?",
 			a.Config.Qdrant.Address, a.Config.Qdrant.Prefix)
 	}
 	if a.rules, err = readRules(ctx, a.Kafka, a.Config); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hardneg/index"
+	"hardneg/internal/config"
 	"hardneg/internal/embed"
 	"hardneg/internal/model"
 	"hardneg/internal/records"
@@ -92,8 +93,26 @@ func (p *Pipeline) open(ctx context.Context, client *index.Client) error {
 		return err
 	}
 	p.index = p.queries
-	p.log.Info().Str("generation", p.generation).Int("dimensions", m.Dimensions()).Msg("model ready")
+	info := m.Info()
+	p.log.Info().Str("generation", p.generation).Int("dimensions", m.Dimensions()).Int("fitted_on", info.Samples).Msg("model ready")
+	if !p.describes(info) {
+		p.log.Warn().Str("generation", p.generation).
+			Msg("embedders or reduce differ from what the model was fitted with: the model's are used, and a new view is needed for the configured ones (README.md says how to begin one)")
+	}
+	if info.Samples < p.cfg.Fit.Minimum {
+		p.log.Warn().Int("documents", info.Samples).Int("minimum", p.cfg.Fit.Minimum).
+			Msg("the model was fitted on few documents and stays as it is: begin a new view once there are more (README.md says how)")
+	}
 	return nil
+}
+
+// describes tells whether the configuration is that of the model, as far as the manifest says.
+func (p *Pipeline) describes(info model.Manifest) bool {
+	reduced := len(info.Variance) > 0
+	return reduced == (p.cfg.Reduce.Method == "pca") && (!reduced || info.Dimensions <= p.cfg.Reduce.MaxDimensions) &&
+		slices.EqualFunc(p.cfg.Embedders, info.Embedders, func(c config.Embedder, m model.Embedder) bool {
+			return c.Name == m.Name && c.Type == m.Type && c.Weight == m.Weight && c.Dimensions == m.Dimensions
+		})
 }
 
 // readModel returns the model of that id, or for an empty id the first complete one; nil if there is none.
@@ -235,7 +254,11 @@ func (p *Pipeline) sample(ctx context.Context, useless int) ([]embed.Item, error
 		if atEnd {
 			if now := p.now(); now.Sub(told) > tellEvery {
 				told = now
-				p.log.Info().Int("documents", n).Int("minimum", p.cfg.Fit.Minimum).Msg("waiting for documents to fit a model on")
+				note := p.log.Info().Int("documents", n).Int("minimum", p.cfg.Fit.Minimum)
+				if n > 0 {
+					note = note.Str("fit_in", max(0, p.cfg.Fit.Wait-now.Sub(first)).Round(time.Second).String())
+				}
+				note.Msg("waiting for documents to fit a model on; after fit.wait those that are there have to do")
 			}
 			if err := pause(ctx, pollPause); err != nil {
 				return nil, err

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"hardneg/index"
@@ -55,6 +56,11 @@ func (s indexer) Process(ctx context.Context, batch []stream.Record) ([]stream.O
 	return append(outputs, refreshes...), nil
 }
 
+// countsAsDeleted tells what a refused record means for its document.
+func countsAsDeleted(id string, reason error) error {
+	return fmt.Errorf("%w; until a good record comes, document %q counts as deleted", reason, id)
+}
+
 // parse keeps the newest record of each document, in order of first mention. A record that cannot be used is a
 // dead letter, and a delete where it says of which document: a view must not show what its source has replaced.
 func (s indexer) parse(batch []stream.Record) ([]*change, []stream.Output) {
@@ -64,6 +70,9 @@ func (s indexer) parse(batch []stream.Record) ([]*change, []stream.Output) {
 	for _, r := range batch {
 		doc, deleted, err := records.ParseDocument(r.Key, r.Value)
 		if err != nil {
+			if doc.ID != "" {
+				err = countsAsDeleted(doc.ID, err)
+			}
 			outputs = append(outputs, s.deadLetter(StageIndexer, r, err))
 			if doc.ID == "" {
 				continue
@@ -138,7 +147,7 @@ func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 func (s indexer) refuse(c *change, reason error) stream.Output {
 	c.deleted = true
 	c.point = index.Document{Document: mining.Document{ID: c.doc.ID}, Partition: c.record.Partition, Offset: c.record.Offset, Deleted: true}
-	return s.deadLetter(StageIndexer, c.record, reason)
+	return s.deadLetter(StageIndexer, c.record, countsAsDeleted(c.doc.ID, reason))
 }
 
 // notRecreated looks at documents whose stored offset is above the batch: this is a replay, or the topic was deleted

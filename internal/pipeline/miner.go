@@ -203,7 +203,8 @@ func (s miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error
 			at.t.vectors[placeOf(r)] = vectors[k]
 			continue
 		}
-		outputs = append(outputs, s.deadLetter(StageMiner, at.t.sources[at.i], refusals[k]))
+		reason := fmt.Errorf("record %s/%d/%d: %w", r.Source.Topic, r.Source.Partition, r.Source.Offset, refusals[k])
+		outputs = append(outputs, s.deadLetter(StageMiner, at.t.sources[at.i], reason))
 		at.t.records = slices.Delete(at.t.records, at.i, at.i+1)
 		at.t.sources = slices.Delete(at.t.sources, at.i, at.i+1)
 	}

@@ -25,6 +25,7 @@ func NewLog(w io.Writer, level, format string) (zerolog.Logger, error) {
 	default:
 		return zerolog.Nop(), fmt.Errorf("log.format: %q is none of console, json", format)
 	}
+	zerolog.DurationFieldFormat = zerolog.DurationFormatString
 	return zerolog.New(zerolog.SyncWriter(w)).Level(at).With().Timestamp().Logger(), nil
 }
 
