@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"syscall"
@@ -12,15 +13,20 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// freeAddress returns a local address that nothing listens on.
+// freeAddress returns a local address that nothing listens on. Its port is below those that the system gives to
+// outgoing connections, one of which could take it while the server of the test is down.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
+		if err != nil {
+			continue
+		}
+		defer listener.Close()
+		return listener.Addr().String()
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatal("no port between 15000 and 30000 is free")
+	return ""
 }
 
 // TestCrashes kills the stages, and sometimes the servers with them, at random moments under a stream of changes.
@@ -152,11 +158,20 @@ func follow(t testing.TB, k *kafka, topic string) *tail {
 	return followed
 }
 
-// checkAborted reads the raw batches of what the stages write, and checks that the live reader got every committed
-// record and no other.
+// checkAborted is checkFollowed for a run in which some transactions must have been aborted.
 func checkAborted(t *testing.T, k *kafka, followed *tail) {
 	t.Helper()
-	total := 0
+	total, _ := checkFollowed(t, k, followed)
+	t.Logf("%d records of aborted transactions in the log, none of them reached the read_committed reader", total)
+	if total == 0 || *long && total < 20 {
+		t.Errorf("only %d aborted records: the kills missed the transactions", total)
+	}
+}
+
+// checkFollowed reads the raw batches of what the stages write, and checks that the live reader got every committed
+// record of the triplets and no other. It returns the number of aborted records, and of the markers that aborted some.
+func checkFollowed(t testing.TB, k *kafka, followed *tail) (records, markers int) {
+	t.Helper()
 	for _, topic := range []string{k.refresh, k.triplets, k.deadLetters} {
 		partitions, err := k.partitions(t.Context(), topic)
 		if err != nil {
@@ -168,7 +183,8 @@ func checkAborted(t *testing.T, k *kafka, followed *tail) {
 				t.Fatal(err)
 			}
 			committed, aborted, open := visible(batches)
-			total += len(aborted)
+			records += len(aborted)
+			markers += abortMarkers(batches)
 			if topic == k.triplets {
 				if err := followed.check(partition, committed, aborted, open); err != nil {
 					t.Errorf("%s/%d: %v", topic, partition, err)
@@ -176,10 +192,7 @@ func checkAborted(t *testing.T, k *kafka, followed *tail) {
 			}
 		}
 	}
-	t.Logf("%d records of aborted transactions in the log, none of them reached the read_committed reader", total)
-	if total == 0 || *long && total < 20 {
-		t.Errorf("only %d aborted records: the kills missed the transactions", total)
-	}
+	return records, markers
 }
 
 func (f *tail) check(partition int32, committed, aborted, open map[int64]bool) error {

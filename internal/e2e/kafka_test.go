@@ -113,8 +113,21 @@ func (k *kafka) ends(ctx context.Context, topic string, isolation int8) (map[int
 
 // committed returns a group's offsets; partitions without one are missing.
 func (k *kafka) committed(ctx context.Context, group, topic string) (map[int32]int64, error) {
+	partitions, err := k.groupOffsets(ctx, group, topic, true)
+	offsets := map[int32]int64{}
+	for _, p := range partitions {
+		if p.Offset >= 0 {
+			offsets[p.Partition] = p.Offset
+		}
+	}
+	return offsets, err
+}
+
+// groupOffsets returns what a group has committed for each partition of a topic, with the notes beside it. With stable it
+// is an error where a transaction that commits an offset is open.
+func (k *kafka) groupOffsets(ctx context.Context, group, topic string, stable bool) ([]kmsg.OffsetFetchResponseTopicPartition, error) {
 	request := kmsg.NewPtrOffsetFetchRequest()
-	request.Group, request.RequireStable = group, true
+	request.Group, request.RequireStable = group, stable
 	rt := kmsg.NewOffsetFetchRequestTopic()
 	rt.Topic = topic
 	var err error
@@ -129,18 +142,16 @@ func (k *kafka) committed(ctx context.Context, group, topic string) (map[int32]i
 	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
 		return nil, fmt.Errorf("offsets of group %s: %w", group, err)
 	}
-	offsets := map[int32]int64{}
+	var partitions []kmsg.OffsetFetchResponseTopicPartition
 	for _, at := range answer.Topics {
 		for _, p := range at.Partitions {
 			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
 				return nil, fmt.Errorf("offset of group %s in %s/%d: %w", group, topic, p.Partition, err)
 			}
-			if p.Offset >= 0 {
-				offsets[p.Partition] = p.Offset
-			}
+			partitions = append(partitions, p)
 		}
 	}
-	return offsets, nil
+	return partitions, nil
 }
 
 // lag counts the records of a topic that a group has not committed. Offsets behind the committed one that hold

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -15,8 +16,23 @@ import (
 var (
 	long  = flag.Bool("long", os.Getenv("HARDNEG_LONG") == "1", "full sizes and 20 kills")
 	kills = flag.Int("kills", 0, "random kills of the crash test, 0: 3, or 20 with -long")
-	seed  = flag.Uint64("seed", 0, "replay a run, 0: by the clock")
+	seed  = flag.Uint64("seed", environmentSeed(), "replay a run, 0: HARDNEG_TEST_SEED, or by the clock")
+
+	schedules = flag.Int("schedules", 2, "crash schedules, one after the other")
+	rolling   = flag.Bool("rolling", false, "measure the pauses of a rolling restart")
 )
+
+func environmentSeed() uint64 {
+	s := os.Getenv("HARDNEG_TEST_SEED")
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		panic(fmt.Sprintf("HARDNEG_TEST_SEED: %v", err))
+	}
+	return n
+}
 
 // buildDir holds the program under test.
 var buildDir string
@@ -58,12 +74,15 @@ func mustProgram(t testing.TB) string {
 	return path
 }
 
-// random is seeded by -seed, or by the clock; the seed is in the test's log.
-func random(t testing.TB) *rand.Rand {
+// seeded is -seed, or the clock; it is in the test's log.
+func seeded(t testing.TB) uint64 {
 	s := *seed
 	if s == 0 {
 		s = uint64(time.Now().UnixNano())
 	}
 	t.Logf("replay with -seed %d", s)
-	return rand.New(rand.NewPCG(s, 1))
+	return s
 }
+
+// random is seeded by -seed, or by the clock.
+func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(seeded(t), 1)) }

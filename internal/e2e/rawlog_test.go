@@ -114,6 +114,24 @@ func readBatch(b *kmsg.RecordBatch) (rawBatch, error) {
 	return batch, nil
 }
 
+// abortMarkers counts the markers that abort records: the aborted transactions, once for each partition.
+func abortMarkers(batches []rawBatch) int {
+	n := 0
+	pending := map[int64]bool{} // by producer
+	for _, b := range batches {
+		switch {
+		case b.control && !b.commit && pending[b.producer]:
+			n++
+			fallthrough
+		case b.control:
+			delete(pending, b.producer)
+		case b.transactional:
+			pending[b.producer] = true
+		}
+	}
+	return n
+}
+
 // visible splits the offsets of data records by what became of their transactions: committed (or never in one),
 // aborted, and open at the end of the log.
 func visible(batches []rawBatch) (committed, aborted, open map[int64]bool) {

@@ -139,7 +139,13 @@ func (s *service) kill() {
 // stop interrupts the process and expects it to end cleanly.
 func (s *service) stop() {
 	s.t.Helper()
-	if err := s.command.Process.Signal(syscall.SIGINT); err != nil {
+	s.end(syscall.SIGINT)
+}
+
+// end sends the process SIGINT or SIGTERM and expects it to end cleanly.
+func (s *service) end(by syscall.Signal) {
+	s.t.Helper()
+	if err := s.command.Process.Signal(by); err != nil {
 		s.t.Fatal(err)
 	}
 	select {

@@ -1,0 +1,262 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	kafkaVariable   = "HARDNEG_TEST_KAFKA"
+	restartVariable = "HARDNEG_TEST_KAFKA_RESTART" // a command that restarts that Kafka, and returns when it is up
+)
+
+// cluster is a view with servers and names of its own, on which several instances work. Kafka and Qdrant are embedded
+// in a process each, so that either can be killed alone; or Kafka is the one at HARDNEG_TEST_KAFKA.
+type cluster struct {
+	t             testing.TB
+	kafka, qdrant *service // kafka is nil where it is an outside one
+	k             *kafka
+	name, prefix  string
+	settings      []string
+	session       time.Duration
+	instances     []*instance
+}
+
+// instance is a process with some of the stages.
+type instance struct {
+	*service
+	stages []string
+}
+
+func (i *instance) String() string { return strings.Join(i.stages, "+") }
+
+// newCluster starts the servers.
+func newCluster(t testing.TB, settings ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, name: fmt.Sprintf("e2e-%d", time.Now().UnixNano()), session: 6 * time.Second}
+	c.prefix = c.name + "."
+	names := namedTopics(c.name, c.prefix)
+	c.qdrant = newService(t, "--embedded", "--embedded-qdrant", freeAddress(t), "--stages", "intake")
+	c.qdrant.spawn()
+	address := os.Getenv(kafkaVariable)
+	if address == "" {
+		c.kafka = newService(t, "--embedded", "--embedded-kafka", freeAddress(t), "--stages", "intake")
+		c.kafka.spawn()
+		address = c.kafka.Kafka
+		c.session = 2 * time.Second
+	}
+	c.k = newKafka(t, address, names)
+	if c.kafka != nil {
+		c.k.allowSession(c.session)
+	} else {
+		t.Cleanup(func() { c.k.deleteTopics(names, c.prefix+"hardneg.models") })
+	}
+	c.settings = append([]string{
+		"--set", "kafka.brokers=" + address, "--set", "qdrant.address=" + c.qdrant.Qdrant, "--set", "qdrant.prefix=" + c.prefix,
+		"--set", "name=" + c.name, "--set", "topics.documents=" + names.documents, "--set", "topics.queries=" + names.queries,
+		"--set", "topics.triplets=" + names.triplets, "--set", "topics.refresh=" + names.refresh,
+		"--set", "topics.dead_letters=" + names.deadLetters, "--set", "topics.models=" + c.prefix + "hardneg.models",
+		"--set", "kafka.session_timeout=" + c.session.String(), "--set", "log.format=json", "--set", "log.level=debug",
+		"--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}, {name: chars, type: lexical-char, dimensions: 256}]",
+		"--set", "reduce.max_dimensions=64", "--set", "fit.minimum=50", "--set", "fit.sample=100", "--set", "fit.wait=1s",
+	}, settings...)
+	return c
+}
+
+// join starts a new instance.
+func (c *cluster) join(stages []string) {
+	c.t.Helper()
+	i := &instance{newService(c.t, slices.Concat(c.settings, []string{"--stages", strings.Join(stages, ",")})...), stages}
+	c.instances = append(c.instances, i)
+	i.spawn()
+}
+
+// running are the instances that are not down.
+func (c *cluster) running() []*instance {
+	var up []*instance
+	for _, i := range c.instances {
+		if i.command != nil {
+			up = append(up, i)
+		}
+	}
+	return up
+}
+
+func (c *cluster) allReady() {
+	c.t.Helper()
+	for _, i := range c.running() {
+		i.ready(time.Minute)
+	}
+}
+
+// awaitTopics waits until the first instance has made the topics.
+func (c *cluster) awaitTopics() {
+	c.t.Helper()
+	c.instances[0].eventually(time.Minute, "topics", func() error {
+		for _, topic := range []string{c.k.documents, c.k.queries, c.k.refresh, c.k.triplets, c.k.deadLetters} {
+			if _, err := c.k.partitions(c.t.Context(), topic); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// restartKafka restarts the outside Kafka, whatever is under way.
+func (c *cluster) restartKafka() {
+	c.t.Helper()
+	if out, err := exec.CommandContext(c.t.Context(), "sh", "-c", os.Getenv(restartVariable)).CombinedOutput(); err != nil {
+		c.t.Fatalf("%s: %v\n%s", restartVariable, err, out)
+	}
+}
+
+func (i *instance) freeze() { _ = i.command.Process.Signal(syscall.SIGSTOP) }
+func (i *instance) resume() { _ = i.command.Process.Signal(syscall.SIGCONT) }
+
+// terminate ends the process in good order.
+func (i *instance) terminate() {
+	i.t.Helper()
+	i.end(syscall.SIGTERM)
+}
+
+func (i *instance) logSize() int64 {
+	info, err := i.log.Stat()
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// refusedSince tells whether the log says, from a place on, that the broker or the index refused the instance
+// something because it was no longer the owner.
+func (i *instance) refusedSince(from int64) bool {
+	raw, err := os.ReadFile(i.log.Name())
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	for line := range bytes.Lines(raw[from:]) {
+		if bytes.Contains(line, []byte("no longer the owner")) ||
+			bytes.Contains(line, []byte("partition given back")) && bytes.Contains(line, []byte(`"error":`)) {
+			return true
+		}
+	}
+	return false
+}
+
+// freezeInTransaction stops an instance while a transaction is open that ends with it; false if that did not happen
+// within the time. What was open before may be of an instance that is down, and does not count.
+func (c *cluster) freezeInTransaction(i *instance, most time.Duration) bool {
+	stale := c.k.openTransactions()
+	same := func(a, b map[string]int64) bool {
+		for at, from := range a {
+			if old, ok := stale[at]; b[at] == from && !(ok && old == from) {
+				return true
+			}
+		}
+		return false
+	}
+	for deadline := time.Now().Add(most); time.Now().Before(deadline); {
+		if open := c.k.openTransactions(); !same(open, open) {
+			continue
+		}
+		i.freeze()
+		time.Sleep(30 * time.Millisecond) // what is under way arrives
+		before := c.k.openTransactions()
+		time.Sleep(30 * time.Millisecond) // those of others end
+		if same(before, c.k.openTransactions()) {
+			return true
+		}
+		i.resume()
+	}
+	return false
+}
+
+// openTransactions returns, for the partitions of refresh and triplets where a transaction is open, the last stable
+// offset.
+func (k *kafka) openTransactions() map[string]int64 {
+	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Second)
+	defer cancel()
+	open := map[string]int64{}
+	for _, topic := range []string{k.triplets, k.refresh} {
+		stable, err := k.ends(ctx, topic, 1)
+		if err != nil {
+			return nil
+		}
+		written, err := k.ends(ctx, topic, 0)
+		if err != nil {
+			return nil
+		}
+		for partition, end := range written {
+			if stable[partition] < end {
+				open[fmt.Sprintf("%s/%d", topic, partition)] = stable[partition]
+			}
+		}
+	}
+	return open
+}
+
+// ownedSince tells whether the owner of every partition of a group took its token after a time.
+func (k *kafka) ownedSince(ctx context.Context, group string, partitions int, after time.Time) bool {
+	offsets, err := k.groupOffsets(ctx, group, k.groups[group], true)
+	if err != nil {
+		return false // a transaction of the one that was frozen is open
+	}
+	young := 0
+	for _, p := range offsets {
+		if p.Metadata == nil {
+			continue
+		}
+		if token, err := strconv.ParseInt(*p.Metadata, 10, 64); err == nil && token > after.UnixMilli() {
+			young++
+		}
+	}
+	return young == partitions
+}
+
+// allowSession lets the embedded broker accept a session time-out below its minimum.
+func (k *kafka) allowSession(least time.Duration) {
+	k.t.Helper()
+	request := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType = kmsg.ConfigResourceTypeBroker
+	setting := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	setting.Name, setting.Value = "group.min.session.timeout.ms", kmsg.StringPtr(strconv.FormatInt(least.Milliseconds(), 10))
+	resource.Configs = append(resource.Configs, setting)
+	request.Resources = append(request.Resources, resource)
+	answer, err := request.RequestWith(k.t.Context(), k.client)
+	if err == nil {
+		err = kerr.ErrorForCode(answer.Resources[0].ErrorCode)
+	}
+	if err != nil {
+		k.t.Fatal("group.min.session.timeout.ms:", err)
+	}
+}
+
+// deleteTopics leaves an outside Kafka as it was, as far as it goes.
+func (k *kafka) deleteTopics(names topics, more ...string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	request := kmsg.NewPtrDeleteTopicsRequest()
+	request.TimeoutMillis = 20_000
+	for _, topic := range append(more, names.documents, names.queries, names.triplets, names.refresh, names.deadLetters) {
+		request.TopicNames = append(request.TopicNames, topic)
+		rt := kmsg.NewDeleteTopicsRequestTopic()
+		rt.Topic = kmsg.StringPtr(topic)
+		request.Topics = append(request.Topics, rt)
+	}
+	if _, err := request.RequestWith(ctx, k.client); err != nil {
+		k.t.Log("deleting the topics:", err)
+	}
+}
