@@ -18,8 +18,12 @@ import (
 )
 
 const (
-	kafkaVariable   = "HARDNEG_TEST_KAFKA"
-	restartVariable = "HARDNEG_TEST_KAFKA_RESTART" // a command that restarts that Kafka, and returns when it is up
+	kafkaVariable = "HARDNEG_TEST_KAFKA"
+
+	// restartVariable is a command that restarts that Kafka, and returns when it is up. It should kill it with SIGKILL: a
+	// Kafka 4.3.0 of one node that was stopped in good order has been seen to complete a transaction, by its own log of
+	// them, without the marker in __consumer_offsets. What the group commits there stays unstable for ever (error 88).
+	restartVariable = "HARDNEG_TEST_KAFKA_RESTART"
 )
 
 // cluster is a view with servers and names of its own, on which several instances work. Kafka and Qdrant are embedded
@@ -112,6 +116,44 @@ func (c *cluster) awaitTopics() {
 		}
 		return nil
 	})
+}
+
+// expelGhosts restarts an instance in good order wherever a group of the embedded broker keeps a member that is none
+// of the instances, and returns how often. kfake starts no session timer for a member whose process was killed while it
+// waited to join, and gives it partitions until the next rebalance; a real Kafka expels it.
+func (c *cluster) expelGhosts() int {
+	c.t.Helper()
+	ghosts := 0
+	for _, stage := range []string{"indexer", "intake", "miner"} {
+		var own []*instance
+		for _, i := range c.running() {
+			if slices.Contains(i.stages, stage) {
+				own = append(own, i)
+			}
+		}
+		for !c.k.hasMembers(c.name+"-"+stage, len(own), c.session+2*time.Second) {
+			if ghosts++; ghosts > 6 {
+				c.t.Fatalf("group %s-%s still has members that are none of the %d instances", c.name, stage, len(own))
+			}
+			own[0].terminate()
+			own[0].spawn()
+			own[0].ready(time.Minute)
+		}
+	}
+	return ghosts
+}
+
+// hasMembers waits until a group is stable with a number of members; false: not within the time.
+func (k *kafka) hasMembers(group string, want int, most time.Duration) bool {
+	request := kmsg.NewPtrDescribeGroupsRequest()
+	request.Groups = []string{group}
+	for deadline := time.Now().Add(most); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		answer, err := request.RequestWith(k.t.Context(), k.client)
+		if err == nil && len(answer.Groups) == 1 && answer.Groups[0].State == "Stable" && len(answer.Groups[0].Members) == want {
+			return true
+		}
+	}
+	return false
 }
 
 // restartKafka restarts the outside Kafka, whatever is under way.

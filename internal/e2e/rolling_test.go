@@ -26,7 +26,7 @@ func TestRollingRestart(t *testing.T) {
 	f := newFeed(t, c.k, seeded(t), 600)
 	c.allReady()
 	c.k.quiet(time.Minute)
-	f.pace, f.size = 30*time.Millisecond, 6
+	f.pace, f.size = 100*time.Millisecond, 4 // far below what two cores can do: a pause is no backlog
 	go f.run()
 	watched := watchPauses(c.k)
 	time.Sleep(10 * time.Second)

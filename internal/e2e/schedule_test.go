@@ -23,6 +23,7 @@ type tally struct {
 	abortedRecords int
 	deadLetters    int
 	changes        int // records produced
+	ghosts         int // members that the embedded broker had to be rid of
 }
 
 func (a *tally) add(b tally) {
@@ -36,6 +37,7 @@ func (a *tally) add(b tally) {
 	a.abortedRecords += b.abortedRecords
 	a.deadLetters += b.deadLetters
 	a.changes += b.changes
+	a.ghosts += b.ghosts
 }
 
 func (a tally) String() string {
@@ -43,8 +45,8 @@ func (a tally) String() string {
 	for _, kind := range slices.Sorted(maps.Keys(a.events)) {
 		events = append(events, fmt.Sprintf("%d %s", a.events[kind], kind))
 	}
-	return fmt.Sprintf("%s; %d inside a transaction, %d of %d zombies fenced; %d records in, %d dead letters; %d aborted transactions with %d records in the raw log",
-		strings.Join(events, ", "), a.aimed, a.fenced, a.zombies, a.changes, a.deadLetters, a.aborted, a.abortedRecords)
+	return fmt.Sprintf("%s; %d inside a transaction, %d of %d zombies fenced; %d records in, %d dead letters; %d aborted transactions with %d records in the raw log; %d ghosts",
+		strings.Join(events, ", "), a.aimed, a.fenced, a.zombies, a.changes, a.deadLetters, a.aborted, a.abortedRecords, a.ghosts)
 }
 
 // TestSchedules runs random schedules of crashes. Each has servers and names of its own, one to three instances with
@@ -109,6 +111,9 @@ func (s *schedule) run() {
 		}
 	}
 	s.allReady()
+	if s.kafka != nil {
+		s.ghosts = s.expelGhosts()
+	}
 	took := s.k.quiet(2 * time.Minute)
 	report := compare(s.t, s.qdrant, s.k, s.feed.world, s.prefix)
 	s.abortedRecords, s.aborted = checkFollowed(s.t, s.k, s.tail)
@@ -155,7 +160,7 @@ func (s *schedule) event() {
 	if s.kafka != nil {
 		deck = append(deck, "kill kafka", "kill kafka")
 	} else if os.Getenv(restartVariable) != "" {
-		deck = append(deck, "kafka bounce")
+		deck = append(deck, "kafka bounce", "kafka bounce")
 	}
 	if len(s.running()) == 0 {
 		s.revive()
