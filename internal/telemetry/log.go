@@ -12,6 +12,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
+// zerolog knows the format of durations for a whole program alone.
+func init() { zerolog.DurationFieldFormat = zerolog.DurationFormatString }
+
 // NewLog makes the process's log. Level is trace, debug, info, warn or error, format is console or json.
 func NewLog(w io.Writer, level, format string) (zerolog.Logger, error) {
 	at, err := zerolog.ParseLevel(level)
@@ -25,7 +28,6 @@ func NewLog(w io.Writer, level, format string) (zerolog.Logger, error) {
 	default:
 		return zerolog.Nop(), fmt.Errorf("log.format: %q is none of console, json", format)
 	}
-	zerolog.DurationFieldFormat = zerolog.DurationFormatString
 	return zerolog.New(zerolog.SyncWriter(w)).Level(at).With().Timestamp().Logger(), nil
 }
 
