@@ -124,14 +124,10 @@ func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 		c.point.Carried = len(c.doc.Embeddings) > 0
 		todo, items = append(todo, c), append(items, embed.Item{Text: text, Carried: c.doc.Embeddings})
 	}
-	if len(todo) == 0 {
-		return nil, nil
-	}
-	vectors, refusals, err := s.model.Vectors(ctx, embed.Passage, items)
+	vectors, refusals, err := s.vectors(ctx, embed.Passage, items)
 	if err != nil {
 		return nil, err
 	}
-	s.metrics.EmbeddedTexts.WithLabelValues("passage").Add(float64(len(items)))
 	var outputs []stream.Output
 	for i, c := range todo {
 		if refusals[i] != nil {

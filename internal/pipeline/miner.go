@@ -188,14 +188,10 @@ func (s miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error
 			items, places = append(items, embed.Item{Text: r.Text, Carried: r.Embeddings}), append(places, place{t, i})
 		}
 	}
-	if len(items) == 0 {
-		return nil, nil
-	}
-	vectors, refusals, err := s.model.Vectors(ctx, embed.Query, items)
+	vectors, refusals, err := s.vectors(ctx, embed.Query, items)
 	if err != nil {
 		return nil, err
 	}
-	s.metrics.EmbeddedTexts.WithLabelValues("query").Add(float64(len(items)))
 	var outputs []stream.Output
 	for k, at := range slices.Backward(places) { // backward, so that removing one leaves the earlier in place
 		r := at.t.records[at.i]

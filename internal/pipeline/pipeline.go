@@ -199,6 +199,23 @@ func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor
 	}
 }
 
+// vectors embeds texts, and counts them.
+func (p *Pipeline) vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error) {
+	if len(items) == 0 {
+		return nil, nil, nil
+	}
+	vectors, refusals, err := p.model.Vectors(ctx, kind, items)
+	if err != nil {
+		return nil, nil, err
+	}
+	label := "passage"
+	if kind == embed.Query {
+		label = "query"
+	}
+	p.metrics.EmbeddedTexts.WithLabelValues(label).Add(float64(len(items)))
+	return vectors, refusals, nil
+}
+
 // notPastEnd refuses to go on when something was stored from an offset that its topic does not reach.
 func (p *Pipeline) notPastEnd(ctx context.Context, topic, what string, stored map[int32]int64) error {
 	if len(stored) == 0 {
