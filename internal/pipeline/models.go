@@ -1,0 +1,197 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/internal/config"
+	"hardneg/internal/embed"
+	"hardneg/internal/model"
+	"hardneg/internal/records"
+	"hardneg/stream"
+)
+
+// Keys of the models topic: "<model id>/<chunk number>" in order, then "<model id>/manifest". A model is complete
+// when its manifest is there and its chunks match the checksum; the first complete one wins.
+const (
+	manifestKey   = "/manifest"
+	partitionsKey = "partitions"
+)
+
+func chunkNumber(n int) string { return fmt.Sprintf("%06d", n) }
+
+// Models is the topic that models are published to.
+type Models struct {
+	Kafka *stream.Client
+	Topic string
+	Log   zerolog.Logger
+}
+
+// Read returns the model of that id, or for an empty id the first complete one; nil if there is none.
+func (t Models) Read(ctx context.Context, id string) (*model.Model, error) {
+	var found *model.Model
+	chunks := map[string]map[string][]byte{} // by model id, then chunk number: instances may publish at the same time
+	err := t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
+		key := string(r.Key)
+		of, part, ok := strings.Cut(key, "/")
+		if !ok || found != nil || id != "" && of != id {
+			return nil
+		}
+		if part != manifestKey[1:] {
+			if chunks[of] == nil {
+				chunks[of] = map[string][]byte{}
+			}
+			chunks[of][part] = r.Value
+			return nil
+		}
+		parts := make([][]byte, 0, len(chunks[of]))
+		for _, number := range slices.Sorted(maps.Keys(chunks[of])) {
+			parts = append(parts, chunks[of][number])
+		}
+		m, err := model.Decode(r.Value, parts)
+		if err != nil {
+			t.Log.Warn().Err(err).Str("model", of).Int64("offset", r.Offset).Msg("passing over a model that is not complete")
+			return nil
+		}
+		found = m
+		return nil
+	})
+	return found, err
+}
+
+// Publish writes a model, the manifest once its chunks are there.
+func (t Models) Publish(ctx context.Context, m *model.Model) error {
+	manifest, chunks, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	outputs := make([]stream.Output, 0, len(chunks))
+	for i, c := range chunks {
+		outputs = append(outputs, stream.Output{Topic: t.Topic, Key: []byte(m.ID() + "/" + chunkNumber(i)), Value: c})
+	}
+	if err := t.Kafka.Produce(ctx, outputs); err != nil {
+		return err
+	}
+	return t.Kafka.Produce(ctx, []stream.Output{{Topic: t.Topic, Key: []byte(m.ID() + manifestKey), Value: manifest}})
+}
+
+// Source gives documents to fit a model on: more of them than a number that was of no use.
+type Source func(ctx context.Context, useless int) ([]embed.Item, error)
+
+// FitModel fits the configured ensemble and reducer on documents of a source, and publishes nothing. It asks for more
+// documents for as long as too few of them can be embedded.
+func FitModel(ctx context.Context, cfg *config.Config, documents Source, log zerolog.Logger) (*model.Model, error) {
+	for useless := 0; ; {
+		sample, err := documents(ctx, useless)
+		if err != nil {
+			return nil, err
+		}
+		log.Info().Int("documents", len(sample)).Msg("fitting a model")
+		start := time.Now()
+		m, err := model.Fit(ctx, cfg.Embedders, cfg.Reduce, cfg.Fit.Minimum, sample)
+		if errors.Is(err, model.ErrSample) {
+			log.Warn().Err(err).Msg("waiting for documents that can be embedded")
+			useless = len(sample)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("fitting a model on %d documents: %w", len(sample), err)
+		}
+		log.Info().Dur("took", time.Since(start)).Str("model", m.ID()).Int("dimensions", m.Dimensions()).Msg("fitted")
+		return m, nil
+	}
+}
+
+// arrivals are the first documents of the topic, as a view that begins takes them: more may be on their way.
+type arrivals struct {
+	cfg   *config.Config
+	kafka *stream.Client
+	log   zerolog.Logger
+	await func(error) // is told, again and again, that documents are awaited, or why they cannot be read
+}
+
+// sample is a Source. It reads documents until there are fit.sample of them, or at least fit.minimum and no more are
+// coming, or fit.wait has passed since the first; and more than a number that was of no use.
+func (a arrivals) sample(ctx context.Context, useless int) ([]embed.Item, error) {
+	topic := a.cfg.Topics.Documents
+	offsets, err := a.kafka.Offsets(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	next := map[int32]int64{}
+	for _, o := range offsets {
+		next[o.Partition] = o.Start
+	}
+	documents := map[string]embed.Item{}
+	var first, last, told time.Time
+	for {
+		atEnd := true
+		for partition := range next {
+			f, err := a.kafka.Fetch(ctx, topic, partition, next[partition], stream.FetchOptions{MaxWait: pollPause / 4})
+			a.await(err)
+			if err != nil {
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
+				}
+				a.log.Warn().Err(err).Msg("cannot read the documents to fit a model on; trying again")
+				if err := pause(ctx, 5*pollPause); err != nil {
+					return nil, err
+				}
+				atEnd = false
+				continue
+			}
+			for _, r := range f.Records {
+				doc, deleted, err := records.ParseDocument(r.Key, r.Value)
+				if err != nil || deleted {
+					delete(documents, doc.ID) // the indexer says what is wrong with it
+					continue
+				}
+				documents[doc.ID] = embed.Item{Text: records.EmbeddedText(doc.Title, doc.Text), Carried: doc.Embeddings}
+				last = time.Now()
+				if first.IsZero() {
+					first = last
+				}
+			}
+			next[partition] = f.Next
+			atEnd = atEnd && f.Next >= f.LastStable
+		}
+		n := len(documents)
+		switch {
+		case n <= useless:
+		case n >= a.cfg.Fit.Sample,
+			n >= a.cfg.Fit.Minimum && atEnd && time.Since(last) >= quietAfter,
+			n > 0 && time.Since(first) >= a.cfg.Fit.Wait:
+			return inOrder(documents, a.cfg.Fit.Sample), nil
+		}
+		if atEnd {
+			if now := time.Now(); now.Sub(told) > tellEvery {
+				told = now
+				note := a.log.Info().Int("documents", n).Int("minimum", a.cfg.Fit.Minimum)
+				if n > 0 {
+					note = note.Str("fit_in", max(0, a.cfg.Fit.Wait-now.Sub(first)).Round(time.Second).String())
+				}
+				note.Msg("waiting for documents to fit a model on; after fit.wait those that are there have to do")
+			}
+			if err := pause(ctx, pollPause); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// inOrder lists the sample by document id, so that the same documents give the same model.
+func inOrder(documents map[string]embed.Item, most int) []embed.Item {
+	ids := slices.Sorted(maps.Keys(documents))
+	sample := make([]embed.Item, 0, min(len(ids), most))
+	for _, id := range ids[:min(len(ids), most)] {
+		sample = append(sample, documents[id])
+	}
+	return sample
+}
