@@ -39,45 +39,14 @@ var (
 	}
 )
 
-// Active returns the generation that the aliases point at; ok is false where there is none yet.
-func (c *Client) Active(ctx context.Context) (generation string, ok bool, err error) {
-	answer, err := call(ctx, c, "ListAliases", "", func(ctx context.Context) (*qdrant.ListAliasesResponse, error) {
-		return c.connection.GetCollectionsClient().ListAliases(ctx, &qdrant.ListAliasesRequest{})
-	})
-	if err != nil {
-		return "", false, err
-	}
-	targets := make(map[string]string)
-	for _, alias := range answer.GetAliases() {
-		targets[alias.GetAliasName()] = alias.GetCollectionName()
-	}
-	documents, queries := c.config.Prefix+"documents", c.config.Prefix+"queries"
-	first, second := targets[documents], targets[queries]
-	if first == "" && second == "" {
-		return "", false, nil
-	}
-	generation, isDocuments := strings.CutPrefix(first, documents+"-")
-	other, isQueries := strings.CutPrefix(second, queries+"-")
-	if !isDocuments || !isQueries || generation != other {
-		return "", false, fmt.Errorf("qdrant at %s: aliases %q -> %q and %q -> %q are not one generation; point both at the same one, or delete both",
-			c.config.Address, documents, first, queries, second)
-	}
-	return generation, true, nil
-}
-
-// Open returns the collections of a generation, and creates what is missing of them, their payload indexes and,
-// where there are none, the aliases. dimensions is the length of document vectors. Several instances may do it at
-// once. A collection with other dimensions, another distance, or weaker write consistency than its replication is
-// an error.
-func (c *Client) Open(ctx context.Context, generation string, dimensions int) (*Index, error) {
+// Create returns the collections of a generation, and creates what is missing of them and their payload indexes.
+// dimensions is the length of document vectors. Several instances may do it at once. A collection with other
+// dimensions, another distance, or weaker write consistency than its replication is an error.
+func (c *Client) Create(ctx context.Context, generation string, dimensions int) (*Index, error) {
 	if generation == "" || dimensions <= 0 {
-		return nil, fmt.Errorf("open index: generation %q with %d dimensions: want a name and a positive number", generation, dimensions)
+		return nil, fmt.Errorf("index: generation %q with %d dimensions: want a name and a positive number", generation, dimensions)
 	}
-	x := &Index{
-		client: c, dimensions: dimensions,
-		documents: c.config.Prefix + "documents-" + generation,
-		queries:   c.config.Prefix + "queries-" + generation,
-	}
+	x := c.generation(generation, dimensions)
 	replicated := false
 	for _, want := range []struct {
 		name       string
@@ -99,23 +68,7 @@ func (c *Client) Open(ctx context.Context, generation string, dimensions int) (*
 	if replicated {
 		x.ordering = &qdrant.WriteOrdering{Type: qdrant.WriteOrderingType_Strong}
 	}
-	return x, c.ensureAliases(ctx, x)
-}
-
-// Live opens the pair of collections that the aliases point at, for reading, and creates nothing; nil where there is
-// none yet.
-func (c *Client) Live(ctx context.Context) (*Index, error) {
-	generation, ok, err := c.Active(ctx)
-	if err != nil || !ok {
-		return nil, err
-	}
-	x := &Index{client: c, documents: c.config.Prefix + "documents-" + generation, queries: c.config.Prefix + "queries-" + generation}
-	info, err := c.info(ctx, x.documents)
-	if err != nil {
-		return nil, err
-	}
-	x.dimensions = int(info.GetConfig().GetParams().GetVectorsConfig().GetParams().GetSize())
-	return x, c.verify(x.documents, info, x.dimensions)
+	return x, nil
 }
 
 // Generation is the part of the collections' names that Open was given.
@@ -197,26 +150,6 @@ func (c *Client) ensureIndexes(ctx context.Context, name string, info *qdrant.Co
 		}
 	}
 	return nil
-}
-
-// ensureAliases points the aliases at the index if they point nowhere.
-func (c *Client) ensureAliases(ctx context.Context, x *Index) error {
-	if _, ok, err := c.Active(ctx); ok || err != nil {
-		return err
-	}
-	_, err := call(ctx, c, "UpdateAliases", "", func(ctx context.Context) (*qdrant.CollectionOperationResponse, error) {
-		return c.connection.GetCollectionsClient().UpdateAliases(ctx, &qdrant.ChangeAliases{Actions: []*qdrant.AliasOperations{
-			qdrant.NewAliasCreate(c.config.Prefix+"documents", x.documents),
-			qdrant.NewAliasCreate(c.config.Prefix+"queries", x.queries),
-		}})
-	})
-	if err != nil {
-		// Another instance may have been faster.
-		if _, ok, activeErr := c.Active(ctx); ok && activeErr == nil {
-			return nil
-		}
-	}
-	return err
 }
 
 // Counts returns the numbers of live documents and of queries that are not forgotten.

@@ -213,9 +213,7 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 		}
 		put(&s.Carried, name, vector)
 	}
-	for id, rank := range fields[fieldPublished].GetStructValue().GetFields() {
-		put(&s.Published, id, int(rank.GetIntegerValue()))
-	}
+	s.Published = publishedOf(fields[fieldPublished])
 	for name, offset := range fields[fieldApplied].GetStructValue().GetFields() {
 		partition, err := strconv.ParseInt(name, 10, 32)
 		if err != nil {
@@ -224,6 +222,13 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 		put(&s.Applied, int32(partition), offset.GetIntegerValue())
 	}
 	return s, nil
+}
+
+func publishedOf(v *qdrant.Value) (published map[string]int) {
+	for id, rank := range v.GetStructValue().GetFields() {
+		put(&published, id, int(rank.GetIntegerValue()))
+	}
+	return published
 }
 
 // put sets an entry of a map that is nil while empty.

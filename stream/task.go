@@ -95,7 +95,7 @@ func (t *task) stillMember(ctx context.Context) error {
 func (t *task) own(ctx, stop context.Context) (err error) {
 	s := &t.run.stage
 	c := t.run.client
-	id := fmt.Sprintf("%s-%s-%d", s.TransactionalPrefix, t.input.topic, t.input.partition)
+	id := transactionalID(s.TransactionalPrefix, t.input.topic, t.input.partition)
 	p, err := c.newProducer(stop, id, s.TransactionTimeout)
 	if err != nil {
 		return err

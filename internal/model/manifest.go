@@ -173,13 +173,18 @@ func (described Manifest) join(chunks [][]byte) ([]byte, error) {
 	return payload, nil
 }
 
-// open restores the model from a payload that agrees with the manifest.
-func (described Manifest) open(payload []byte) (*Model, error) {
+// Definitions are the embedders as a configuration has them.
+func (described Manifest) Definitions() []config.Embedder {
 	var definitions []config.Embedder
 	for _, part := range described.Embedders {
 		definitions = append(definitions, config.Embedder{Name: part.Name, Type: part.Type, Weight: part.Weight, Dimensions: part.Dimensions})
 	}
-	m, err := assemble(definitions)
+	return definitions
+}
+
+// open restores the model from a payload that agrees with the manifest.
+func (described Manifest) open(payload []byte) (*Model, error) {
+	m, err := assemble(described.Definitions())
 	if err != nil {
 		return nil, err
 	}

@@ -130,6 +130,7 @@ func (a *auditor) open(ctx context.Context) (err error) {
 		return fmt.Errorf("qdrant at %s has no collections with the prefix %q: is the service still waiting for documents or fitting its model (its log says so), or is qdrant.prefix another?",
 			a.Config.Qdrant.Address, a.Config.Qdrant.Prefix)
 	}
+	a.Config = forGeneration(a.Config, a.index.Generation())
 	if a.rules, err = readRules(ctx, a.Kafka, a.Config); err != nil {
 		return err
 	}
@@ -245,13 +246,9 @@ func (a *auditor) settle(ctx context.Context) error {
 		}
 		progress := time.Now()
 		for last := int64(-1); ; {
-			committed, err := a.Kafka.Committed(ctx, Group(a.Config, stage), inputTopic(a.Config, stage))
+			left, err := behind(ctx, a.Kafka, a.Config, stage, written(ends))
 			if err != nil {
 				return err
-			}
-			var left int64
-			for _, end := range ends {
-				left += max(0, end.HighWatermark-max(committed[end.Partition], end.Start))
 			}
 			if left == 0 {
 				break

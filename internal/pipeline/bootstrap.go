@@ -1,13 +1,14 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
-	"hardneg/index"
 	"hardneg/internal/config"
 	"hardneg/internal/model"
 	"hardneg/stream"
@@ -40,7 +41,12 @@ func (p *Pipeline) keepPartitions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for topic, n := range began {
+	want := map[string]int{}
+	maps.Copy(want, began)
+	if p.record != nil { // whose refresh topic is not the first one's
+		want[p.cfg.Topics.Refresh] = p.record.Partitions
+	}
+	for topic, n := range want {
 		if got, ok := now[topic]; ok && got != n {
 			return fmt.Errorf("topic %s has %d partitions, but the view began with %d: a query's records would be split over two partitions; "+
 				"produce the view into a new topic with the partitions you want", topic, got, n)
@@ -56,49 +62,65 @@ func (p *Pipeline) keepPartitions(ctx context.Context) error {
 	return p.kafka.Produce(ctx, []stream.Output{{Topic: p.cfg.Topics.Models, Key: []byte(partitionsKey), Value: value}})
 }
 
+// adopt finds which generation is live, and takes on its names.
+func (p *Pipeline) adopt(ctx context.Context) error {
+	live, _, err := p.client.Active(ctx)
+	if err != nil {
+		return err
+	}
+	generations, err := readGenerations(ctx, p.kafka, p.cfg.Topics.Models)
+	if err != nil {
+		return err
+	}
+	p.live, p.record, p.cfg = live, generations[live], forGeneration(p.cfg, live)
+	return nil
+}
+
 // open finds the model of the live generation, or fits and publishes the first one, and opens its collections.
-func (p *Pipeline) open(ctx context.Context, client *index.Client) error {
-	generation, live, err := client.Active(ctx)
+func (p *Pipeline) open(ctx context.Context) error {
+	m, err := p.models().Read(ctx, modelOf(p.live))
 	if err != nil {
 		return err
 	}
-	m, err := p.models().Read(ctx, generation)
-	if err != nil {
-		return err
-	}
-	if m == nil && live {
+	if m == nil && p.live != "" {
 		return fmt.Errorf("the live collections are of model %s, which topic %s does not have: was the topic deleted, or is qdrant.prefix that of another installation?",
-			generation, p.cfg.Topics.Models)
+			modelOf(p.live), p.cfg.Topics.Models)
 	}
 	if m == nil {
 		if m, err = p.fit(ctx); err != nil {
 			return err
 		}
 	}
-	p.model, p.generation = m, m.ID()
-	p.queries, err = client.Open(ctx, p.generation, m.Dimensions())
+	info := m.Info()
+	p.model, p.generation = m, cmp.Or(p.live, m.ID())
+	if p.live != "" {
+		p.carries = info.Definitions()
+	}
+	p.queries, err = p.client.Open(ctx, p.generation, m.Dimensions())
 	if err != nil {
 		return err
 	}
 	p.index = p.queries
-	info := m.Info()
+	if err := p.takeOver(ctx); err != nil {
+		return err
+	}
 	p.log.Info().Str("generation", p.generation).Int("dimensions", m.Dimensions()).Int("fitted_on", info.Samples).Msg("model ready")
-	if !p.describes(info) {
+	if !describes(p.cfg, info) {
 		p.log.Warn().Str("generation", p.generation).
-			Msg("embedders or reduce differ from what the model was fitted with: the model's are used, and a new view is needed for the configured ones (README.md says how to begin one)")
+			Msg("embedders or reduce differ from what the model was fitted with: the model's are used; hardneg rebuild makes a generation with the configured ones")
 	}
 	if info.Samples < p.cfg.Fit.Minimum {
 		p.log.Warn().Int("documents", info.Samples).Int("minimum", p.cfg.Fit.Minimum).
-			Msg("the model was fitted on few documents and stays as it is: begin a new view once there are more (README.md says how)")
+			Msg("the model was fitted on few documents and stays as it is: run hardneg rebuild once there are more")
 	}
 	return nil
 }
 
 // describes tells whether the configuration is that of the model, as far as the manifest says.
-func (p *Pipeline) describes(info model.Manifest) bool {
+func describes(cfg *config.Config, info model.Manifest) bool {
 	reduced := len(info.Variance) > 0
-	return reduced == (p.cfg.Reduce.Method == "pca") && (!reduced || info.Dimensions <= p.cfg.Reduce.MaxDimensions) &&
-		slices.EqualFunc(p.cfg.Embedders, info.Embedders, func(c config.Embedder, m model.Embedder) bool {
+	return reduced == (cfg.Reduce.Method == "pca") && (!reduced || info.Dimensions <= cfg.Reduce.MaxDimensions) &&
+		slices.EqualFunc(cfg.Embedders, info.Embedders, func(c config.Embedder, m model.Embedder) bool {
 			return c.Name == m.Name && c.Type == m.Type && c.Weight == m.Weight && c.Dimensions == m.Dimensions
 		})
 }
@@ -144,23 +166,14 @@ func (p *Pipeline) awaitFirstLoad(ctx context.Context) error {
 		return err
 	}
 	p.up(StageMiner, nil) // waiting is its work now
-	topic := p.cfg.Topics.Documents
-	ends, err := p.kafka.Offsets(ctx, topic)
+	ends, err := p.kafka.Offsets(ctx, p.cfg.Topics.Documents)
 	if err != nil {
 		return err
 	}
 	for told := (time.Time{}); ; {
-		committed, err := p.kafka.Committed(ctx, Group(p.cfg, StageIndexer), topic)
+		left, err := behind(ctx, p.kafka, p.cfg, StageIndexer, stable(ends))
 		if err != nil {
 			return err
-		}
-		var left int64
-		for _, end := range ends {
-			at, ok := committed[end.Partition]
-			if !ok {
-				at = end.Start
-			}
-			left += max(0, end.LastStable-at)
 		}
 		if left == 0 {
 			return nil

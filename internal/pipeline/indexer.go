@@ -73,7 +73,7 @@ func (s indexer) parse(batch []stream.Record) ([]*change, []stream.Output) {
 			if doc.ID != "" {
 				err = countsAsDeleted(doc.ID, err)
 			}
-			outputs = append(outputs, s.deadLetter(StageIndexer, r, err))
+			outputs = append(outputs, s.malformed(StageIndexer, r, err)...)
 			if doc.ID == "" {
 				continue
 			}

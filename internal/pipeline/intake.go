@@ -17,7 +17,7 @@ func (s intake) Process(_ context.Context, batch []stream.Record) ([]stream.Outp
 	for _, r := range batch {
 		query, forgotten, err := records.ParseQuery(r.Key, r.Value)
 		if err != nil {
-			outputs = append(outputs, s.deadLetter(StageIntake, r, err))
+			outputs = append(outputs, s.malformed(StageIntake, r, err)...)
 			continue
 		}
 		refresh := records.Refresh{Kind: records.KindEvidence, QueryID: query.QueryID, Source: sourceOf(r)}
@@ -28,8 +28,8 @@ func (s intake) Process(_ context.Context, batch []stream.Record) ([]stream.Outp
 		}
 		output := s.refreshOutput(refresh, r.Headers)
 		if n := len(output.Key) + len(output.Value); n > maxRefresh { // Kafka would refuse it, and all that comes after it would wait
-			outputs = append(outputs, s.deadLetter(StageIntake, r, fmt.Errorf("what comes of the record has %d bytes, at most %d are allowed: "+
-				"its text, its vectors or the ids that it names are too long", n, maxRefresh)))
+			outputs = append(outputs, s.malformed(StageIntake, r, fmt.Errorf("what comes of the record has %d bytes, at most %d are allowed: "+
+				"its text, its vectors or the ids that it names are too long", n, maxRefresh))...)
 			continue
 		}
 		outputs = append(outputs, output)
@@ -40,7 +40,7 @@ func (s intake) Process(_ context.Context, batch []stream.Record) ([]stream.Outp
 // configured keeps the vectors that an embedder will ask for: others would only swell the query's state.
 func (s intake) configured(carried map[string][]float32) map[string][]float32 {
 	var kept map[string][]float32
-	for _, e := range s.cfg.Embedders {
+	for _, e := range s.carries {
 		if v, ok := carried[e.Name]; ok {
 			if kept == nil {
 				kept = map[string][]float32{}

@@ -134,6 +134,14 @@ func (t *task) told() bool {
 	return slices.ContainsFunc(t.records, func(r records.Refresh) bool { return r.Force })
 }
 
+// published is the highest revision that the records know of, beside the state's.
+func (t *task) published() (revision int64) {
+	for _, r := range t.records {
+		revision = max(revision, r.Revision)
+	}
+	return revision
+}
+
 // states reads what is stored of the queries. A token above one's own is a newer owner's.
 func (s miner) states(ctx context.Context, tasks []*task) (map[string]index.State, error) {
 	ids := make([]string, len(tasks))
@@ -238,7 +246,7 @@ func (s miner) confirm(ctx context.Context, tasks []*task, stored map[string]ind
 		}
 		next[i].Token, next[i].Fingerprint = s.token, s.fingerprint
 		now := s.now().UnixMilli()
-		next[i].Revision, next[i].StoredAt = max(state.Revision+1, now), now
+		next[i].Revision, next[i].StoredAt = max(state.Revision+1, t.published()+1, now), now
 		writes, open = append(writes, next[i]), append(open, t)
 	}
 	if len(writes) > 0 {

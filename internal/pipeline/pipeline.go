@@ -59,14 +59,22 @@ type vectors interface {
 
 // Pipeline is what the stages share once there is a model.
 type Pipeline struct {
-	cfg         *config.Config
+	named       *config.Config // as the user gave it
+	cfg         *config.Config // with the names of the generation
 	kafka       *stream.Client // nil in a simulation
 	broker      broker
+	client      *index.Client // likewise
 	index       store
 	queries     *index.Index // what the sweep goes through: index itself; nil in a simulation
 	swept       sweptTo
 	model       vectors
 	generation  string
+	live        string                     // the generation that was live at start; empty: none yet
+	record      *generation                // what is known of it; nil: it was not made by rebuild
+	shadow      *shadow                    // the generation is being built beside the live one; nil: it is live
+	supersede   chan error                 // another generation is live
+	told        map[string]map[int32]int64 // by stage: before these offsets an earlier generation sent the dead letters
+	carries     []config.Embedder          // whose vectors the intake keeps
 	mining      *mining.Miner
 	fingerprint string // of everything that decides a list, the model aside
 	minWeight   int64  // millionths
@@ -83,30 +91,54 @@ type Pipeline struct {
 }
 
 // Run brings the topics, the model and the collections into being where they are missing, and then runs the
-// configured stages until the context ends, when each finishes the transaction under way.
+// configured stages until the context ends, when each finishes the transaction under way. When another generation is
+// promoted it goes on with that one.
 func Run(ctx context.Context, o Options) error {
+	for {
+		err := runLive(ctx, o)
+		if !errors.Is(err, errSuperseded) || ctx.Err() != nil {
+			return err
+		}
+		o.Log.Info().Err(err).Msg("going on with the generation that is live now")
+	}
+}
+
+// runLive runs the stages of the generation that is live, or makes the first one.
+func runLive(ctx context.Context, o Options) error {
 	p, err := newPipeline(o)
 	if err != nil {
 		return err
 	}
-	if err := EnsureTopics(ctx, o.Kafka, o.Config); err != nil {
+	if err := p.persist(ctx, func() error { return p.adopt(ctx) }); err != nil {
+		return quiet(ctx, err)
+	}
+	if err := EnsureTopics(ctx, p.kafka, p.cfg); err != nil {
 		return err
 	}
 	if err := p.keepPartitions(ctx); err != nil {
 		return err
 	}
 	stages, ctx := errgroup.WithContext(ctx)
-	if slices.Contains(o.Config.Stages, StageIntake) { // needs no model: the log flows while the documents are read
-		stages.Go(func() error { return p.run(ctx, StageIntake) })
+	stages.Go(func() error { return p.watchLive(ctx) })
+	intake := func() {
+		if slices.Contains(p.cfg.Stages, StageIntake) {
+			stages.Go(func() error { return p.run(ctx, StageIntake) })
+		}
+	}
+	if p.live == "" { // the log flows while the documents are read that the first model is fitted on
+		intake()
 	}
 	stages.Go(func() error {
-		if err := p.persist(ctx, func() error { return p.open(ctx, o.Index) }); err != nil {
+		if err := p.persist(ctx, func() error { return p.open(ctx) }); err != nil {
 			return quiet(ctx, err)
 		}
-		if slices.Contains(o.Config.Stages, StageIndexer) {
+		if p.live != "" {
+			intake()
+		}
+		if slices.Contains(p.cfg.Stages, StageIndexer) {
 			stages.Go(func() error { return p.run(ctx, StageIndexer) })
 		}
-		if !slices.Contains(o.Config.Stages, StageMiner) {
+		if !slices.Contains(p.cfg.Stages, StageMiner) {
 			return nil
 		}
 		if err := p.persist(ctx, func() error { return p.awaitFirstLoad(ctx) }); err != nil {
@@ -126,7 +158,8 @@ func newPipeline(o Options) (*Pipeline, error) {
 		return nil, err
 	}
 	p := &Pipeline{
-		cfg: o.Config, wide: wideLimit, kafka: o.Kafka, broker: o.Kafka, mining: rules, now: time.Now,
+		named: o.Config, cfg: o.Config, wide: wideLimit, kafka: o.Kafka, broker: o.Kafka, client: o.Index, mining: rules, now: time.Now,
+		carries: o.Config.Embedders, supersede: make(chan error, 1),
 		log: o.Log, metrics: o.Metrics, health: o.Health,
 		minWeight: records.Millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,
 	}
@@ -164,7 +197,7 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 		Name:                stage,
 		Group:               Group(p.cfg, stage),
 		Topic:               inputTopic(p.cfg, stage),
-		TransactionalPrefix: p.cfg.Name + "-" + stage,
+		TransactionalPrefix: transactionalPrefix(p.cfg, stage),
 		MaxRecords:          p.maxRecords(stage),
 		SessionTimeout:      p.cfg.Kafka.SessionTimeout,
 		TransactionTimeout:  p.cfg.Kafka.TransactionTimeout,
@@ -186,17 +219,25 @@ func (p *Pipeline) maxRecords(stage string) int {
 
 // processor is what a stage does with a partition while it owns it.
 func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor {
+	var processor stream.Processor
 	switch stage {
 	case StageIndexer:
-		return indexer{p, a.Partition}
+		processor = indexer{p, a.Partition}
 	case StageIntake:
-		return intake{p}
+		processor = intake{p}
 	default:
-		if a.Partition == 0 && p.cfg.Sweep.Rate > 0 && p.queries != nil {
-			return p.sweeping(miner{p, a.Token})
+		processor = miner{p, a.Token}
+		if a.Partition == 0 && p.queries != nil && p.shadow == nil {
+			processor = p.sweeping(miner{p, a.Token})
 		}
-		return miner{p, a.Token}
 	}
+	switch {
+	case p.shadow != nil && stage != StageMiner:
+		return &follower{processor, p, stage, a.Partition, 0}
+	case p.shadow == nil && p.client != nil:
+		return &owner{processor, p, false}
+	}
+	return processor
 }
 
 // vectors embeds texts, and counts them.

@@ -27,7 +27,17 @@ const (
 
 // publish turns confirmed states into triplets and retractions. A state whose documents have changed since is
 // torn: its texts are no longer those that the rules saw, and it must be read again.
+//
+// A generation that is being built publishes nothing: once it is promoted all of its states go out, under another token.
 func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Output, torn []*task, err error) {
+	if s.shadow != nil {
+		for _, t := range tasks {
+			if t.again {
+				outputs = append(outputs, s.comeAgain(t))
+			}
+		}
+		return outputs, nil, nil
+	}
 	pairs := make([][]index.Positive, len(tasks))
 	var ids []string
 	for i, t := range tasks {
@@ -56,19 +66,24 @@ func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Out
 			outputs = append(outputs, s.slots(t, p, documents)...)
 		}
 		if t.again {
-			cause := t.cause()
-			again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Source: t.records[cause].Source}
-			outputs = append(outputs, s.refreshOutput(again, t.sources[cause].Headers))
+			outputs = append(outputs, s.comeAgain(t))
 		}
 	}
 	return outputs, torn, nil
 }
 
+// comeAgain sends the query through refresh once more.
+func (s miner) comeAgain(t *task) stream.Output {
+	cause := t.cause()
+	again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Source: t.records[cause].Source}
+	return s.refreshOutput(again, t.sources[cause].Headers)
+}
+
 // cause is the index of the record that the query's triplets name as their source: the newest that a change of the
-// inputs made, for those of the sweep and of the audit ask without knowing of any.
+// inputs made, for those of the sweep, the audit and a rebuild ask without knowing of any.
 func (t *task) cause() int {
 	for i, r := range slices.Backward(t.records) {
-		if r.Source.Topic != records.SourceSweep && r.Source.Topic != records.SourceAudit {
+		if !r.Source.None() {
 			return i
 		}
 	}
@@ -187,6 +202,14 @@ func (p *Pipeline) deadLetter(stage string, r stream.Record, reason error) strea
 	p.log.Warn().Str("stage", stage).Str("at", r.Topic+"/"+strconv.Itoa(int(r.Partition))+"/"+strconv.FormatInt(r.Offset, 10)).
 		Bytes("key", r.Key[:min(len(r.Key), 200)]).Err(reason).Msg("a record cannot be used: sent to the dead letters")
 	return stream.DeadLetter(p.cfg.Topics.DeadLetters, stage, r, reason)
+}
+
+// malformed is the dead letter of a record that is unusable whatever the model: one, however many generations read it.
+func (p *Pipeline) malformed(stage string, r stream.Record, reason error) []stream.Output {
+	if p.shadow != nil || r.Offset < p.told[stage][r.Partition] {
+		return nil
+	}
+	return []stream.Output{p.deadLetter(stage, r, reason)}
 }
 
 // maxTraceparent bounds the header of a later version, which may be longer than the 55 bytes of version 00.

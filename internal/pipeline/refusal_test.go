@@ -123,7 +123,7 @@ func (w *writes) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([
 }
 
 func unconnected(cfg *config.Config) *Pipeline {
-	return &Pipeline{cfg: cfg, log: zerolog.Nop(), metrics: telemetry.NewMetrics(prometheus.NewRegistry()), now: time.Now}
+	return &Pipeline{cfg: cfg, carries: cfg.Embedders, log: zerolog.Nop(), metrics: telemetry.NewMetrics(prometheus.NewRegistry()), now: time.Now}
 }
 
 // TestTheIndexRefusesADocument: it is a dead letter and a delete, and the others of its batch are written.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,7 +23,8 @@ const (
 	sweptRetention   = "retention"   // it is forgotten
 )
 
-// sweepingMiner is the miner of partition 0, of which a view has one, with the sweep beside it.
+// sweepingMiner is the miner of partition 0, of which a view has one, with the sweep beside it, and before that what is
+// left to do after a rebuild.
 type sweepingMiner struct {
 	miner
 	stop func()
@@ -39,7 +41,14 @@ func (p *Pipeline) sweeping(m miner) stream.Processor {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.sweep(ctx)
+		var retiring sync.WaitGroup
+		defer retiring.Wait()
+		if p.succeed(ctx) {
+			retiring.Go(func() { p.retire(ctx) })
+		}
+		if ctx.Err() == nil && p.cfg.Sweep.Rate > 0 {
+			p.sweep(ctx)
+		}
 	}()
 	return sweepingMiner{m, func() { cancel(); <-done }}
 }

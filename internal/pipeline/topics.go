@@ -31,6 +31,37 @@ func inputTopic(cfg *config.Config, stage string) string {
 	}
 }
 
+// behind is the number of offsets between what a stage has committed and some ends of its input, by partition.
+func behind(ctx context.Context, kafka *stream.Client, cfg *config.Config, stage string, ends []end) (left int64, err error) {
+	committed, err := kafka.Committed(ctx, Group(cfg, stage), inputTopic(cfg, stage))
+	for _, e := range ends {
+		left += max(0, e.offset-max(committed[e.partition], e.start))
+	}
+	return left, err
+}
+
+// end is where a partition starts, and where it is to be read up to.
+type end struct {
+	partition     int32
+	start, offset int64
+}
+
+// stable are the ends that read_committed readers see, written those with what open transactions have written.
+func stable(all []stream.Offsets) []end {
+	return ends(all, func(o stream.Offsets) int64 { return o.LastStable })
+}
+func written(all []stream.Offsets) []end {
+	return ends(all, func(o stream.Offsets) int64 { return o.HighWatermark })
+}
+
+func ends(all []stream.Offsets, offset func(stream.Offsets) int64) []end {
+	out := make([]end, len(all))
+	for i, o := range all {
+		out[i] = end{o.Partition, o.Start, offset(o)}
+	}
+	return out
+}
+
 // Bounds of records, in bytes.
 const (
 	defaultLimit = 1048588 // Kafka's max.message.bytes where nothing else is said

@@ -20,8 +20,9 @@ type Evidence struct {
 
 // Topics of sources that are no records: what the service or a command does of its own.
 const (
-	SourceSweep = "sweep" // the background sweep
-	SourceAudit = "audit" // hardneg audit --repair
+	SourceSweep   = "sweep"   // the background sweep
+	SourceAudit   = "audit"   // hardneg audit --repair
+	SourceRebuild = "rebuild" // a new generation is filled, or published
 )
 
 // Source is the place of the record that caused another. A forget by the sweep has partition -1, which no topic has, and
@@ -31,6 +32,11 @@ type Source struct {
 	Partition int32  `json:"partition"`
 	Offset    int64  `json:"offset"`
 	Timestamp int64  `json:"timestamp"` // Unix milliseconds of the Kafka record
+}
+
+// None tells that no record is behind it.
+func (s Source) None() bool {
+	return s.Topic == SourceSweep || s.Topic == SourceAudit || s.Topic == SourceRebuild
 }
 
 // Refresh is a record of the internal topic between intake and indexer on one side and the miner on the other. Its
@@ -43,6 +49,7 @@ type Refresh struct {
 	Embeddings map[string][]float32 // evidence: vectors that the record carried
 	Force      bool                 // refresh: store the state anew and publish all slots, changed or not
 	Published  map[string]int       // with Force: positives found in the triplets topic, and their highest rank there
+	Revision   int64                // with Force: a revision that was published
 	Source     Source               // the record of the queries or documents topic behind it, or a source of its own
 }
 
@@ -55,12 +62,13 @@ type refreshJSON struct {
 	Embeddings map[string]vector `json:"embeddings,omitempty"`
 	Force      bool              `json:"force,omitempty"`
 	Published  map[string]int    `json:"published,omitempty"`
+	Revision   int64             `json:"revision,omitempty"`
 	Source     Source            `json:"source"`
 }
 
 // Encode returns the record's value.
 func (r Refresh) Encode() []byte {
-	return encode(refreshJSON{r.Kind, r.QueryID, r.Text, r.Evidence, vectors(r.Embeddings), r.Force, r.Published, r.Source})
+	return encode(refreshJSON{r.Kind, r.QueryID, r.Text, r.Evidence, vectors(r.Embeddings), r.Force, r.Published, r.Revision, r.Source})
 }
 
 // ParseRefresh reads a refresh record.
@@ -80,7 +88,7 @@ func ParseRefresh(key, value []byte) (Refresh, error) {
 	if err := json.Unmarshal(value, &in); err != nil {
 		return Refresh{}, err
 	}
-	r := Refresh{in.Kind, in.QueryID, in.Text, in.Evidence, embeddings, in.Force, in.Published, in.Source}
+	r := Refresh{in.Kind, in.QueryID, in.Text, in.Evidence, embeddings, in.Force, in.Published, in.Revision, in.Source}
 	return r, r.check(string(key))
 }
 
@@ -97,8 +105,9 @@ func (r Refresh) check(key string) error {
 	default:
 		return fmt.Errorf("field %q must be evidence, refresh or forget, not %q", "kind", r.Kind)
 	}
-	if (r.Force || len(r.Published) > 0) && r.Kind != KindRefresh || len(r.Published) > 0 && !r.Force {
-		return fmt.Errorf("fields %q and %q belong to a record of kind refresh, the second to one with the first", "force", "published")
+	forced := len(r.Published) > 0 || r.Revision != 0
+	if (r.Force || forced) && r.Kind != KindRefresh || forced && !r.Force {
+		return fmt.Errorf("fields %q, %q and %q belong to a record of kind refresh, the last two to one with the first", "force", "published", "revision")
 	}
 	for id, rank := range r.Published {
 		if id == "" || rank < 1 {

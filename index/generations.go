@@ -1,0 +1,195 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/qdrant/go-client/qdrant"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// A generation is a pair of collections, named <prefix>documents-<generation> and <prefix>queries-<generation>. The
+// aliases <prefix>documents and <prefix>queries point at the live one.
+
+func (c *Client) generation(name string, dimensions int) *Index {
+	return &Index{
+		client: c, dimensions: dimensions,
+		documents: c.config.Prefix + "documents-" + name,
+		queries:   c.config.Prefix + "queries-" + name,
+	}
+}
+
+// Active returns the generation that the aliases point at; ok is false where there is none yet.
+func (c *Client) Active(ctx context.Context) (generation string, ok bool, err error) {
+	answer, err := call(ctx, c, "ListAliases", "", func(ctx context.Context) (*qdrant.ListAliasesResponse, error) {
+		return c.connection.GetCollectionsClient().ListAliases(ctx, &qdrant.ListAliasesRequest{})
+	})
+	if err != nil {
+		return "", false, err
+	}
+	targets := make(map[string]string)
+	for _, alias := range answer.GetAliases() {
+		targets[alias.GetAliasName()] = alias.GetCollectionName()
+	}
+	documents, queries := c.config.Prefix+"documents", c.config.Prefix+"queries"
+	first, second := targets[documents], targets[queries]
+	if first == "" && second == "" {
+		return "", false, nil
+	}
+	generation, isDocuments := strings.CutPrefix(first, documents+"-")
+	other, isQueries := strings.CutPrefix(second, queries+"-")
+	if !isDocuments || !isQueries || generation != other {
+		return "", false, fmt.Errorf("qdrant at %s: aliases %q -> %q and %q -> %q are not one generation; point both at the same one, or delete both",
+			c.config.Address, documents, first, queries, second)
+	}
+	return generation, true, nil
+}
+
+// Open is Create, and points the aliases at the generation if they point nowhere.
+func (c *Client) Open(ctx context.Context, generation string, dimensions int) (*Index, error) {
+	x, err := c.Create(ctx, generation, dimensions)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok, err := c.Active(ctx); ok || err != nil {
+		return x, err
+	}
+	err = c.alias(ctx, qdrant.NewAliasCreate(c.config.Prefix+"documents", x.documents), qdrant.NewAliasCreate(c.config.Prefix+"queries", x.queries))
+	if err != nil {
+		// Another instance may have been faster.
+		if _, ok, activeErr := c.Active(ctx); ok && activeErr == nil {
+			return x, nil
+		}
+	}
+	return x, err
+}
+
+// Promote points the aliases at a generation whose collections exist, in one call: every reader sees both move, or
+// none.
+func (c *Client) Promote(ctx context.Context, x *Index) error {
+	documents, queries := c.config.Prefix+"documents", c.config.Prefix+"queries"
+	actions := []*qdrant.AliasOperations{qdrant.NewAliasCreate(documents, x.documents), qdrant.NewAliasCreate(queries, x.queries)}
+	if _, ok, err := c.Active(ctx); err != nil {
+		return err
+	} else if ok {
+		actions = append([]*qdrant.AliasOperations{qdrant.NewAliasDelete(documents), qdrant.NewAliasDelete(queries)}, actions...)
+	}
+	return c.alias(ctx, actions...)
+}
+
+func (c *Client) alias(ctx context.Context, actions ...*qdrant.AliasOperations) error {
+	_, err := call(ctx, c, "UpdateAliases", "", func(ctx context.Context) (*qdrant.CollectionOperationResponse, error) {
+		return c.connection.GetCollectionsClient().UpdateAliases(ctx, &qdrant.ChangeAliases{Actions: actions})
+	})
+	return err
+}
+
+// Live opens the pair of collections that the aliases point at, for reading, and creates nothing; nil where there is
+// none yet.
+func (c *Client) Live(ctx context.Context) (*Index, error) {
+	generation, ok, err := c.Active(ctx)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return c.Existing(ctx, generation)
+}
+
+// ErrNoGeneration says that a generation has no collections.
+var ErrNoGeneration = errors.New("the generation has no collections")
+
+// Existing opens a generation, and creates nothing. Without its documents collection it is ErrNoGeneration.
+func (c *Client) Existing(ctx context.Context, generation string) (*Index, error) {
+	x := c.generation(generation, 0)
+	info, err := c.info(ctx, x.documents)
+	if status.Code(err) == codes.NotFound {
+		return nil, fmt.Errorf("%w: %s: %w", ErrNoGeneration, generation, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	x.dimensions = int(info.GetConfig().GetParams().GetVectorsConfig().GetParams().GetSize())
+	return x, c.verify(x.documents, info, x.dimensions)
+}
+
+// Drop deletes the collections of a generation that is not live. Those that do not exist are no error.
+func (c *Client) Drop(ctx context.Context, generation string) error {
+	if live, ok, err := c.Active(ctx); err != nil {
+		return err
+	} else if ok && live == generation {
+		return fmt.Errorf("qdrant at %s: generation %s is live and cannot be dropped", c.config.Address, generation)
+	}
+	x := c.generation(generation, 0)
+	for _, name := range []string{x.documents, x.queries} {
+		_, err := call(ctx, c, "DeleteCollection", name, func(ctx context.Context) (*qdrant.CollectionOperationResponse, error) {
+			return c.connection.GetCollectionsClient().Delete(ctx, &qdrant.DeleteCollection{CollectionName: name})
+		})
+		if err != nil && status.Code(err) != codes.NotFound {
+			return err
+		}
+	}
+	return nil
+}
+
+// never is the guard of writes that only insert: no point has the nil UUID, so none that is stored matches.
+func never() *qdrant.Filter {
+	return &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewHasID(qdrant.NewIDUUID(uuid.Nil.String()))}}
+}
+
+// SeedDocuments inserts documents from any partitions. Those that are there already stay as they are.
+func (x *Index) SeedDocuments(ctx context.Context, docs []Document) error {
+	points := make([]*qdrant.PointStruct, len(docs))
+	for i := range docs {
+		var err error
+		if points[i], err = documentPoint(&docs[i], x.dimensions); err != nil {
+			return fmt.Errorf("document %q: %w", docs[i].ID, err)
+		}
+	}
+	return x.upsert(ctx, x.documents, points, never())
+}
+
+// SeedStates inserts states. Those that are there already stay as they are.
+func (x *Index) SeedStates(ctx context.Context, states []State) error {
+	points := make([]*qdrant.PointStruct, len(states))
+	for i := range states {
+		var err error
+		if points[i], err = x.statePoint(&states[i]); err != nil {
+			return fmt.Errorf("query %q: %w", states[i].QueryID, err)
+		}
+	}
+	return x.upsert(ctx, x.queries, points, never())
+}
+
+// Published is what a query has in the triplets topic, as far as its state says.
+type Published struct {
+	QueryID  string
+	Ranks    map[string]int // highest rank that was ever stored, by positive
+	Revision int64
+}
+
+var withPublished = qdrant.NewWithPayloadInclude(fieldQuery, fieldPublished, fieldRevision)
+
+func publishedFrom(fields payload) Published {
+	return Published{stringOf(fields[fieldQuery]), publishedOf(fields[fieldPublished]), fields[fieldRevision].GetIntegerValue()}
+}
+
+// ScanPublished calls f for every query, forgotten ones included, in the order of point ids.
+func (x *Index) ScanPublished(ctx context.Context, f func(Published) error) error {
+	return x.scroll(ctx, x.queries, nil, knownPage, withPublished, qdrant.NewWithVectors(false), func(p *qdrant.RetrievedPoint) error {
+		return f(publishedFrom(p.GetPayload()))
+	})
+}
+
+// Published returns what these queries have published, by id. Unknown ids are missing from the map.
+func (x *Index) Published(ctx context.Context, queryIDs []string) (map[string]Published, error) {
+	found := make(map[string]Published, len(queryIDs))
+	err := x.points(ctx, x.queries, pointIDs(queryIDs, QueryPointID), withPublished, qdrant.NewWithVectors(false), func(p *qdrant.RetrievedPoint) error {
+		q := publishedFrom(p.GetPayload())
+		found[q.QueryID] = q
+		return nil
+	})
+	return found, err
+}

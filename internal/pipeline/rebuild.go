@@ -1,0 +1,450 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"hardneg/internal/config"
+	"hardneg/internal/model"
+	"hardneg/internal/telemetry"
+	"hardneg/stream"
+)
+
+// RebuildOptions say how to make a new generation.
+type RebuildOptions struct {
+	Options                  // Metrics and Health are not needed
+	FromTopics bool          // read documents and query log from the topics, not from the live collections
+	Model      string        // id of a published model; empty: fit the configured ensemble
+	Keep       time.Duration // how long the previous generation stays once the new one is live
+	Hold       bool          // end when the new generation could be promoted; the next rebuild goes on from there
+	Progress   func(RebuildProgress)
+}
+
+// RebuildProgress is how far a rebuild is.
+type RebuildProgress struct {
+	Step        string
+	Done, Total int64 // Total 0: not known
+}
+
+// RebuildReport is what a rebuild did.
+type RebuildReport struct {
+	Generation string             `json:"generation"`
+	Previous   string             `json:"previous"`
+	Model      string             `json:"model"`
+	Dimensions int                `json:"dimensions"`
+	Documents  uint64             `json:"documents"`
+	Queries    uint64             `json:"queries"`
+	Promoted   bool               `json:"promoted"`
+	Seconds    map[string]float64 `json:"seconds"` // by step, of this run
+}
+
+// Steps of a rebuild.
+const (
+	StepFit       = "fit"
+	StepDocuments = "documents"
+	StepQueries   = "queries"
+	StepMine      = "mine"
+	StepVerify    = "verify"
+	StepPublish   = "publish"
+)
+
+// shadow is what a generation that is being built knows of the live one.
+type shadow struct{ live *config.Config }
+
+// follower is a stage of a generation that is being built, behind that of the live one: so no record is passed over when
+// the live one ends, whose dead letters it is not to send a second time.
+type follower struct {
+	stream.Processor
+	p         *Pipeline
+	stage     string
+	partition int32
+	live      int64 // what the live stage has committed
+}
+
+func (f *follower) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
+	for last := batch[len(batch)-1].Offset; f.live <= last; {
+		committed, err := f.p.kafka.Committed(ctx, Group(f.p.shadow.live, f.stage), inputTopic(f.p.shadow.live, f.stage))
+		if err != nil {
+			return nil, err
+		}
+		if f.live = committed[f.partition]; f.live > last {
+			break
+		}
+		if err := pause(ctx, pollPause); err != nil {
+			return nil, err
+		}
+	}
+	return f.Processor.Process(ctx, batch)
+}
+
+func (f *follower) Close() error { return closeProcessor(f.Processor) }
+
+// rebuild is one run of Rebuild.
+type rebuild struct {
+	RebuildOptions
+	live   *Pipeline // of the live generation, of which nothing runs here
+	next   *Pipeline // of the new one
+	record *generation
+	report *RebuildReport
+}
+
+// Rebuild makes a new generation beside the live one, and promotes it. Where it is interrupted, at any point, the next
+// call goes on. Only the service that runs can finish a promotion: it publishes the new triplets, and Rebuild waits for
+// that.
+func Rebuild(ctx context.Context, o RebuildOptions) (*RebuildReport, error) {
+	o.Metrics, o.Health = telemetry.NewMetrics(prometheus.NewRegistry()), telemetry.NewHealth()
+	if o.Progress == nil {
+		o.Progress = func(RebuildProgress) {}
+	}
+	r := &rebuild{RebuildOptions: o, report: &RebuildReport{Seconds: map[string]float64{}}}
+	under, err := r.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if under != nil && under.ID == r.live.live { // promoted by a run that was interrupted
+		r.record = under
+		r.report.Generation, r.report.Previous, r.report.Model, r.report.Promoted = under.ID, under.Previous, under.Model, true
+		return r.report, r.step(StepPublish, func() error { return r.awaitPublished(ctx) })
+	}
+	if err := r.begin(ctx, under); err != nil {
+		return nil, err
+	}
+	if r.record.Phase == phaseSeeding {
+		if err := r.seed(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.build(ctx); err != nil {
+		return nil, err
+	}
+	if r.report.Documents, r.report.Queries, err = r.next.queries.Counts(ctx); err != nil || o.Hold {
+		return r.report, err
+	}
+	return r.report, r.step(StepPublish, func() error { return r.awaitPublished(ctx) })
+}
+
+// step measures a step.
+func (r *rebuild) step(name string, f func() error) error {
+	start := time.Now()
+	r.Log.Info().Str("step", name).Msg("rebuild")
+	err := f()
+	r.report.Seconds[name] += time.Since(start).Seconds()
+	if err != nil {
+		return fmt.Errorf("rebuild, %s: %w", name, err)
+	}
+	return nil
+}
+
+// find opens the live generation, and returns a rebuild that is under way, if there is one.
+func (r *rebuild) find(ctx context.Context) (under *generation, err error) {
+	if r.live, err = newPipeline(r.Options); err != nil {
+		return nil, err
+	}
+	if err := r.live.adopt(ctx); err != nil {
+		return nil, err
+	}
+	if r.live.live == "" {
+		return nil, fmt.Errorf("there is no live generation to build another one beside: the first one is made by hardneg run")
+	}
+	if r.live.queries, err = r.Index.Existing(ctx, r.live.live); err != nil {
+		return nil, err
+	}
+	if r.live.record != nil && r.live.record.Phase != phaseLive {
+		return r.live.record, nil
+	}
+	return r.unfinished(ctx)
+}
+
+// unfinished is the generation that is being built.
+func (r *rebuild) unfinished(ctx context.Context) (*generation, error) {
+	known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
+	if err != nil {
+		return nil, err
+	}
+	var under *generation
+	for id, g := range known {
+		if g.Phase == phaseLive || id == r.live.live {
+			continue // live, or the one before the live one
+		}
+		if under == nil || g.StartedAt.Before(under.StartedAt) {
+			under = g
+		}
+	}
+	return under, nil
+}
+
+// begin goes on with a rebuild, or starts one: a model, a record of it, topics and collections.
+func (r *rebuild) begin(ctx context.Context, under *generation) error {
+	if under != nil {
+		return r.resume(ctx, under)
+	}
+	m, err := r.model(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	r.record = &generation{
+		ID: m.ID() + "-" + strconv.FormatInt(now.UnixMilli(), 10), Model: m.ID(), Phase: phaseSeeding, Previous: r.live.live,
+		FromTopics: r.FromTopics, Keep: r.Keep, StartedAt: now,
+	}
+	if err := r.open(ctx, m); err != nil {
+		return err
+	}
+	if r.record.Partitions, err = r.Kafka.Partitions(ctx, r.next.cfg.Topics.Refresh); err != nil {
+		return err
+	}
+	if r.FromTopics {
+		r.record.Phase = phaseBuilding
+	} else if err := r.start(ctx); err != nil {
+		return err
+	}
+	return r.write(ctx)
+}
+
+func (r *rebuild) resume(ctx context.Context, under *generation) error {
+	r.record = under
+	if under.Previous != r.live.live {
+		return fmt.Errorf("generation %s was being built beside %s, but %s is live now: remove it with --abort, and begin again", under.ID, under.Previous, r.live.live)
+	}
+	m, err := r.live.models().Read(ctx, under.Model)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return fmt.Errorf("generation %s is being built by model %s, which topic %s does not have any more: remove it with --abort, and begin again",
+			under.ID, under.Model, r.Config.Topics.Models)
+	}
+	if under.FromTopics != r.FromTopics || r.Model != "" && r.Model != under.Model || r.Model == "" && !describes(r.Config, m.Info()) {
+		return fmt.Errorf("generation %s is being built already, with other embedders or another source: finish it by the command that began it, or remove it with --abort", under.ID)
+	}
+	r.Log.Info().Str("generation", under.ID).Str("phase", under.Phase).Msg("going on with a rebuild that was interrupted")
+	return r.open(ctx, m)
+}
+
+// model is the one asked for, or a new one.
+func (r *rebuild) model(ctx context.Context) (m *model.Model, err error) {
+	if r.Model != "" {
+		m, err = r.live.models().Read(ctx, r.Model)
+		if err == nil && m == nil {
+			err = fmt.Errorf("topic %s has no complete model %s", r.Config.Topics.Models, r.Model)
+		}
+		return m, err
+	}
+	err = r.step(StepFit, func() error {
+		documents := r.sample
+		if r.FromTopics {
+			documents = arrivals{cfg: r.Config, kafka: r.Kafka, log: r.Log, await: func(error) {}}.sample
+		}
+		if m, err = FitModel(ctx, r.Config, documents, r.Log); err != nil {
+			return err
+		}
+		return r.live.models().Publish(ctx, m)
+	})
+	return m, err
+}
+
+// open makes what is missing of the new generation's topics and collections.
+func (r *rebuild) open(ctx context.Context, m *model.Model) (err error) {
+	if r.next, err = newPipeline(r.Options); err != nil {
+		return err
+	}
+	p := r.next
+	p.cfg, p.generation, p.live, p.record = forGeneration(r.Config, r.record.ID), r.record.ID, r.record.ID, r.record
+	p.model, p.carries, p.shadow = m, m.Info().Definitions(), &shadow{r.live.cfg}
+	if err := EnsureTopics(ctx, r.Kafka, p.cfg); err != nil {
+		return err
+	}
+	if p.queries, err = r.Index.Create(ctx, r.record.ID, m.Dimensions()); err != nil {
+		return err
+	}
+	p.index = p.queries
+	r.report.Generation, r.report.Previous, r.report.Model, r.report.Dimensions = r.record.ID, r.record.Previous, m.ID(), m.Dimensions()
+	return nil
+}
+
+func (r *rebuild) write(ctx context.Context) error {
+	return r.record.write(ctx, r.Kafka, r.Config.Topics.Models)
+}
+
+// build runs the stages of the new generation until they are where the live ones are, and then promotes it.
+func (r *rebuild) build(ctx context.Context) error {
+	stages, running := errgroup.WithContext(ctx)
+	running, stop := context.WithCancel(running)
+	defer stop()
+	for _, stage := range []string{StageIndexer, StageIntake} {
+		stages.Go(func() error { return r.next.run(running, stage) })
+	}
+	stages.Go(func() error {
+		if r.record.FromTopics { // or a backlog would mine each query over and over
+			if err := r.awaitIndexed(running); err != nil {
+				return quiet(running, err)
+			}
+		}
+		return r.next.run(running, StageMiner)
+	})
+	ready := make(chan error, 1)
+	go func() {
+		defer stop()
+		ready <- r.ready(running)
+	}()
+	err := stages.Wait() // the transactions under way are finished
+	if err == nil {
+		err = <-ready
+	}
+	if err != nil || r.Hold {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.report.Promoted = true
+	return r.Index.Promote(ctx, r.next.queries)
+}
+
+// ready waits until the new generation could take over, and makes sure that it is complete.
+func (r *rebuild) ready(ctx context.Context) error {
+	var reached map[string]map[int32]int64
+	err := r.step(StepMine, func() (err error) {
+		reached, err = r.catchUp(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.step(StepVerify, func() error { return r.verify(ctx, reached) }); err != nil {
+		return err
+	}
+	return r.step(StepMine, func() error { // again, for verifying may take long
+		_, err := r.catchUp(ctx)
+		return err
+	})
+}
+
+const (
+	closeEnough = 5 * time.Second
+	stuckAfter  = 30 * time.Second
+)
+
+// catchUp waits until the new generation has come to where the live one was no more than a few seconds before. It returns
+// the offsets, by stage and partition, that both have come to.
+func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, error) {
+	for {
+		start := time.Now()
+		reached := map[string]map[int32]int64{}
+		for _, stage := range []string{StageIndexer, StageIntake} {
+			committed, err := r.Kafka.Committed(ctx, Group(r.live.cfg, stage), inputTopic(r.live.cfg, stage))
+			if err != nil {
+				return nil, err
+			}
+			reached[stage] = committed
+			ends := make([]end, 0, len(committed))
+			for partition, offset := range committed {
+				ends = append(ends, end{partition: partition, offset: offset})
+			}
+			if err := r.await(ctx, r.next.cfg, stage, ends); err != nil {
+				return nil, err
+			}
+		}
+		offsets, err := r.Kafka.Offsets(ctx, r.next.cfg.Topics.Refresh)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.await(ctx, r.next.cfg, StageMiner, written(offsets)); err != nil {
+			return nil, err
+		}
+		if time.Since(start) < closeEnough {
+			return reached, nil
+		}
+	}
+}
+
+// await waits for a stage, and tells how far it is; and where it makes no progress, that it waits.
+func (r *rebuild) await(ctx context.Context, cfg *config.Config, stage string, ends []end) error {
+	progress, told := time.Now(), time.Time{}
+	for first, last := int64(-1), int64(-1); ; {
+		left, err := behind(ctx, r.Kafka, cfg, stage, ends)
+		if err != nil || left == 0 {
+			return err
+		}
+		if first < 0 {
+			first = left
+		}
+		if left != last {
+			last, progress = left, time.Now()
+		}
+		r.Progress(RebuildProgress{Step: StepMine, Done: first - left, Total: first})
+		if now := time.Now(); now.Sub(progress) > stuckAfter && now.Sub(told) > stuckAfter {
+			told = now
+			r.Log.Warn().Str("stage", stage).Str("group", Group(cfg, stage)).Int64("records", left).
+				Msg("no progress: does the service run? The new generation goes no further than the live one")
+		}
+		if err := pause(ctx, pollPause); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitIndexed waits until the documents are indexed that the live generation has.
+func (r *rebuild) awaitIndexed(ctx context.Context) error {
+	offsets, err := r.Kafka.Offsets(ctx, r.next.cfg.Topics.Documents)
+	if err != nil {
+		return err
+	}
+	return r.await(ctx, r.next.cfg, StageIndexer, stable(offsets))
+}
+
+// awaitPublished waits until the service has published the new generation.
+func (r *rebuild) awaitPublished(ctx context.Context) error {
+	r.Log.Info().Str("generation", r.record.ID).Msg("promoted: the service publishes its triplets now")
+	cfg := forGeneration(r.Config, r.record.ID)
+	told := time.Now()
+	for {
+		known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
+		if err != nil {
+			return err
+		}
+		if g := known[r.record.ID]; g == nil || g.Phase == phaseLive {
+			return nil
+		}
+		offsets, err := r.Kafka.Offsets(ctx, cfg.Topics.Refresh)
+		if err != nil {
+			return err
+		}
+		left, err := behind(ctx, r.Kafka, cfg, StageMiner, written(offsets))
+		if err != nil {
+			return err
+		}
+		r.Progress(RebuildProgress{Step: StepPublish, Done: -left})
+		if now := time.Now(); now.Sub(told) > stuckAfter {
+			told = now
+			r.Log.Info().Msg("waiting for the service to publish the new generation; it does so whenever it runs, so waiting can be ended")
+		}
+		if err := pause(ctx, 2*pollPause); err != nil {
+			return err
+		}
+	}
+}
+
+// AbortRebuild removes a generation that is being built, and returns its id; empty: there is none.
+func AbortRebuild(ctx context.Context, o Options) (string, error) {
+	r := &rebuild{RebuildOptions: RebuildOptions{Options: o}}
+	r.Metrics, r.Health = telemetry.NewMetrics(prometheus.NewRegistry()), telemetry.NewHealth()
+	under, err := r.find(ctx)
+	if err != nil || under == nil {
+		return "", err
+	}
+	if under.ID == r.live.live {
+		return "", fmt.Errorf("generation %s is promoted already, and live: rebuild again to replace it", under.ID)
+	}
+	err = erase(ctx, r.Options, under.ID)
+	if errors.Is(err, stream.ErrGroupInUse) {
+		err = fmt.Errorf("a rebuild is running, end it first: %w", err)
+	}
+	return under.ID, err
+}

@@ -1,0 +1,250 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"time"
+
+	"hardneg/index"
+	"hardneg/internal/embed"
+	"hardneg/internal/records"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+const seedTogether = 256 // documents or queries that are embedded at a time
+
+// errCarried says that the live collections do not have all that a rebuild needs.
+var errCarried = errors.New("came with vectors of its own, which the index does not keep: rebuild with --from-topics")
+
+// sample is a Source of documents of the live generation, a uniform sample of fit.sample.
+func (r *rebuild) sample(ctx context.Context, useless int) ([]embed.Item, error) {
+	random := rand.New(rand.NewPCG(uint64(r.Config.Reduce.Seed), 0))
+	chosen := map[string]embed.Item{}
+	ids := make([]string, 0, r.Config.Fit.Sample)
+	seen := 0
+	err := r.live.queries.ScanDocuments(ctx, index.WithText, func(d index.Document) error { // in the order of point ids, which does not change
+		if d.Deleted {
+			return nil
+		}
+		seen++
+		if len(ids) < r.Config.Fit.Sample {
+			ids = append(ids, d.ID)
+		} else if at := random.IntN(seen); at < len(ids) {
+			delete(chosen, ids[at])
+			ids[at] = d.ID
+		} else {
+			return nil
+		}
+		chosen[d.ID] = embed.Item{Text: records.EmbeddedText(d.Title, d.Text)}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(chosen) <= useless {
+		return nil, fmt.Errorf("%d documents are live, and none can be embedded", len(chosen))
+	}
+	return inOrder(chosen, len(chosen)), nil
+}
+
+// start notes from where the new stages will read. What the live generation has committed by then is in its
+// collections: documents at once, evidence as soon as its miner has come to the end of what its intake has written.
+func (r *rebuild) start(ctx context.Context) (err error) {
+	if err := r.live.queries.ScanDocuments(ctx, 0, func(d index.Document) error {
+		if d.Carried {
+			return fmt.Errorf("document %q %w", d.ID, errCarried)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, from := range []struct {
+		stage string
+		to    *map[int32]int64
+	}{{StageIndexer, &r.record.Documents}, {StageIntake, &r.record.Queries}} {
+		if *from.to, err = r.Kafka.Committed(ctx, Group(r.live.cfg, from.stage), inputTopic(r.live.cfg, from.stage)); err != nil {
+			return err
+		}
+	}
+	offsets, err := r.Kafka.Offsets(ctx, r.live.cfg.Topics.Refresh)
+	if err != nil {
+		return err
+	}
+	return r.await(ctx, r.live.cfg, StageMiner, written(offsets))
+}
+
+// seed fills the collections of the new generation from those of the live one: content and evidence, embedded anew. What
+// is there already stays, so that it can be interrupted. Stages begin when it is done, at the offsets of start.
+func (r *rebuild) seed(ctx context.Context) error {
+	if err := r.step(StepDocuments, func() error { return r.seedDocuments(ctx) }); err != nil {
+		return err
+	}
+	if err := r.step(StepQueries, func() error { return r.seedQueries(ctx) }); err != nil {
+		return err
+	}
+	if err := r.inTime(ctx); err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		stage string
+		from  map[int32]int64
+	}{{StageIndexer, r.record.Documents}, {StageIntake, r.record.Queries}} {
+		if err := r.Kafka.CommitOffsets(ctx, Group(r.next.cfg, s.stage), inputTopic(r.next.cfg, s.stage), s.from); err != nil {
+			return err
+		}
+	}
+	r.record.Phase = phaseBuilding
+	return r.write(ctx)
+}
+
+// inTime refuses to go on when a tombstone since start may be compacted away by now: its document would stay for ever.
+func (r *rebuild) inTime(ctx context.Context) error {
+	value, err := r.Kafka.Setting(ctx, r.Config.Topics.Documents, "delete.retention.ms")
+	if err != nil {
+		return err
+	}
+	ms, err := strconv.ParseInt(value, 10, 64)
+	if err != nil {
+		return nil // a broker that does not say keeps what it keeps
+	}
+	if took := time.Since(r.record.StartedAt); ms >= 0 && took > time.Duration(ms)*time.Millisecond {
+		return fmt.Errorf("filling the new generation took %s, longer than delete.retention.ms of topic %s (%s): deletes may be lost; "+
+			"remove it with --abort, and raise delete.retention.ms or rebuild with --from-topics", took.Round(time.Second), r.Config.Topics.Documents, time.Duration(ms)*time.Millisecond)
+	}
+	return nil
+}
+
+func (r *rebuild) seedDocuments(ctx context.Context) error {
+	total, _, err := r.live.queries.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	done := 0
+	return inBatches(seedTogether, func(add func(index.Document) error) error {
+		return r.live.queries.ScanDocuments(ctx, index.WithText|index.WithMinHash|index.WithMetadata, func(d index.Document) error {
+			if d.Deleted {
+				return nil
+			}
+			return add(d)
+		})
+	}, func(documents []index.Document) error {
+		done += len(documents)
+		r.Progress(RebuildProgress{Step: StepDocuments, Done: int64(done), Total: int64(total)})
+		ids := make([]string, len(documents))
+		for i, d := range documents {
+			ids[i] = d.ID
+		}
+		there, err := r.next.queries.Documents(ctx, ids, 0)
+		if err != nil {
+			return err
+		}
+		return r.seedSome(ctx, slices.DeleteFunc(documents, func(d index.Document) bool { _, ok := there[d.ID]; return ok }))
+	})
+}
+
+// seedSome embeds documents. One that the new model refuses becomes a delete marker, and its record a dead letter, as by
+// the indexer.
+func (r *rebuild) seedSome(ctx context.Context, documents []index.Document) error {
+	items := make([]embed.Item, len(documents))
+	for i, d := range documents {
+		if d.Carried {
+			return fmt.Errorf("document %q %w", d.ID, errCarried)
+		}
+		items[i] = embed.Item{Text: records.EmbeddedText(d.Title, d.Text)}
+	}
+	vectors, refusals, err := r.next.vectors(ctx, embed.Passage, items)
+	if err != nil {
+		return err
+	}
+	for i := range documents {
+		d := &documents[i]
+		if refusals[i] == nil {
+			d.Vector = vectors[i]
+			continue
+		}
+		if err := r.refused(ctx, StageIndexer, r.Config.Topics.Documents, d.Partition, d.Offset, countsAsDeleted(d.ID, refusals[i])); err != nil {
+			return err
+		}
+		*d = index.Document{Document: mining.Document{ID: d.ID}, Partition: d.Partition, Offset: d.Offset, Deleted: true}
+	}
+	return r.next.queries.SeedDocuments(ctx, documents)
+}
+
+// refused sends the record behind something that the new model refuses to the dead letters, where its topic still has it.
+func (r *rebuild) refused(ctx context.Context, stage, topic string, partition int32, offset int64, reason error) error {
+	got, err := r.Kafka.Fetch(ctx, topic, partition, offset, stream.FetchOptions{MaxBytes: 1})
+	if errors.Is(err, stream.ErrOffsetOutOfRange) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(got.Records) == 0 || got.Records[0].Offset != offset {
+		r.Log.Warn().Err(reason).Str("stage", stage).Msgf("record %s/%d/%d is refused by the new model, and no longer in its topic", topic, partition, offset)
+		return nil
+	}
+	return r.Kafka.Produce(ctx, []stream.Output{r.next.deadLetter(stage, got.Records[0], reason)})
+}
+
+// seedQueries hands on text and evidence of every query, and sends it through refresh, where it will be mined.
+func (r *rebuild) seedQueries(ctx context.Context) error {
+	_, total, err := r.live.queries.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	done := 0
+	return inBatches(seedTogether, func(add func(index.State) error) error {
+		return r.live.queries.ScanStates(ctx, add)
+	}, func(states []index.State) error {
+		done += len(states)
+		r.Progress(RebuildProgress{Step: StepQueries, Done: int64(min(done, int(total))), Total: int64(total)})
+		items := make([]embed.Item, 0, len(states))
+		for _, s := range states {
+			if s.Text != "" {
+				items = append(items, embed.Item{Text: s.Text, Carried: s.Carried})
+			}
+		}
+		vectors, refusals, err := r.next.vectors(ctx, embed.Query, items)
+		if err != nil {
+			return err
+		}
+		var seeds []index.State
+		var outputs []stream.Output
+		at := 0
+		for _, s := range states {
+			seed := index.State{
+				QueryID: s.QueryID, Text: s.Text, Newest: s.Newest, Carried: s.Carried, Forgotten: s.Forgotten,
+				Applied: maps.Clone(s.Applied), Revision: s.Revision, StoredAt: s.StoredAt,
+			}
+			for _, p := range s.Positives {
+				seed.Positives = append(seed.Positives, index.Positive{Document: p.Document, Weight: p.Weight, Log: p.Log})
+			}
+			if s.Text != "" {
+				if refusals[at] != nil {
+					reason := fmt.Errorf("query %q: %w", s.QueryID, refusals[at])
+					if err := r.refused(ctx, StageMiner, r.Config.Topics.Queries, s.Newest.Partition, s.Newest.Offset, reason); err != nil {
+						return err
+					}
+					at++
+					continue
+				}
+				seed.Vector = vectors[at]
+				at++
+			}
+			seeds = append(seeds, seed)
+			outputs = append(outputs, r.next.refreshOutput(records.Refresh{
+				Kind: records.KindRefresh, QueryID: s.QueryID, Source: records.Source{Topic: records.SourceRebuild, Timestamp: time.Now().UnixMilli()},
+			}, nil))
+		}
+		if err := r.next.queries.SeedStates(ctx, seeds); err != nil {
+			return err
+		}
+		return r.Kafka.Produce(ctx, outputs)
+	})
+}

@@ -1,0 +1,342 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"hardneg/index"
+	"hardneg/internal/records"
+	"hardneg/stream"
+)
+
+// What happens in the service when a generation takes the place of another. docs/generations.md has the order of things,
+// and why it is that one.
+
+// errSuperseded says that the aliases point at another generation than this pipeline's.
+var errSuperseded = errors.New("another generation is live")
+
+const (
+	watchEvery   = time.Second
+	retireEvery  = 5 * time.Second
+	succeedBatch = 256
+)
+
+// superseded compares the live generation with the own one. A view that began without one makes the first.
+func (p *Pipeline) superseded(ctx context.Context) error {
+	live, ok, err := p.client.Active(ctx)
+	if err != nil || !ok || live == p.live || p.live == "" && modelOf(live) == live {
+		return err
+	}
+	return fmt.Errorf("%w: %s", errSuperseded, live)
+}
+
+// watchLive ends the pipeline when another generation is promoted.
+func (p *Pipeline) watchLive(ctx context.Context) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-p.supersede:
+			return err
+		case <-tick.C:
+		}
+		if err := p.superseded(ctx); errors.Is(err, errSuperseded) {
+			return err
+		}
+	}
+}
+
+// owner is a Processor of a live generation. Before its first batch it asks whether the generation still is live. It does so
+// after InitProducerId: so either it sees that it is not, or what fenced the old generation after the aliases had moved
+// has fenced it.
+type owner struct {
+	stream.Processor
+	p       *Pipeline
+	checked bool
+}
+
+func (o *owner) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
+	if !o.checked {
+		if err := o.p.superseded(ctx); err != nil {
+			if errors.Is(err, errSuperseded) {
+				select {
+				case o.p.supersede <- err:
+				default:
+				}
+			}
+			return nil, err
+		}
+		o.checked = true
+	}
+	return o.Processor.Process(ctx, batch)
+}
+
+func (o *owner) Close() error { return closeProcessor(o.Processor) }
+
+func closeProcessor(p stream.Processor) error {
+	if closer, ok := p.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
+// takeOver ends what the stages of the previous generation do, before the first of this one's begins, and notes how far
+// they told of what cannot be used.
+func (p *Pipeline) takeOver(ctx context.Context) error {
+	if p.record == nil {
+		return nil
+	}
+	previous := forGeneration(p.named, p.record.Previous)
+	if p.record.Phase != phaseLive {
+		if err := fence(ctx, p.kafka, previous); err != nil {
+			return err
+		}
+	}
+	p.told = map[string]map[int32]int64{}
+	for _, stage := range []string{StageIndexer, StageIntake} {
+		var err error
+		if p.told[stage], err = p.kafka.Committed(ctx, Group(previous, stage), inputTopic(previous, stage)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// succeed publishes all triplets of a generation that was promoted, and retracts what only the one before it had. It
+// tells whether it is done, or was before; it is not when the context ends.
+func (p *Pipeline) succeed(ctx context.Context) bool {
+	if p.record == nil {
+		return false
+	}
+	for {
+		err := p.succeedOnce(ctx)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		p.log.Warn().Err(err).Msg("publishing the new generation was interrupted; beginning again")
+		if pause(ctx, 10*pollPause) != nil {
+			return false
+		}
+	}
+}
+
+func (p *Pipeline) succeedOnce(ctx context.Context) error {
+	known, err := readGenerations(ctx, p.kafka, p.cfg.Topics.Models) // another owner may have done it meanwhile
+	if err != nil {
+		return err
+	}
+	if now, ok := known[p.generation]; ok {
+		p.record = now
+	}
+	if p.record.Phase == phaseLive {
+		return nil
+	}
+	if err := p.publishAll(ctx); err != nil {
+		return err
+	}
+	p.record.Phase, p.record.LiveAt = phaseLive, p.now().UTC()
+	if err := p.record.write(ctx, p.kafka, p.cfg.Topics.Models); err != nil {
+		return err
+	}
+	p.log.Info().Str("generation", p.generation).Msg("all triplets of the new generation are published")
+	return nil
+}
+
+// publishAll sends every query through refresh that this generation or the previous one knows, with what the previous
+// one has published of it, and waits until the miners are through. It keeps no place: where it is interrupted all begins
+// again, and what was published already is published once more.
+func (p *Pipeline) publishAll(ctx context.Context) error {
+	previous, err := p.client.Existing(ctx, p.record.Previous)
+	if errors.Is(err, index.ErrNoGeneration) {
+		p.log.Warn().Err(err).Msg("triplets that only the previous generation had are not retracted: hardneg audit --all --repair does it")
+		previous = p.queries
+	} else if err != nil {
+		return err
+	}
+	p.log.Info().Str("generation", p.generation).Str("previous", p.record.Previous).Msg("publishing the new generation")
+	total := 0
+	send := func(of []index.Published) error {
+		total += len(of)
+		return p.sendPublished(ctx, of)
+	}
+	err = inBatches(succeedBatch, func(add func(index.Published) error) error {
+		return p.queries.ScanPublished(ctx, add)
+	}, func(own []index.Published) error {
+		before, err := previous.Published(ctx, idsOf(own))
+		if err != nil {
+			return err
+		}
+		for i, q := range own {
+			own[i].Ranks, own[i].Revision = before[q.QueryID].Ranks, before[q.QueryID].Revision
+		}
+		return send(own)
+	})
+	if err != nil {
+		return err
+	}
+	err = inBatches(succeedBatch, func(add func(index.Published) error) error {
+		return previous.ScanPublished(ctx, func(q index.Published) error {
+			if len(q.Ranks) == 0 {
+				return nil
+			}
+			return add(q)
+		})
+	}, func(before []index.Published) error {
+		own, err := p.queries.Published(ctx, idsOf(before))
+		if err != nil {
+			return err
+		}
+		var ended []index.Published
+		for _, q := range before {
+			if _, ok := own[q.QueryID]; !ok {
+				ended = append(ended, q)
+			}
+		}
+		return send(ended)
+	})
+	if err != nil {
+		return err
+	}
+	offsets, err := p.kafka.Offsets(ctx, p.cfg.Topics.Refresh)
+	if err != nil {
+		return err
+	}
+	p.log.Info().Int("queries", total).Msg("the new generation is on its way to the triplets topic")
+	return p.awaitStage(ctx, StageMiner, written(offsets))
+}
+
+// awaitStage waits until a stage has committed up to some ends.
+func (p *Pipeline) awaitStage(ctx context.Context, stage string, ends []end) error {
+	for {
+		left, err := behind(ctx, p.kafka, p.cfg, stage, ends)
+		if err != nil || left == 0 {
+			return err
+		}
+		if err := pause(ctx, pollPause); err != nil {
+			return err
+		}
+	}
+}
+
+// maxPublished bounds what one refresh record says to be published, in bytes of ids.
+const maxPublished = 1 << 20
+
+// sendPublished sends queries through refresh, when the miner is not far behind: what changes meanwhile must not wait
+// for all of them.
+func (p *Pipeline) sendPublished(ctx context.Context, queries []index.Published) error {
+	if len(queries) == 0 {
+		return nil
+	}
+	for {
+		waiting, err := p.backlog(ctx)
+		if err != nil {
+			return err
+		}
+		if waiting <= maxBacklog {
+			break
+		}
+		if err := pause(ctx, pollPause); err != nil {
+			return err
+		}
+	}
+	var outputs []stream.Output
+	for _, q := range queries {
+		r := records.Refresh{
+			Kind: records.KindRefresh, QueryID: q.QueryID, Force: true, Revision: q.Revision,
+			Source: records.Source{Topic: records.SourceRebuild, Timestamp: p.now().UnixMilli()},
+		}
+		bytes := 0
+		for id, rank := range q.Ranks {
+			if bytes += len(id); bytes > maxPublished {
+				outputs = append(outputs, p.refreshOutput(r, nil))
+				r.Published, bytes = nil, len(id)
+			}
+			if r.Published == nil {
+				r.Published = map[string]int{}
+			}
+			r.Published[id] = rank
+		}
+		outputs = append(outputs, p.refreshOutput(r, nil))
+	}
+	return p.kafka.Produce(ctx, outputs)
+}
+
+func idsOf(queries []index.Published) []string {
+	ids := make([]string, len(queries))
+	for i, q := range queries {
+		ids[i] = q.QueryID
+	}
+	return ids
+}
+
+// inBatches hands what a scan finds on in batches of n.
+func inBatches[T any](n int, scan func(add func(T) error) error, use func([]T) error) error {
+	batch := make([]T, 0, n)
+	err := scan(func(item T) error {
+		if batch = append(batch, item); len(batch) < n {
+			return nil
+		}
+		err := use(batch)
+		batch = make([]T, 0, n)
+		return err
+	})
+	if err != nil || len(batch) == 0 {
+		return err
+	}
+	return use(batch)
+}
+
+// retire erases the previous generation once it need not be kept any more.
+func (p *Pipeline) retire(ctx context.Context) {
+	for {
+		if wait := time.Until(p.record.LiveAt.Add(p.record.Keep)); wait > 0 {
+			if pause(ctx, wait) != nil {
+				return
+			}
+		}
+		err := p.retireNow(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		p.log.Warn().Err(err).Str("generation", p.record.Previous).Msg("the previous generation cannot be erased yet")
+		if pause(ctx, retireEvery) != nil {
+			return
+		}
+	}
+}
+
+// retireNow erases the previous generation where this one has come to what that one told of: until then its offsets say
+// which dead letters are sent.
+func (p *Pipeline) retireNow(ctx context.Context) error {
+	_, err := p.client.Existing(ctx, p.record.Previous)
+	if errors.Is(err, index.ErrNoGeneration) {
+		return nil // erased before
+	}
+	if err != nil {
+		return err
+	}
+	for _, stage := range []string{StageIndexer, StageIntake} {
+		ends := make([]end, 0, len(p.told[stage]))
+		for partition, offset := range p.told[stage] {
+			ends = append(ends, end{partition: partition, offset: offset})
+		}
+		if left, err := behind(ctx, p.kafka, p.cfg, stage, ends); err != nil {
+			return err
+		} else if left > 0 {
+			return fmt.Errorf("the %s still reads %d records that it had read", stage, left)
+		}
+	}
+	if err := erase(ctx, Options{Config: p.named, Kafka: p.kafka, Index: p.client}, p.record.Previous); err != nil {
+		return err
+	}
+	p.log.Info().Str("generation", p.record.Previous).Msg("the previous generation is erased")
+	return nil
+}
