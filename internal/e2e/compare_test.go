@@ -113,8 +113,8 @@ func (c comparison) checkRecords() {
 			errs.errorf("headers %v at %d/%d", headers, r.Partition, r.Offset)
 		}
 		source := sourceForm.FindStringSubmatch(headers["hardneg-source"])
-		if source == nil || source[1] != c.kafka.documents && source[1] != c.kafka.queries {
-			errs.errorf("header hardneg-source %q at %d/%d names no record of documents or queries", headers["hardneg-source"], r.Partition, r.Offset)
+		if source == nil || !slices.Contains([]string{c.kafka.documents, c.kafka.queries, "rebuild"}, source[1]) {
+			errs.errorf("header hardneg-source %q at %d/%d names no record of documents or queries, and no rebuild", headers["hardneg-source"], r.Partition, r.Offset)
 		}
 	}
 }

@@ -71,8 +71,13 @@ func widen(v []float32) []float64 {
 // readCorpus reads the live documents.
 func readCorpus(t testing.TB, client *qdrant.Client, prefix string) corpus {
 	t.Helper()
+	return readCorpusOf(t, client, prefix+"documents")
+}
+
+func readCorpusOf(t testing.TB, client *qdrant.Client, collection string) corpus {
+	t.Helper()
 	c := corpus{}
-	scroll(t, client, prefix+"documents", func(payload map[string]*qdrant.Value, vector []float32) {
+	scroll(t, client, collection, func(payload map[string]*qdrant.Value, vector []float32) {
 		if payload["deleted"].GetBoolValue() {
 			return
 		}
@@ -97,8 +102,13 @@ func readCorpus(t testing.TB, client *qdrant.Client, prefix string) corpus {
 // the threshold of the look-up and no part of the embedding.
 func readQueryVectors(t testing.TB, client *qdrant.Client, prefix string) map[string][]float64 {
 	t.Helper()
+	return readQueryVectorsOf(t, client, prefix+"queries")
+}
+
+func readQueryVectorsOf(t testing.TB, client *qdrant.Client, collection string) map[string][]float64 {
+	t.Helper()
 	vectors := map[string][]float64{}
-	scroll(t, client, prefix+"queries", func(payload map[string]*qdrant.Value, vector []float32) {
+	scroll(t, client, collection, func(payload map[string]*qdrant.Value, vector []float32) {
 		if !payload["deleted"].GetBoolValue() {
 			vectors[payload["query_id"].GetStringValue()] = widen(vector[:len(vector)-1])
 		}

@@ -328,13 +328,14 @@ func (r *rebuild) ready(ctx context.Context) error {
 
 const (
 	closeEnough = 5 * time.Second
+	mostBehind  = time.Minute
 	stuckAfter  = 30 * time.Second
 )
 
-// catchUp waits until the new generation has come to where the live one was no more than a few seconds before. It returns
-// the offsets, by stage and partition, that both have come to.
+// catchUp waits until the new generation has come to where the live one was no more than a few seconds before; under a load
+// at which it comes no closer, a minute. It returns the offsets, by stage and partition, that both have come to.
 func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, error) {
-	for {
+	for before := time.Duration(0); ; {
 		start := time.Now()
 		reached := map[string]map[int32]int64{}
 		for _, stage := range []string{StageIndexer, StageIntake} {
@@ -358,9 +359,11 @@ func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, erro
 		if err := r.await(ctx, r.next.cfg, StageMiner, written(offsets)); err != nil {
 			return nil, err
 		}
-		if time.Since(start) < closeEnough {
+		took := time.Since(start)
+		if took < closeEnough || took < mostBehind && 4*took > 3*before && before > 0 {
 			return reached, nil
 		}
+		before = took
 	}
 }
 
