@@ -324,7 +324,7 @@ func TestRebuildCrashes(t *testing.T) {
 			select {
 			case err = <-r.done:
 				ended = true
-			case <-time.After(time.Duration(200+random.IntN(5000)) * time.Millisecond):
+			case <-time.After(time.Duration(100+random.IntN(2500)) * time.Millisecond):
 			}
 			if ended {
 				if err != nil {
