@@ -2,111 +2,193 @@ package stream
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
-// transactionalID is that of the owner of an input partition.
-func transactionalID(prefix, topic string, partition int32) string {
-	return fmt.Sprintf("%s-%s-%d", prefix, topic, partition)
-}
-
-// Fence ends whatever the owners of a topic's partitions do under a TransactionalPrefix: their open transactions are
-// aborted, and none of theirs commits any more. An owner that begins after this is not concerned. A topic that does
-// not exist has no owners.
-func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
+// OffsetsAt returns for each partition the offset of its first record at or after a time, as the record's timestamp has
+// it, that read_committed readers see; -1: there is none.
+func (c *Client) OffsetsAt(ctx context.Context, topic string, at time.Time) ([]int64, error) {
 	n, err := c.Partitions(ctx, topic)
-	if errors.Is(err, ErrUnknownTopic) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for partition := range int32(n) {
-		if _, err := c.newProducer(ctx, transactionalID(prefix, topic, partition), time.Minute); err != nil {
-			return fmt.Errorf("fencing the owner of %s/%d: %w", topic, partition, err)
-		}
+	const committed = 1
+	offsets := make([]int64, n)
+	err = again(ctx, harmless, func() error {
+		return c.listOffsets(ctx, topic, n, max(at.UnixMilli(), 0), committed, func(p int32, offset int64) { offsets[p] = offset })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("offsets of %s at %s: %w", topic, at.Format(time.RFC3339), err)
 	}
-	return nil
+	return offsets, nil
 }
 
-// CommitOffsets sets where a group without members begins, by partition.
-func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets map[int32]int64) error {
-	if len(offsets) == 0 {
-		return nil
+// Topics lists the topics that exist, sorted.
+func (c *Client) Topics(ctx context.Context) ([]string, error) {
+	names, err := c.topicNames(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing topics: %w", err)
 	}
-	req := &kafka.OffsetCommitRequest{GroupID: group, GenerationID: -1, Topics: map[string][]kafka.OffsetCommit{}}
-	for partition, offset := range offsets {
-		req.Topics[topic] = append(req.Topics[topic], kafka.OffsetCommit{Partition: int(partition), Offset: offset})
+	all := make([]string, 0, len(names))
+	for name := range names {
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// DeleteTopics deletes topics with all their records, and returns once the brokers do not list them any more. What
+// does not exist is passed over.
+func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
+	if len(topics) == 0 {
+		return nil
 	}
 	err := again(ctx, harmless, func() error {
-		res, err := c.api.OffsetCommit(ctx, req)
+		res, err := c.api.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: topics})
 		if err != nil {
 			return unreachable(c.brokers, err)
 		}
 		var errs []error
-		for _, p := range res.Topics[topic] {
-			if p.Error != nil {
-				errs = append(errs, fmt.Errorf("partition %d: %w", p.Partition, p.Error))
+		for _, name := range topics {
+			if err := res.Errors[name]; err != nil && !errors.Is(err, kafka.UnknownTopicOrPartition) {
+				errs = append(errs, fmt.Errorf("topic %s: %w", name, err))
 			}
 		}
 		return worst(errs)
 	})
 	if err != nil {
-		return fmt.Errorf("setting the offsets of group %s for %s: %w", group, topic, err)
+		return fmt.Errorf("deleting topics: %w", err)
 	}
-	return nil
+	wait := backoff{least: 10 * time.Millisecond, most: 500 * time.Millisecond}
+	for start := time.Now(); ; {
+		left, err := c.topicNames(ctx)
+		if err != nil {
+			return fmt.Errorf("deleting topics: %w", err)
+		}
+		at := slices.IndexFunc(topics, func(name string) bool { return left[name] })
+		if at < 0 {
+			return nil
+		}
+		if time.Since(start) > patience {
+			return fmt.Errorf("topic %s is still there %v after its deletion was accepted", topics[at], patience)
+		}
+		if err := wait.pause(ctx); err != nil {
+			return err
+		}
+	}
 }
 
-// ErrGroupInUse says that a group has members.
-var ErrGroupInUse = errors.New("the consumer group has members")
+// Groups lists the consumer groups that exist, sorted.
+func (c *Client) Groups(ctx context.Context) ([]string, error) {
+	var groups []string
+	err := again(ctx, harmless, func() error {
+		groups = nil
+		cluster, err := call[*metadata.Response](ctx, c, &metadata.Request{TopicNames: []string{}})
+		if err != nil {
+			return err
+		}
+		for _, broker := range cluster.Brokers { // each knows those that it coordinates
+			found, err := c.groupsOf(ctx, broker.NodeID)
+			if err != nil {
+				return err
+			}
+			groups = append(groups, found...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing consumer groups: %w", err)
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups), nil
+}
 
-// DeleteGroups removes groups with their offsets. One that does not exist is no error, one with members is
+// groupsOf is of our own making, for kafka-go's drops the error of a coordinator that is still loading.
+func (c *Client) groupsOf(ctx context.Context, broker int32) ([]string, error) {
+	res, err := call[*cursor](ctx, c, &brokerFrame{frame: frame{key: protocol.ListGroups, version: 1, client: c.clientID}, id: broker})
+	if err != nil {
+		return nil, err
+	}
+	res.int32() // throttled for, ms
+	if err := check(res.int16(), "broker %d", broker); err != nil {
+		return nil, err
+	}
+	groups := make([]string, res.length())
+	for i := range groups {
+		groups[i] = res.string()
+		res.string() // protocol type
+	}
+	return groups, res.err
+}
+
+// Members counts the members of a consumer group; a group that does not exist has none.
+func (c *Client) Members(ctx context.Context, group string) (int, error) {
+	body := binary.BigEndian.AppendUint32(nil, 1)
+	body = appendString(body, group)
+	members := 0
+	err := again(ctx, harmless, func() error {
+		res, err := call[*cursor](ctx, c, &groupFrame{
+			frame: frame{key: protocol.DescribeGroups, version: 1, client: c.clientID, body: body}, group: group,
+		})
+		if err != nil {
+			return err
+		}
+		res.int32() // throttled for, ms
+		if n := res.length(); n != 1 {
+			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.err), n)
+		}
+		code := res.int16()
+		for range 4 { // group, state, protocol type, protocol
+			res.string()
+		}
+		members = res.length()
+		return errors.Join(check(code, "group"), res.err)
+	})
+	if errors.Is(err, kafka.GroupIdNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("members of group %s: %w", group, err)
+	}
+	return members, nil
+}
+
+// ErrGroupInUse says that a consumer group has members.
+var ErrGroupInUse = errors.New("the group has members")
+
+// DeleteGroup deletes a consumer group with its offsets. One that does not exist is passed over, one with members is an
 // ErrGroupInUse.
-func (c *Client) DeleteGroups(ctx context.Context, groups ...string) error {
-	for _, group := range groups { // one at a time: each may have a coordinator of its own
-		err := again(ctx, harmless, func() error {
-			res, err := c.api.DeleteGroups(ctx, &kafka.DeleteGroupsRequest{GroupIDs: []string{group}})
-			if err != nil {
-				return unreachable(c.brokers, err)
-			}
-			return res.Errors[group]
+func (c *Client) DeleteGroup(ctx context.Context, group string) error {
+	body := binary.BigEndian.AppendUint32(nil, 1)
+	body = appendString(body, group)
+	err := again(ctx, harmless, func() error {
+		// Of our own making: kafka-go's has the lengths of another version.
+		res, err := call[*cursor](ctx, c, &groupFrame{
+			frame: frame{key: protocol.DeleteGroups, version: 1, client: c.clientID, body: body}, group: group,
 		})
-		switch {
-		case err == nil, errors.Is(err, kafka.GroupIdNotFound):
-		case errors.Is(err, kafka.NonEmptyGroup):
-			return fmt.Errorf("group %s: %w", group, ErrGroupInUse)
-		default:
-			return fmt.Errorf("deleting group %s: %w", group, err)
+		if err != nil {
+			return err
 		}
-	}
-	return nil
-}
-
-// DeleteTopics removes topics with their records. One that does not exist is no error.
-func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
-	for _, topic := range topics {
-		err := again(ctx, func(err error) bool {
-			return harmless(err) && !errors.Is(err, kafka.UnknownTopicOrPartition)
-		}, func() error {
-			res, err := c.api.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{topic}})
-			if err != nil {
-				return unreachable(c.brokers, err)
-			}
-			return res.Errors[topic]
-		})
-		if err != nil && !errors.Is(err, kafka.UnknownTopicOrPartition) {
-			return fmt.Errorf("deleting topic %s: %w", topic, err)
+		res.int32() // throttled for, ms
+		if n := res.length(); n != 1 {
+			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.err), n)
 		}
+		res.string()
+		return errors.Join(check(res.int16(), "deleting it"), res.err)
+	})
+	switch {
+	case err == nil, errors.Is(err, kafka.GroupIdNotFound):
+		return nil
+	case errors.Is(err, kafka.NonEmptyGroup):
+		err = fmt.Errorf("%w: %w", ErrGroupInUse, err)
 	}
-	return nil
-}
-
-// Setting returns what a topic has for a setting, of its own or by default.
-func (c *Client) Setting(ctx context.Context, topic, name string) (string, error) {
-	found, err := c.settings(ctx, []string{topic}, name)
-	return found[topic][name], err
+	return fmt.Errorf("consumer group %s: %w", group, err)
 }

@@ -38,6 +38,34 @@ func (c *Client) Committed(ctx context.Context, group, topic string) (map[int32]
 	return offsets, nil
 }
 
+// CommitOffsets sets where a group without members begins, by partition.
+func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets map[int32]int64) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	req := &kafka.OffsetCommitRequest{GroupID: group, GenerationID: -1, Topics: map[string][]kafka.OffsetCommit{}}
+	for partition, offset := range offsets {
+		req.Topics[topic] = append(req.Topics[topic], kafka.OffsetCommit{Partition: int(partition), Offset: offset})
+	}
+	err := again(ctx, harmless, func() error {
+		res, err := c.api.OffsetCommit(ctx, req)
+		if err != nil {
+			return unreachable(c.brokers, err)
+		}
+		var errs []error
+		for _, p := range res.Topics[topic] {
+			if p.Error != nil {
+				errs = append(errs, fmt.Errorf("partition %d: %w", p.Partition, p.Error))
+			}
+		}
+		return worst(errs)
+	})
+	if err != nil {
+		return fmt.Errorf("setting the offsets of group %s for %s: %w", group, topic, err)
+	}
+	return nil
+}
+
 // committed asks by OffsetFetch 7, the first version with require_stable: the older ones that kafka-go speaks, and
 // the offsets that come with its generations, overlook a transaction whose commit is under way.
 func (c *Client) committed(ctx context.Context, group, topic string, partitions []int32) (map[int32]committed, error) {

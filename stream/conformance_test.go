@@ -225,7 +225,7 @@ func TestFencing(t *testing.T) {
 		}},
 		{"AddOffsetsToTxn", func(ctx context.Context, p *producer) error { return p.addOffsets(ctx, m.group) }},
 		{"TxnOffsetCommit", func(ctx context.Context, p *producer) error {
-			return p.commitOffset(ctx, m, place{in, 0}, 1, "")
+			return p.commitOffsets(ctx, m, in, map[int32]committed{0: {1, ""}})
 		}},
 		{"EndTxn", func(ctx context.Context, p *producer) error { return p.end(ctx, true) }},
 	}
@@ -279,7 +279,7 @@ func TestOffsetsAndOutputsTogether(t *testing.T) {
 	if err := again(ctx, refused, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := again(ctx, refused, func() error { return p.commitOffset(ctx, m, place{in, 0}, 9, "78") }); err != nil {
+	if err := again(ctx, refused, func() error { return p.commitOffsets(ctx, m, in, map[int32]committed{0: {9, "78"}}) }); err != nil {
 		t.Fatal(err)
 	}
 	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)

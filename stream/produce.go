@@ -66,6 +66,30 @@ func (c *Client) newProducer(ctx context.Context, transactionalID string, timeou
 	return p, nil
 }
 
+// transactionalID is that of the owner of an input partition.
+func transactionalID(prefix, topic string, partition int32) string {
+	return fmt.Sprintf("%s-%s-%d", prefix, topic, partition)
+}
+
+// Fence ends whatever the owners of a topic's partitions do under a TransactionalPrefix: their open transactions are
+// aborted, and none of theirs commits any more. An owner that begins after this is not concerned. A topic that does
+// not exist has no owners.
+func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
+	n, err := c.Partitions(ctx, topic)
+	if errors.Is(err, ErrUnknownTopic) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for partition := range int32(n) {
+		if _, err := c.newProducer(ctx, transactionalID(prefix, topic, partition), time.Minute); err != nil {
+			return fmt.Errorf("fencing the owner of %s/%d: %w", topic, partition, err)
+		}
+	}
+	return nil
+}
+
 // pending are the outputs for one partition that are still to be sent, in order.
 type pending struct {
 	place

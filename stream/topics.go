@@ -197,6 +197,12 @@ func limitOf(topic string, settings map[string]string) (int, error) {
 	return limit, nil
 }
 
+// Setting returns what a topic has for a setting, of its own or by default.
+func (c *Client) Setting(ctx context.Context, topic, name string) (string, error) {
+	found, err := c.settings(ctx, []string{topic}, name)
+	return found[topic][name], err
+}
+
 // settings returns the named settings of topics, set or by default.
 func (c *Client) settings(ctx context.Context, topics []string, names ...string) (map[string]map[string]string, error) {
 	found := map[string]map[string]string{}

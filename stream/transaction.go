@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,9 +20,14 @@ type membership struct {
 	member     string
 }
 
-// commit runs one transaction: outputs, and the offset of one input partition with the metadata beside it. After an
-// error it is unknown whether it was committed; the next epoch's InitProducerId settles that.
+// commit is commitAll with the offset of one partition.
 func (p *producer) commit(ctx context.Context, m membership, input place, offset int64, metadata string, outputs []Output) error {
+	return p.commitAll(ctx, m, input.topic, map[int32]committed{input.partition: {offset, metadata}}, outputs)
+}
+
+// commitAll runs one transaction: outputs, and the offsets of partitions of a topic with the metadata beside them. After
+// an error it is unknown whether it was committed; the next epoch's InitProducerId settles that.
+func (p *producer) commitAll(ctx context.Context, m membership, topic string, offsets map[int32]committed, outputs []Output) error {
 	if len(outputs) > 0 {
 		all, err := p.client.spread(ctx, outputs)
 		if err != nil {
@@ -39,8 +43,8 @@ func (p *producer) commit(ctx context.Context, m membership, input place, offset
 	if err := again(ctx, refused, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
 		return fmt.Errorf("AddOffsetsToTxn for group %s: %w", m.group, err)
 	}
-	if err := again(ctx, refused, func() error { return p.commitOffset(ctx, m, input, offset, metadata) }); err != nil {
-		return fmt.Errorf("TxnOffsetCommit of %s/%d at %d: %w", input.topic, input.partition, offset, err)
+	if err := again(ctx, refused, func() error { return p.commitOffsets(ctx, m, topic, offsets) }); err != nil {
+		return fmt.Errorf("TxnOffsetCommit of %s: %w", topic, err)
 	}
 	return p.end(ctx, true)
 }
@@ -88,25 +92,39 @@ func (p *producer) addOffsets(ctx context.Context, group string) error {
 	return check(res.ErrorCode, "transactional id %q", p.transactionalID)
 }
 
-func (p *producer) commitOffset(ctx context.Context, m membership, input place, offset int64, metadata string) error {
-	res, err := call[*txnoffsetcommit.Response](ctx, p.client, &txnoffsetcommit.Request{
+func (p *producer) commitOffsets(ctx context.Context, m membership, topic string, offsets map[int32]committed) error {
+	req := &txnoffsetcommit.Request{
 		TransactionalID: p.transactionalID, GroupID: m.group, ProducerID: p.id, ProducerEpoch: p.epoch,
 		GenerationID: m.generation, MemberID: m.member,
-		Topics: []txnoffsetcommit.RequestTopic{{Name: input.topic, Partitions: []txnoffsetcommit.RequestPartition{{
-			Partition: input.partition, CommittedOffset: offset, CommittedLeaderEpoch: -1, CommittedMetadata: metadata,
-		}}}},
-	})
+		Topics: []txnoffsetcommit.RequestTopic{{Name: topic}},
+	}
+	for partition, at := range offsets {
+		req.Topics[0].Partitions = append(req.Topics[0].Partitions, txnoffsetcommit.RequestPartition{
+			Partition: partition, CommittedOffset: at.offset, CommittedLeaderEpoch: -1, CommittedMetadata: at.metadata,
+		})
+	}
+	res, err := call[*txnoffsetcommit.Response](ctx, p.client, req)
 	if err != nil {
 		return err
 	}
+	var errs []error
+	answered := 0
 	for _, t := range res.Topics {
 		for _, r := range t.Partitions {
-			if t.Name == input.topic && r.Partition == input.partition {
-				return check(r.ErrorCode, "group %s, generation %d, member %s", m.group, m.generation, m.member)
+			at, ok := offsets[r.Partition]
+			if !ok || t.Name != topic {
+				continue
+			}
+			answered++
+			if err := check(r.ErrorCode, "partition %d at %d, group %s, generation %d, member %s", r.Partition, at.offset, m.group, m.generation, m.member); err != nil {
+				errs = append(errs, err)
 			}
 		}
 	}
-	return errors.New("the answer leaves the partition out")
+	if len(errs) == 0 && answered != len(offsets) {
+		return fmt.Errorf("%d of %d partitions were answered", answered, len(offsets))
+	}
+	return worst(errs)
 }
 
 // end commits or aborts. It is not asked for again when the answer is lost: the first request may still be on its

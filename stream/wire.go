@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 )
 
@@ -31,10 +32,17 @@ type groupFrame struct {
 	group string
 }
 
+// brokerFrame is a frame for one broker.
+type brokerFrame struct {
+	frame
+	id int32
+}
+
 var (
 	_ protocol.RawExchanger  = (*frame)(nil)
 	_ protocol.BrokerMessage = (*partitionFrame)(nil)
 	_ protocol.GroupMessage  = (*groupFrame)(nil)
+	_ protocol.BrokerMessage = (*brokerFrame)(nil)
 )
 
 // maxAnswer guards against taking another protocol's bytes, such as a TLS alert, for a length.
@@ -44,6 +52,14 @@ func (f *frame) ApiKey() protocol.ApiKey                 { return f.key }
 func (f *frame) Required(map[protocol.ApiKey]int16) bool { return true }
 
 func (f *groupFrame) Group() string { return f.group }
+
+// Broker routes the frame.
+func (f *brokerFrame) Broker(c protocol.Cluster) (protocol.Broker, error) {
+	if broker, ok := c.Brokers[f.id]; ok {
+		return broker, nil
+	}
+	return protocol.Broker{ID: -1}, fmt.Errorf("broker %d: %w", f.id, kafka.BrokerNotAvailable)
+}
 
 // Broker routes the frame to the partition's leader.
 func (f *partitionFrame) Broker(c protocol.Cluster) (protocol.Broker, error) {

@@ -113,8 +113,10 @@ func fence(ctx context.Context, kafka *stream.Client, cfg *config.Config) error 
 // erase removes all that belongs to a generation which is not live. Where it is interrupted, it can be called again.
 func erase(ctx context.Context, o Options, id string) error {
 	cfg := forGeneration(o.Config, id)
-	if err := o.Kafka.DeleteGroups(ctx, Group(cfg, StageIndexer), Group(cfg, StageIntake), Group(cfg, StageMiner)); err != nil {
-		return err
+	for _, stage := range []string{StageIndexer, StageIntake, StageMiner} {
+		if err := o.Kafka.DeleteGroup(ctx, Group(cfg, stage)); err != nil {
+			return err
+		}
 	}
 	if err := o.Index.Drop(ctx, id); err != nil {
 		return err
