@@ -428,3 +428,72 @@ func TestRebuildAbort(t *testing.T) {
 		t.Errorf("a model that is none: %+v", out)
 	}
 }
+
+// TestRebuildRefused rebuilds to an ensemble that not every record serves: those that carry no vector of its own are
+// refused by it, as dead letters, and what the old generation had published of them is retracted. The live collections
+// do not keep carried vectors, so it needs the topics.
+func TestRebuildRefused(t *testing.T) {
+	c := newCluster(t, "--set", "fit.minimum=10")
+	c.join([]string{"indexer", "intake", "miner"})
+	c.awaitTopics()
+	f := newFeed(t, c.k, seeded(t), 60)
+	random := rand.New(rand.NewPCG(3, 3))
+	bare := map[string]bool{} // documents and queries that carry nothing
+	for _, r := range f.sent {
+		if r.Topic == c.k.queries && len(bare) > 5 || r.Topic == c.k.documents && len(bare) > 2 {
+			var value map[string]any
+			if err := json.Unmarshal(r.Value, &value); err != nil {
+				t.Fatal(err)
+			}
+			vector := make([]float64, 8)
+			for i := range vector {
+				vector[i] = random.NormFloat64()
+			}
+			value["embeddings"] = map[string]any{"own": vector}
+			f.k.produce(&kgo.Record{Topic: r.Topic, Key: r.Key, Value: mustJSON(value), Timestamp: f.tick()})
+			continue
+		}
+		bare[string(r.Key)] = true
+	}
+	c.allReady()
+	c.k.quiet(time.Minute)
+	before := readView(t, c.k)
+	own := []string{"--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}, {name: own, type: carried, dimensions: 8}]", "--keep", "1s"}
+	out := hardneg(t, time.Minute, slices.Concat([]string{"rebuild"}, c.settings, own)...)
+	if out.code != 1 || !strings.Contains(out.stderr, "rebuild with --from-topics") {
+		t.Errorf("carried vectors without the topics: %+v", out)
+	}
+	c.rebuild(append(own, "--from-topics")...).wait(2 * time.Minute)
+	now := c.live()
+	c.adopt(now)
+	c.k.quiet(time.Minute)
+	for id := range bare {
+		delete(f.world.documents, id)
+		delete(f.world.queries, id)
+	}
+	for _, q := range f.world.queries { // the same judgements came twice
+		for id := range q.evidence {
+			q.evidence[id]++
+		}
+	}
+	retracted := 0
+	for at := range before.live {
+		if bare[at.query] {
+			retracted++
+		}
+	}
+	if retracted == 0 {
+		t.Error("the old generation published nothing of what the new one refuses")
+	}
+	t.Logf("%v; %d triplets of refused queries before; %v", bare, retracted, compare(t, c.qdrant, c.k, f.world, c.prefix))
+	c.checkGeneration(now)
+	letters := map[string]int{}
+	for _, r := range c.k.readCommitted(c.k.deadLetters) {
+		letters[string(r.Key)]++
+	}
+	for id := range bare {
+		if letters[id] != 1 {
+			t.Errorf("%q has %d dead letters, want 1", id, letters[id])
+		}
+	}
+}

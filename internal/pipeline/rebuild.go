@@ -184,6 +184,11 @@ func (r *rebuild) begin(ctx context.Context, under *generation) error {
 	if under != nil {
 		return r.resume(ctx, under)
 	}
+	if !r.FromTopics {
+		if err := r.suffices(ctx); err != nil {
+			return err
+		}
+	}
 	m, err := r.model(ctx)
 	if err != nil {
 		return err

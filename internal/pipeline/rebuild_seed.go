@@ -53,17 +53,19 @@ func (r *rebuild) sample(ctx context.Context, useless int) ([]embed.Item, error)
 	return inOrder(chosen, len(chosen)), nil
 }
 
-// start notes from where the new stages will read. What the live generation has committed by then is in its
-// collections: documents at once, evidence as soon as its miner has come to the end of what its intake has written.
-func (r *rebuild) start(ctx context.Context) (err error) {
-	if err := r.live.queries.ScanDocuments(ctx, 0, func(d index.Document) error {
-		if d.Carried {
+// suffices tells whether the live collections have what the new generation is made of.
+func (r *rebuild) suffices(ctx context.Context) error {
+	return r.live.queries.ScanDocuments(ctx, 0, func(d index.Document) error {
+		if d.Carried && !d.Deleted {
 			return fmt.Errorf("document %q %w", d.ID, errCarried)
 		}
 		return nil
-	}); err != nil {
-		return err
-	}
+	})
+}
+
+// start notes from where the new stages will read. What the live generation has committed by then is in its
+// collections: documents at once, evidence as soon as its miner has come to the end of what its intake has written.
+func (r *rebuild) start(ctx context.Context) (err error) {
 	for _, from := range []struct {
 		stage string
 		to    *map[int32]int64
