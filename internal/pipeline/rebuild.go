@@ -413,13 +413,6 @@ func (r *rebuild) awaitPublished(ctx context.Context) error {
 	cfg := forGeneration(r.Config, r.record.ID)
 	told := time.Now()
 	for {
-		known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
-		if err != nil {
-			return err
-		}
-		if g := known[r.record.ID]; g == nil || g.Phase == phaseLive {
-			return nil
-		}
 		offsets, err := r.Kafka.Offsets(ctx, cfg.Topics.Refresh)
 		if err != nil {
 			return err
@@ -429,11 +422,20 @@ func (r *rebuild) awaitPublished(ctx context.Context) error {
 			return err
 		}
 		r.Progress(RebuildProgress{Step: StepPublish, Done: -left})
+		if left == 0 { // only then it can be through, and the topic of models may be large
+			known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
+			if err != nil {
+				return err
+			}
+			if g := known[r.record.ID]; g == nil || g.Phase == phaseLive {
+				return nil
+			}
+		}
 		if now := time.Now(); now.Sub(told) > stuckAfter {
 			told = now
 			r.Log.Info().Msg("waiting for the service to publish the new generation; it does so whenever it runs, so waiting can be ended")
 		}
-		if err := pause(ctx, 2*pollPause); err != nil {
+		if err := pause(ctx, 5*pollPause); err != nil {
 			return err
 		}
 	}
