@@ -63,7 +63,7 @@ func forGeneration(cfg *config.Config, generation string) *config.Config {
 // transactionalPrefix is that of a stage's transactional ids.
 func transactionalPrefix(cfg *config.Config, stage string) string { return cfg.Name + "-" + stage }
 
-// generations are the records of all that rebuild made and that are not dropped, by id.
+// readGenerations reads the records of all that rebuild made and that are not dropped, by id.
 func readGenerations(ctx context.Context, kafka *stream.Client, topic string) (map[string]*generation, error) {
 	found := map[string]*generation{}
 	err := kafka.ReadToEnd(ctx, topic, func(r stream.Record) error {
@@ -89,6 +89,19 @@ func readGenerations(ctx context.Context, kafka *stream.Client, topic string) (m
 		return found, nil
 	}
 	return found, err
+}
+
+// unfinished is the generation that is being built; nil: none is.
+func unfinished(known map[string]*generation, live string) (under *generation) {
+	for id, g := range known {
+		if g.Phase == phaseLive || id == live {
+			continue // live, or the one before the live one
+		}
+		if under == nil || g.StartedAt.Before(under.StartedAt) {
+			under = g
+		}
+	}
+	return under
 }
 
 func (g *generation) write(ctx context.Context, kafka *stream.Client, topic string) error {

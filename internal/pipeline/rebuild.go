@@ -158,25 +158,8 @@ func (r *rebuild) find(ctx context.Context) (under *generation, err error) {
 	if r.live.record != nil && r.live.record.Phase != phaseLive {
 		return r.live.record, nil
 	}
-	return r.unfinished(ctx)
-}
-
-// unfinished is the generation that is being built.
-func (r *rebuild) unfinished(ctx context.Context) (*generation, error) {
 	known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
-	if err != nil {
-		return nil, err
-	}
-	var under *generation
-	for id, g := range known {
-		if g.Phase == phaseLive || id == r.live.live {
-			continue // live, or the one before the live one
-		}
-		if under == nil || g.StartedAt.Before(under.StartedAt) {
-			under = g
-		}
-	}
-	return under, nil
+	return unfinished(known, r.live.live), err
 }
 
 // begin goes on with a rebuild, or starts one: a model, a record of it, topics and collections.
