@@ -103,6 +103,7 @@ func (r *Reducer) UnmarshalBinary(b []byte) error {
 	if sum != 0 {
 		return fmt.Errorf("mining: reducer: %w", ErrNotFinite)
 	}
+	out.onAxes = out.meanOnAxes()
 	*r = out
 	return nil
 }

@@ -91,10 +91,12 @@ func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, e
 			share[i] = 1
 		}
 	}
-	return &Reducer{
+	r := &Reducer{
 		Dimensions: rows.Cols, Mean: f.mean, Components: axes, Share: share, Total: f.total,
 		SubtractMean: o.SubtractMean, Normalize: o.Normalize,
-	}, nil
+	}
+	r.onAxes = r.meanOnAxes()
+	return r, nil
 }
 
 type fit struct {

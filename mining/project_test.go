@@ -194,10 +194,14 @@ func BenchmarkReducerProject(b *testing.B) {
 		b.Fatal(err)
 	}
 	in, out := m.slice(0, 256), NewMatrix(256, r.Out())
-	for b.Loop() {
-		if _, err := r.Project(in, out); err != nil {
-			b.Fatal(err)
-		}
+	for name, energy := range map[string]*Energy{"plain": nil, "measured": new(Energy)} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := r.project(in, out, energy); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(256*float64(b.N)/b.Elapsed().Seconds(), "vectors/s")
+		})
 	}
-	b.ReportMetric(256*float64(b.N)/b.Elapsed().Seconds(), "vectors/s")
 }

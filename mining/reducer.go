@@ -45,6 +45,8 @@ type Reducer struct {
 	Total        float64   // total variance of the sample: the trace of its covariance
 	SubtractMean bool      // project v − mean instead of v
 	Normalize    bool      // give every projection unit length
+
+	onAxes []float32 // k: the mean, projected
 }
 
 // Identity is the reducer that leaves d dimensions as they are, but for unit length.
@@ -65,7 +67,16 @@ const negligible = 1e-6
 // Project writes the reduced vectors of in (n × Dimensions) to out (n × Out). With Normalize they have unit length,
 // but for the rows it returns: those had no direction left, and are zero. Elements that are not finite are the
 // caller's to refuse (see Concat); their rows come back as zero, too.
-func (r *Reducer) Project(in, out Matrix) (zero []int, err error) {
+func (r *Reducer) Project(in, out Matrix) (zero []int, err error) { return r.project(in, out, nil) }
+
+// ProjectMeasured is Project, and tells how much of the vectors' variance the axes capture. An identity captures
+// nothing that is worth measuring: its Energy is zero.
+func (r *Reducer) ProjectMeasured(in, out Matrix) (zero []int, e Energy, err error) {
+	zero, err = r.project(in, out, &e)
+	return zero, e, err
+}
+
+func (r *Reducer) project(in, out Matrix, energy *Energy) (zero []int, err error) {
 	if err := in.check("input"); err != nil {
 		return nil, err
 	}
@@ -80,13 +91,7 @@ func (r *Reducer) Project(in, out Matrix) (zero []int, err error) {
 		copy(out.Data, in.Data)
 	} else {
 		mulTransposed(in, r.Components, out)
-	}
-	if r.SubtractMean && r.Components.Rows > 0 {
-		shift := make([]float32, out.Cols) // (v − mean)·c = v·c − mean·c
-		blas32.Gemv(blas.NoTrans, 1, r.Components.general(), vector(r.Mean), 0, vector(shift))
-		for i := range out.Rows {
-			blas32.Axpy(-1, vector(shift), vector(out.Row(i)))
-		}
+		r.centre(in, out, energy)
 	}
 	if !r.Normalize {
 		return nil, nil
@@ -101,6 +106,34 @@ func (r *Reducer) Project(in, out Matrix) (zero []int, err error) {
 		}
 	}
 	return zero, nil
+}
+
+// centre subtracts the mean from projections where that is asked for, and measures them.
+func (r *Reducer) centre(in, out Matrix, energy *Energy) {
+	if !r.SubtractMean && energy == nil {
+		return
+	}
+	mean := r.meanOnAxes()
+	for i := range out.Rows {
+		row := out.Row(i)
+		if energy != nil {
+			energy.measure(in.Row(i), r.Mean, row, mean)
+		}
+		if r.SubtractMean {
+			blas32.Axpy(-1, vector(mean), vector(row)) // (v − mean)·c = v·c − mean·c
+		}
+	}
+}
+
+// meanOnAxes is the mean's projection. Axes are nested: of a reducer that was cut to its first ones it is a part.
+func (r *Reducer) meanOnAxes() []float32 {
+	k := r.Components.Rows
+	if k == 0 || len(r.onAxes) >= k {
+		return r.onAxes[:k]
+	}
+	projected := make([]float32, k)
+	blas32.Gemv(blas.NoTrans, 1, r.Components.general(), vector(r.Mean), 0, vector(projected))
+	return projected
 }
 
 func vector(v []float32) blas32.Vector { return blas32.Vector{N: len(v), Inc: 1, Data: v} }
