@@ -15,6 +15,7 @@ type ReducerOptions struct {
 	SubtractMean  bool    // see Reducer
 	Normalize     bool
 	Seed          uint64
+	Progress      func(dimensions int) // is told, as the fit goes on, in how many dimensions axes have been sought; nil: nobody
 }
 
 func (o *ReducerOptions) validate(d int) error {
@@ -66,7 +67,7 @@ func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, e
 	if err := o.validate(rows.Cols); err != nil {
 		return nil, err
 	}
-	f := &fit{rows: rows, random: rand.New(rand.NewPCG(o.Seed, 0))}
+	f := &fit{rows: rows, random: rand.New(rand.NewPCG(o.Seed, 0)), progress: o.Progress}
 	if err := f.moments(); err != nil {
 		return nil, err
 	}
@@ -104,6 +105,8 @@ type fit struct {
 	mean   []float32 // d
 	total  float64   // trace of the covariance
 	random *rand.Rand
+
+	progress func(dimensions int)
 	krylov
 }
 
@@ -152,6 +155,9 @@ func (f *fit) axes(ctx context.Context, target float64, most int) (Matrix, []flo
 			return Matrix{}, nil, err
 		}
 		grown := f.grow()
+		if f.progress != nil {
+			f.progress(f.size)
+		}
 		if grown && (f.size < check || (f.trace() < target && f.size < most*3/2)) {
 			continue
 		}

@@ -23,6 +23,7 @@ type Manifest struct {
 	Dimensions int        `json:"dimensions"`
 	Samples    int        `json:"samples"`            // passages that the model was fitted on
 	Variance   []Captured `json:"variance,omitempty"` // none without a reduction
+	HeldOut    *HeldOut   `json:"held_out,omitempty"` // none without a reduction, of a small sample, or of an older version
 	Bytes      int        `json:"bytes"`              // of the payload
 	Reducer    int        `json:"reducer_bytes"`      // at the payload's end
 	Chunks     int        `json:"chunks"`             // that the payload is cut into
@@ -106,14 +107,21 @@ func checksum(payload []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// curve thins the shares out: the powers of two and the last.
+// curve thins the shares out to what a choice of dimensions needs: the powers of two, the first dimensions that reach
+// each tenth, and the last.
 func curve(shares []float64) []Captured {
 	var points []Captured
-	for dimensions := 1; dimensions < len(shares); dimensions *= 2 {
-		points = append(points, Captured{dimensions, shares[dimensions-1]})
-	}
-	if len(shares) > 0 {
-		points = append(points, Captured{len(shares), shares[len(shares)-1]})
+	tenth := 1
+	for i, share := range shares {
+		dimensions := i + 1
+		reached := tenth
+		for reached < 10 && share >= float64(reached)/10 {
+			reached++
+		}
+		if dimensions&(dimensions-1) == 0 || reached > tenth || dimensions == len(shares) {
+			points = append(points, Captured{dimensions, share})
+		}
+		tenth = reached
 	}
 	return points
 }

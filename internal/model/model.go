@@ -15,7 +15,7 @@ import (
 	"hardneg/mining"
 )
 
-// Model is an ensemble of fitted embedders and a reducer. It is immutable and safe for concurrent use.
+// Model is an ensemble of fitted embedders and a reducer. It is safe for concurrent use.
 type Model struct {
 	embedders []embed.Embedder
 	weights   []float64
@@ -23,6 +23,7 @@ type Model struct {
 	reducer   *mining.Reducer
 	manifest  Manifest
 	payload   []byte // what was fitted, as published
+	observe   func(mining.Energy)
 }
 
 // blockRows is how many ensemble vectors are held at once: 256 of 4,096 float32 values are 4 MiB.
@@ -32,9 +33,11 @@ const blockRows = 256
 // order, give the same id. Items that cannot be embedded (no words, no carried vector) are left out; it is an error
 // if none is left.
 //
+// Of 200 samples and more, one in 20, and at most 500, are held out from the axes: see Drift.
+//
 // Below minimum samples the variance says little about texts to come, so the reducer then keeps reduce.MaxDimensions
 // axes whatever they capture.
-func Fit(ctx context.Context, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item) (*Model, error) {
+func Fit(ctx context.Context, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
 	m, err := assemble(embedders)
 	if err != nil {
 		return nil, err
@@ -49,15 +52,25 @@ func Fit(ctx context.Context, embedders []config.Embedder, reduce config.Reduce,
 			return nil, err
 		}
 	}
-	samples, err := m.reduce(ctx, reduce, minimum, sample)
+	samples, heldOut, err := m.reduce(ctx, reduce, minimum, sample, progress...)
 	if err != nil {
 		return nil, err
 	}
 	return m, m.seal(Manifest{
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
 		Samples:   samples,
+		HeldOut:   heldOut,
 	}, embedders)
 }
+
+// Progress is told how far a fit is: texts embedded, then dimensions searched for axes.
+type Progress func(step string, done int)
+
+// Steps of a fit.
+const (
+	StepEmbedded = "embedded"
+	StepSearched = "dimensions searched"
+)
 
 // ErrSample says that no passage of the sample can be embedded.
 var ErrSample = errors.New("model: nothing to fit on")
@@ -86,10 +99,10 @@ func texts(sample []embed.Item) func(yield func(string) bool) {
 	}
 }
 
-// reduce fits the reducer, and returns the number of items that could be embedded.
-func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, sample []embed.Item) (samples int, err error) {
+// reduce fits the reducer, and returns the number of items that could be embedded, and what was held out.
+func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (samples int, heldOut *HeldOut, err error) {
 	if reduce.Method != "pca" && reduce.Method != "none" {
-		return 0, fmt.Errorf("reduce.method: %q, want pca or none", reduce.Method)
+		return 0, nil, fmt.Errorf("reduce.method: %q, want pca or none", reduce.Method)
 	}
 	rows := mining.Matrix{Cols: m.length}
 	var refused error
@@ -98,9 +111,10 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	}
 	block := mining.NewMatrix(min(blockRows, len(sample)), m.length)
 	for start := 0; start < len(sample); start += blockRows {
-		kept, failures, err := m.ensemble(ctx, embed.Passage, sample[start:min(start+blockRows, len(sample))], block)
+		end := min(start+blockRows, len(sample))
+		kept, failures, err := m.ensemble(ctx, embed.Passage, sample[start:end], block)
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		for _, failure := range failures {
 			if refused == nil {
@@ -111,13 +125,16 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 		if reduce.Method != "none" {
 			rows.Data = append(rows.Data, block.Data[:len(kept)*m.length]...)
 		}
+		for _, f := range progress {
+			f(StepEmbedded, end)
+		}
 	}
 	if samples == 0 {
-		return 0, fmt.Errorf("%w: all %d are refused: %w", ErrSample, len(sample), cmp.Or(refused, errors.New("the sample is empty")))
+		return 0, nil, fmt.Errorf("%w: all %d are refused: %w", ErrSample, len(sample), cmp.Or(refused, errors.New("the sample is empty")))
 	}
 	if reduce.Method == "none" {
 		m.reducer = mining.Identity(m.length)
-		return samples, nil
+		return samples, nil, nil
 	}
 	rows.Rows = samples
 	options := mining.ReducerOptions{
@@ -126,15 +143,25 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 		SubtractMean:  reduce.SubtractMean,
 		Normalize:     reduce.Normalize,
 		Seed:          reduce.Seed,
+		Progress: func(dimensions int) {
+			for _, f := range progress {
+				f(StepSearched, dimensions)
+			}
+		},
 	}
 	if samples < minimum {
 		options.MinDimensions = options.MaxDimensions
 	}
+	rows, control := holdOut(rows)
 	m.reducer, err = mining.FitReducer(ctx, rows, options)
 	if err != nil {
-		return 0, fmt.Errorf("model: reducing %d vectors of %d dimensions: %w", samples, m.length, err)
+		return 0, nil, fmt.Errorf("model: reducing %d vectors of %d dimensions: %w", rows.Rows, m.length, err)
 	}
-	return samples, nil
+	if control.Rows == 0 {
+		return samples, nil, nil
+	}
+	_, energy, err := m.reducer.ProjectMeasured(control, mining.NewMatrix(control.Rows, m.reducer.Out()))
+	return samples, &HeldOut{control.Rows, energy.Share()}, err
 }
 
 // ensemble embeds the items with all embedders at once and writes the concatenated vectors of those that all
@@ -224,7 +251,7 @@ func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, 
 		return vectors, failures, nil
 	}
 	reduced := mining.NewMatrix(len(kept), m.reducer.Out())
-	zero, err := m.reducer.Project(mining.Matrix{Rows: len(kept), Cols: m.length, Data: buffer.Data[:len(kept)*m.length]}, reduced)
+	zero, err := m.project(kind, mining.Matrix{Rows: len(kept), Cols: m.length, Data: buffer.Data[:len(kept)*m.length]}, reduced)
 	if err != nil {
 		return nil, nil, fmt.Errorf("model %s: %w", m.manifest.ID, err)
 	}
@@ -236,6 +263,22 @@ func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, 
 	}
 	return vectors, failures, nil
 }
+
+// project reduces vectors, and tells the observer of those of passages.
+func (m *Model) project(kind embed.Kind, in, out mining.Matrix) (zero []int, err error) {
+	if m.observe == nil || kind != embed.Passage {
+		return m.reducer.Project(in, out)
+	}
+	zero, energy, err := m.reducer.ProjectMeasured(in, out)
+	if err == nil && energy.Vectors > 0 {
+		m.observe(energy)
+	}
+	return zero, err
+}
+
+// Observe has f told of the passages that are embedded from now on, some at a time, from the goroutines that embed
+// them. It is called before the model is used.
+func (m *Model) Observe(f func(mining.Energy)) { m.observe = f }
 
 // ID names the model: a hash of its content in 16 hexadecimal digits.
 func (m *Model) ID() string { return m.manifest.ID }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,52 +35,157 @@ type Models struct {
 	Log   zerolog.Logger
 }
 
-// Read returns the model of that id, or for an empty id the first complete one; nil if there is none.
-func (t Models) Read(ctx context.Context, id string) (*model.Model, error) {
-	var found *model.Model
-	chunks := map[string]map[string][]byte{} // by model id, then chunk number: instances may publish at the same time
-	err := t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
-		key := string(r.Key)
-		of, part, ok := strings.Cut(key, "/")
-		if !ok || found != nil || id != "" && of != id {
-			return nil
-		}
-		if part != manifestKey[1:] {
-			if chunks[of] == nil {
-				chunks[of] = map[string][]byte{}
-			}
-			chunks[of][part] = r.Value
-			return nil
-		}
-		parts := make([][]byte, 0, len(chunks[of]))
-		for _, number := range slices.Sorted(maps.Keys(chunks[of])) {
-			parts = append(parts, chunks[of][number])
-		}
-		m, err := model.Decode(r.Value, parts)
-		if err != nil {
-			t.Log.Warn().Err(err).Str("model", of).Int64("offset", r.Offset).Msg("passing over a model that is not complete")
-			return nil
-		}
-		found = m
-		return nil
-	})
-	return found, err
+// publication is what the topic holds of a model.
+type publication struct {
+	id       string
+	manifest []byte            // nil: there is none
+	offset   int64             // of the manifest, by which models are in order
+	chunks   map[string][]byte // by number, until the model is complete
+	complete bool
+	info     model.Manifest // once it is complete
+	broken   error          // why it is not
 }
 
-// Publish writes a model, the manifest once its chunks are there.
+var errNoManifest = errors.New("there is no manifest: it is being published, or its publisher was stopped")
+
+// take notes a record. A model counts as complete from the manifest on that its chunks match: what is written after
+// that under the same keys is the same again, by another instance, maybe in part.
+func (p *publication) take(part string, r stream.Record, complete func(*model.Model)) {
+	switch {
+	case part == manifestKey[1:] && r.Value == nil:
+		*p = publication{id: p.id, chunks: map[string][]byte{}, broken: errNoManifest}
+	case part == manifestKey[1:] && !p.complete:
+		p.manifest, p.offset = r.Value, r.Offset
+		p.decode(complete)
+	case part == manifestKey[1:]:
+	case r.Value == nil:
+		delete(p.chunks, part)
+		if p.complete {
+			p.complete, p.broken = false, fmt.Errorf("chunk %s was deleted", part)
+		}
+	case !p.complete:
+		p.chunks[part] = r.Value
+	}
+}
+
+// decode checks a model that has a manifest.
+func (p *publication) decode(complete func(*model.Model)) {
+	parts := make([][]byte, 0, len(p.chunks))
+	for _, number := range slices.Sorted(maps.Keys(p.chunks)) {
+		parts = append(parts, p.chunks[number])
+	}
+	m, err := model.Decode(p.manifest, parts)
+	if err == nil && m.ID() != p.id {
+		err = fmt.Errorf("the manifest is that of model %s", m.ID())
+	}
+	if p.broken = err; err != nil {
+		return
+	}
+	p.complete, p.info = true, m.Info()
+	clear(p.chunks)
+	complete(m)
+}
+
+func discard(*model.Model) {}
+
+// scan reads the models of the topic, or one of them, in the order of their manifests, those without one last. It
+// calls complete for each that proves complete, which has the model alone.
+func (t Models) scan(ctx context.Context, id string, complete func(*model.Model)) ([]*publication, error) {
+	byID := map[string]*publication{}
+	var all []*publication
+	err := t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
+		of, part, ok := strings.Cut(string(r.Key), "/")
+		if !ok || id != "" && of != id {
+			return nil
+		}
+		p := byID[of]
+		if p == nil {
+			p = &publication{id: of, chunks: map[string][]byte{}, broken: errNoManifest}
+			byID[of] = p
+			all = append(all, p)
+		}
+		p.take(part, r, complete)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		// Of a model that was published twice, compaction keeps the later chunks, which may lie behind the manifest.
+		if !p.complete && p.manifest != nil && len(p.chunks) > 0 {
+			p.decode(complete)
+		}
+	}
+	all = slices.DeleteFunc(all, func(p *publication) bool { return p.manifest == nil && len(p.chunks) == 0 }) // deleted
+	slices.SortStableFunc(all, func(a, b *publication) int {
+		if none, other := a.manifest == nil, b.manifest == nil; none != other {
+			if none {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Compare(a.offset, b.offset)
+	})
+	return all, nil
+}
+
+// Read returns the model of that id, or for an empty id the first complete one; nil if there is none. What is not
+// complete is passed over.
+func (t Models) Read(ctx context.Context, id string) (*model.Model, error) {
+	if id == "" {
+		all, err := t.scan(ctx, "", discard)
+		if err != nil {
+			return nil, err
+		}
+		if id = t.first(all); id == "" {
+			return nil, nil
+		}
+	}
+	var found *model.Model
+	all, err := t.scan(ctx, id, func(m *model.Model) { found = m })
+	if err != nil || t.first(all) == "" {
+		return nil, err
+	}
+	return found, nil
+}
+
+// first is the id of the first complete model; empty if there is none.
+func (t Models) first(all []*publication) string {
+	for _, p := range all {
+		if p.complete {
+			return p.id
+		}
+		if p.manifest != nil {
+			t.Log.Warn().Err(p.broken).Str("model", p.id).Int64("offset", p.offset).Msg("passing over a model that is not complete")
+		}
+	}
+	return ""
+}
+
+// Publish writes a model, the manifest once its chunks are there. One that the topic has already is not written again,
+// for compaction would then make it the younger one.
 func (t Models) Publish(ctx context.Context, m *model.Model) error {
+	_, err := t.publish(ctx, m)
+	return err
+}
+
+func (t Models) publish(ctx context.Context, m *model.Model) (written bool, err error) {
+	if there, err := t.scan(ctx, m.ID(), discard); err != nil || len(there) > 0 && there[0].complete {
+		return false, err
+	}
 	manifest, chunks, err := m.Encode()
 	if err != nil {
-		return err
+		return false, err
 	}
 	outputs := make([]stream.Output, 0, len(chunks))
 	for i, c := range chunks {
 		outputs = append(outputs, stream.Output{Topic: t.Topic, Key: []byte(m.ID() + "/" + chunkNumber(i)), Value: c})
 	}
 	if err := t.Kafka.Produce(ctx, outputs); err != nil {
-		return err
+		return false, err
 	}
-	return t.Kafka.Produce(ctx, []stream.Output{{Topic: t.Topic, Key: []byte(m.ID() + manifestKey), Value: manifest}})
+	err = t.Kafka.Produce(ctx, []stream.Output{{Topic: t.Topic, Key: []byte(m.ID() + manifestKey), Value: manifest}})
+	return err == nil, err
 }
 
 // Source gives documents to fit a model on: more of them than a number that was of no use.

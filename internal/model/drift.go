@@ -1,0 +1,87 @@
+package model
+
+import (
+	"math"
+
+	"hardneg/mining"
+)
+
+// HeldOut says what the axes capture of documents of the sample that they were not fitted on. It is what to expect of
+// new documents of the same kind. The sample's own share is no measure for them: axes that were fitted on few documents
+// know these by heart.
+type HeldOut struct {
+	Documents int     `json:"documents"`
+	Share     float64 `json:"share"`
+}
+
+// How many samples are held out.
+const (
+	holdOutFrom  = 200 // samples; of fewer nothing is
+	holdOutEvery = 20
+	holdOutMost  = 500
+)
+
+// holdOut takes rows out of a matrix, evenly spread. It overwrites the matrix.
+func holdOut(rows mining.Matrix) (rest, control mining.Matrix) {
+	control.Cols = rows.Cols
+	if rows.Rows < holdOutFrom {
+		return rows, control
+	}
+	every := max(holdOutEvery, (rows.Rows+holdOutMost-1)/holdOutMost)
+	n := 0
+	for i := range rows.Rows {
+		if i%every == every-1 {
+			control.Data = append(control.Data, rows.Row(i)...)
+			control.Rows++
+			continue
+		}
+		copy(rows.Row(n), rows.Row(i))
+		n++
+	}
+	return mining.Matrix{Rows: n, Cols: rows.Cols, Data: rows.Data[:n*rows.Cols]}, control
+}
+
+// Drift compares what new documents lose under a model with what was lost of those that were held out when it was
+// fitted. It is for one goroutine at a time.
+type Drift struct {
+	heldOut *HeldOut
+	recent  mining.Energy // the older, the less it weighs
+	seen    int64
+}
+
+const (
+	driftWindow  = 1000 // documents after which one weighs 1/e of the newest
+	driftMinimum = 500  // the least that says something: weights, added up
+
+	// driftOdds is how much of the odds, captured to lost, has to be left. docs/models.md has the figures behind it.
+	driftOdds = 0.7
+)
+
+// NewDrift watches a model.
+func NewDrift(m Manifest) *Drift { return &Drift{heldOut: m.HeldOut} }
+
+// Add takes what was measured of the newest documents.
+func (d *Drift) Add(e mining.Energy) {
+	d.recent.Decay(math.Exp(-e.Vectors / driftWindow))
+	d.recent.Add(e)
+	d.seen += int64(e.Vectors)
+}
+
+// Seen is how many documents were measured.
+func (d *Drift) Seen() int64 { return d.seen }
+
+// Share is what the axes capture of recent documents.
+func (d *Drift) Share() float64 { return d.recent.Share() }
+
+// Notable tells whether recent documents are of another kind than the sample. It is false where there are too few to
+// say, or nothing to compare them with.
+func (d *Drift) Notable() bool {
+	if d.heldOut == nil || d.recent.Vectors < driftMinimum {
+		return false
+	}
+	return odds(d.Share()) < driftOdds*odds(d.heldOut.Share)
+}
+
+// odds is what is captured for each part that is lost. Shares themselves do not compare: 0.80 after 0.90 is twice the
+// loss, and 0.10 after 0.20 is next to none.
+func odds(share float64) float64 { return share / max(1e-9, 1-share) }
