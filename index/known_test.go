@@ -102,3 +102,30 @@ func TestLive(t *testing.T) {
 		}
 	})
 }
+
+// TestHeld: a generation is held by either of its collections, and other prefixes are not ours.
+func TestHeld(t *testing.T) {
+	each(t, func(t *testing.T, config index.Config) {
+		client := dial(t, config)
+		if held, err := client.Held(t.Context()); err != nil || len(held) > 0 {
+			t.Fatalf("before there is one: %v, %v", held, err)
+		}
+		for _, generation := range []string{"g2", "g1", "g3-17"} {
+			if _, err := client.Open(t.Context(), generation, dimensions); err != nil {
+				t.Fatal(err)
+			}
+		}
+		other := config
+		other.Prefix += "documents-of-others-"
+		if _, err := dial(t, other).Open(t.Context(), "g4", dimensions); err != nil {
+			t.Fatal(err)
+		}
+		if err := raw(t, config.Address).DeleteCollection(t.Context(), config.Prefix+"documents-g2"); err != nil {
+			t.Fatal(err)
+		}
+		held, err := client.Held(t.Context())
+		if want := []string{"g1", "g2", "g3-17"}; err != nil || !slices.Equal(slices.DeleteFunc(held, func(g string) bool { return strings.HasPrefix(g, "of-others-") }), want) {
+			t.Errorf("%v, %v, want %v", held, err, want)
+		}
+	})
+}

@@ -91,6 +91,7 @@ func (p *Pipeline) open(ctx context.Context) error {
 			return err
 		}
 	}
+	observeDrift(m, p.metrics, p.log)
 	info := m.Info()
 	p.model, p.generation = m, cmp.Or(p.live, m.ID())
 	if p.live != "" {

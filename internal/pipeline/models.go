@@ -133,13 +133,11 @@ func (t Models) scan(ctx context.Context, id string, complete func(*model.Model)
 // complete is passed over.
 func (t Models) Read(ctx context.Context, id string) (*model.Model, error) {
 	if id == "" {
-		all, err := t.scan(ctx, "", discard)
-		if err != nil {
+		first, err := t.First(ctx)
+		if err != nil || first == "" {
 			return nil, err
 		}
-		if id = t.first(all); id == "" {
-			return nil, nil
-		}
+		id = first
 	}
 	var found *model.Model
 	all, err := t.scan(ctx, id, func(m *model.Model) { found = m })
@@ -149,7 +147,15 @@ func (t Models) Read(ctx context.Context, id string) (*model.Model, error) {
 	return found, nil
 }
 
-// first is the id of the first complete model; empty if there is none.
+// First is the id of the first complete model of the topic; empty if there is none. A view that has not begun takes it.
+func (t Models) First(ctx context.Context) (string, error) {
+	all, err := t.scan(ctx, "", discard)
+	if errors.Is(err, stream.ErrUnknownTopic) {
+		return "", nil
+	}
+	return t.first(all), err
+}
+
 func (t Models) first(all []*publication) string {
 	for _, p := range all {
 		if p.complete {

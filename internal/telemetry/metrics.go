@@ -24,7 +24,22 @@ type Metrics struct {
 	SweepSeconds    prometheus.Gauge       // that the last complete sweep took
 	SweepCompleted  prometheus.Gauge       // when it ended, Unix seconds
 	SweepSkipped    prometheus.Counter     // turns left out, since the miner was behind
+
+	CapturedShare     *prometheus.GaugeVec   // model; what: OfSample, OfHeldOut, OfRecent
+	MeasuredDocuments *prometheus.CounterVec // model: documents behind OfRecent, the older ones with less weight
+	Drifted           *prometheus.GaugeVec   // model: 1 if notably more is lost of recent documents than of those held out
 }
+
+// Names of the metrics that commands read, and values of the label what.
+const (
+	CapturedShareName     = "hardneg_model_captured_share"
+	MeasuredDocumentsName = "hardneg_model_measured_documents_total"
+	DriftedName           = "hardneg_model_drifted"
+
+	OfSample  = "sample"
+	OfHeldOut = "held_out"
+	OfRecent  = "recent"
+)
 
 // NewMetrics makes the metrics and registers them. It panics where one of the names is taken, which is a mistake
 // in the program.
@@ -66,6 +81,11 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		SweepSkipped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hardneg_sweep_skipped_total", Help: "Turns that the sweep left out because the miner was behind."}),
 	}
+	m.CapturedShare = gauge(CapturedShareName, "Share of the variance that the model's axes capture: of the sample that they were fitted on, "+
+		"of documents that were held out then, and of documents that were embedded recently.", "model", "what")
+	m.MeasuredDocuments = counter(MeasuredDocumentsName, "Documents that were embedded, and measured for the captured share.", "model")
+	m.Drifted = gauge(DriftedName, "1 while recent documents lose notably more of their variance than those held out when the model was fitted.", "model")
+	registerer.MustRegister(m.CapturedShare, m.MeasuredDocuments, m.Drifted)
 	registerer.MustRegister(m.Records, m.Outputs, m.DeadLetters, m.Batches, m.BatchSeconds, m.Lag, m.Failures,
 		m.StageUp, m.EmbeddedTexts, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped)
 	// Children exist from the start, so that a rate over a counter's first step is right.
