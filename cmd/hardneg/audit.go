@@ -13,8 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hardneg/internal/pipeline"
-	"hardneg/internal/service"
-	"hardneg/internal/telemetry"
 )
 
 // auditSample is how many queries are checked where nobody says.
@@ -53,24 +51,12 @@ missing, extra, published (other content), unknown (of a query without a state),
 		if !cmd.Flags().Changed("seed") {
 			o.Seed = uint64(time.Now().UnixMilli())
 		}
-		cfg, kafka, err := c.connectKafka(cmd.Context(), t)
+		connected, err := c.connect(cmd.Context(), t, true)
 		if err != nil {
 			return err
 		}
-		defer kafka.Close()
-		if cfg.Qdrant.Address == "" {
-			return usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
-		}
-		log, err := telemetry.NewLog(c.stderr, cfg.Log.Level, cfg.Log.Format)
-		if err != nil {
-			return err
-		}
-		qdrant, err := service.ConnectQdrant(cmd.Context(), cfg, log)
-		if err != nil {
-			return err
-		}
-		defer qdrant.Close()
-		o.Config, o.Kafka, o.Index, o.Log = cfg, kafka, qdrant, log
+		defer connected.close()
+		o.Config, o.Kafka, o.Index, o.Log = connected.config, connected.kafka, connected.qdrant, connected.log
 		report, err := pipeline.Audit(cmd.Context(), o)
 		if err != nil {
 			return err
@@ -106,9 +92,7 @@ func auditOutcome(r *pipeline.AuditReport) error {
 
 func (c *command) printAudit(r *pipeline.AuditReport) error {
 	if c.output == "json" {
-		encoder := newEncoder(c.stdout)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(r)
+		return c.printJSON(r)
 	}
 	of := "all queries"
 	if r.Seed != nil {

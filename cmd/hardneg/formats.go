@@ -99,3 +99,10 @@ func newEncoder(w io.Writer) *json.Encoder {
 	encoder.SetEscapeHTML(false)
 	return encoder
 }
+
+// printJSON prints a result for programs that a person can read, too.
+func (c *command) printJSON(result any) error {
+	encoder := newEncoder(c.stdout)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(result)
+}

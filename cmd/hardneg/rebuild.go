@@ -16,8 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hardneg/internal/pipeline"
-	"hardneg/internal/service"
-	"hardneg/internal/telemetry"
 )
 
 func (c *command) rebuildCommand() *cobra.Command {
@@ -44,24 +42,12 @@ service needs the new configuration for what a model does not hold, such as the 
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, kafka, err := c.connectKafka(cmd.Context(), t)
+		connected, err := c.connect(cmd.Context(), t, true)
 		if err != nil {
 			return err
 		}
-		defer kafka.Close()
-		if cfg.Qdrant.Address == "" {
-			return usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
-		}
-		log, err := telemetry.NewLog(c.stderr, cfg.Log.Level, cfg.Log.Format)
-		if err != nil {
-			return err
-		}
-		qdrant, err := service.ConnectQdrant(cmd.Context(), cfg, log)
-		if err != nil {
-			return err
-		}
-		defer qdrant.Close()
-		o.Config, o.Kafka, o.Index, o.Log = cfg, kafka, qdrant, log
+		defer connected.close()
+		o.Config, o.Kafka, o.Index, o.Log = connected.config, connected.kafka, connected.qdrant, connected.log
 		if abort {
 			return c.abortRebuild(cmd.Context(), o.Options, yes)
 		}
@@ -122,9 +108,7 @@ func (c *command) confirm(question string) error {
 
 func (c *command) printRebuild(r *pipeline.RebuildReport) error {
 	if c.output == "json" {
-		encoder := newEncoder(c.stdout)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(r)
+		return c.printJSON(r)
 	}
 	state := "is live"
 	if !r.Promoted {

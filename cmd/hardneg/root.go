@@ -124,6 +124,8 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.tailCommand(),
 		c.exportCommand(),
 		c.auditCommand(),
+		c.fitCommand(),
+		c.modelsCommand(),
 		c.rebuildCommand(),
 		c.configCommand(),
 		c.schemaCommand(),

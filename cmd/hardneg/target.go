@@ -8,8 +8,10 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	"hardneg/index"
 	"hardneg/internal/config"
 	"hardneg/internal/service"
+	"hardneg/internal/telemetry"
 	"hardneg/stream"
 )
 
@@ -71,4 +73,39 @@ func (c *command) connectKafka(ctx context.Context, t target) (*config.Config, *
 		err = fmt.Errorf("the service of %s does not answer, was it killed? %w", t.dataDir, err)
 	}
 	return cfg, client, err
+}
+
+// connected is a service's Kafka and, where that is needed, its Qdrant.
+type connected struct {
+	config *config.Config
+	kafka  *stream.Client
+	qdrant *index.Client // nil: not asked for
+	log    zerolog.Logger
+}
+
+func (c connected) close() {
+	c.kafka.Close()
+	if c.qdrant != nil {
+		_ = c.qdrant.Close()
+	}
+}
+
+// connect finds the service's Kafka and Qdrant.
+func (c *command) connect(ctx context.Context, t target, qdrant bool) (connected, error) {
+	cfg, kafka, err := c.connectKafka(ctx, t)
+	if err != nil {
+		return connected{}, err
+	}
+	found := connected{config: cfg, kafka: kafka}
+	if found.log, err = telemetry.NewLog(c.stderr, cfg.Log.Level, cfg.Log.Format); err == nil && qdrant {
+		if cfg.Qdrant.Address == "" {
+			err = usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
+		} else {
+			found.qdrant, err = service.ConnectQdrant(ctx, cfg, found.log)
+		}
+	}
+	if err != nil {
+		kafka.Close()
+	}
+	return found, err
 }

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/pipeline"
+)
+
+func (c *command) modelsCommand() *cobra.Command {
+	return group("models", "Look at the models that were published", c.modelsListCommand(), c.modelsShowCommand())
+}
+
+func (c *command) modelsListCommand() *cobra.Command {
+	var t target
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the models, and what uses them",
+		Long: `List the models of the models topic in the order of their publication, each checked against its checksum. States:
+  live    the live collections were made by it
+  held    another generation has it
+  unused  nothing depends on it
+  broken  it is not complete, or damaged, and cannot be used
+A live or held one that has a problem as well can not be read any more: hardneg run will not start.`,
+		Args: arguments(),
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		listed, _, err := c.listModels(cmd, t)
+		if err != nil {
+			return err
+		}
+		if c.output == "json" {
+			return c.printJSON(listed)
+		}
+		return c.printModels(listed)
+	}
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+func (c *command) modelsShowCommand() *cobra.Command {
+	var t target
+	cmd := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show a model, and what it loses of the documents of today",
+		Long: `Show a model: its embedders, how much of the variance its first axes capture, and, of a service that runs by it, how much
+they capture of the documents that it embedded recently. The beginning of an id will do where it is the only one.
+
+A service is found by --data-dir, by --http, or by http.address; each instance knows of the documents alone that it has
+embedded since it started.`,
+		Example: "  hardneg models show 3f9a --data-dir ./data",
+		Args:    arguments("ID"),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		listed, http, err := c.listModels(cmd, t)
+		if err != nil {
+			return err
+		}
+		m, err := only(listed, args[0])
+		if err != nil {
+			return err
+		}
+		shown := shownModel{ListedModel: m}
+		if m.Manifest != nil && len(m.Manifest.Variance) > 0 {
+			shown.Recent, err = readRecent(cmd.Context(), http, m.ID)
+			if err != nil {
+				shown.NotRecent = err.Error()
+			}
+		}
+		if c.output == "json" {
+			return c.printJSON(shown)
+		}
+		return c.printModel(shown)
+	}
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// shownModel is a model with what a service says of it.
+type shownModel struct {
+	pipeline.ListedModel
+	Recent    *recent `json:"recent,omitempty"`
+	NotRecent string  `json:"recent_unknown,omitempty"` // why there is nothing recent
+}
+
+// listModels returns the models, and the HTTP address of the service.
+func (c *command) listModels(cmd *cobra.Command, t target) (listed []pipeline.ListedModel, http string, err error) {
+	connected, err := c.connect(cmd.Context(), t, true)
+	if err != nil {
+		return nil, "", err
+	}
+	defer connected.close()
+	cfg := connected.config
+	listed, err = pipeline.Models{Kafka: connected.kafka, Topic: cfg.Topics.Models, Log: connected.log}.List(cmd.Context(), connected.qdrant)
+	return listed, cfg.HTTP.Address, err
+}
+
+// only finds a model by its id, or by the beginning of it.
+func only(listed []pipeline.ListedModel, id string) (pipeline.ListedModel, error) {
+	var ids []string
+	var found pipeline.ListedModel
+	for _, m := range listed {
+		if strings.HasPrefix(m.ID, id) {
+			ids, found = append(ids, m.ID), m
+		}
+	}
+	slices.Sort(ids)
+	switch len(ids) {
+	case 0:
+		return found, fmt.Errorf("no model begins with %q: hardneg models list shows all", id)
+	case 1:
+		return found, nil
+	}
+	return found, usage("%q is the beginning of %s", id, strings.Join(ids, " and of "))
+}
+
+func (c *command) printModels(listed []pipeline.ListedModel) error {
+	table := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "MODEL\tSTATE\tCREATED\tDIMENSIONS\tSAMPLES\tCAPTURED\tHELD OUT\tBYTES\tEMBEDDERS")
+	for _, m := range listed {
+		cells := []string{m.ID, m.State, "-", "-", "-", "-", "-", "-", brief(m.Problem)}
+		if i := m.Manifest; i != nil {
+			names := make([]string, len(i.Embedders))
+			for e, part := range i.Embedders {
+				names[e] = part.Name
+			}
+			captured, heldOut := "-", "-"
+			if len(i.Variance) > 0 {
+				captured = fmt.Sprintf("%.3f", capturedShare(*i))
+			}
+			if i.HeldOut != nil {
+				heldOut = fmt.Sprintf("%.3f", i.HeldOut.Share)
+			}
+			cells = []string{m.ID, m.State, i.CreatedAt.Format(time.RFC3339), fmt.Sprint(i.Dimensions), fmt.Sprint(i.Samples), captured, heldOut,
+				fmt.Sprint(i.Bytes), brief(strings.Join(names, ", "))}
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
+	}
+	return table.Flush()
+}
+
+func (c *command) printModel(m shownModel) error {
+	rows := [][2]string{{"model", m.ID}, {"state", m.State}}
+	if len(m.Generations) > 0 {
+		rows = append(rows, [2]string{"generations", strings.Join(m.Generations, ", ")})
+	}
+	if m.Problem != "" {
+		rows = append(rows, [2]string{"problem", m.Problem})
+	}
+	if m.Manifest == nil {
+		return printRows(c.stdout, rows)
+	}
+	rows = append(rows, describe(*m.Manifest)...)
+	if m.Recent != nil {
+		rows = append(rows, [2]string{"recent", m.Recent.String()})
+	} else if m.NotRecent != "" {
+		rows = append(rows, [2]string{"recent", "unknown: " + m.NotRecent})
+	}
+	if err := printRows(c.stdout, rows); err != nil {
+		return err
+	}
+	return printParts(c.stdout, *m.Manifest)
+}

@@ -1,0 +1,233 @@
+package model
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"hardneg/internal/config"
+	"hardneg/internal/embed"
+	"hardneg/mining"
+)
+
+// topical makes passages of the words of a few topics: each has a vocabulary of its own.
+func topical(seed uint64, n, firstTopic, topics int) []embed.Item {
+	random := rand.New(rand.NewPCG(seed, 1))
+	items := make([]embed.Item, n)
+	for i := range items {
+		topic := firstTopic + random.IntN(topics)
+		for range 20 {
+			items[i].Text += " t" + string(rune('a'+topic)) + string(rune('a'+random.IntN(20))) + string(rune('a'+random.IntN(3)))
+		}
+	}
+	return items
+}
+
+// TestCurve: against the definition, said in another way.
+func TestCurve(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	for range 200 {
+		shares := make([]float64, 1+random.IntN(300))
+		sum := 0.0
+		for i := range shares {
+			shares[i] = sum + random.ExpFloat64()
+			sum = shares[i]
+		}
+		end := random.Float64()
+		if random.IntN(3) == 0 {
+			end = 1
+		}
+		for i := range shares {
+			shares[i] *= end / sum
+		}
+		want := map[int]bool{len(shares): true}
+		for d := 1; d <= len(shares); d *= 2 {
+			want[d] = true
+		}
+		for tenth := 1; tenth < 10; tenth++ {
+			for i, share := range shares {
+				if share >= float64(tenth)/10 {
+					want[i+1] = true
+					break
+				}
+			}
+		}
+		last := 0
+		for _, point := range curve(shares) {
+			if !want[point.Dimensions] || point.Dimensions <= last || point.Share != shares[point.Dimensions-1] {
+				t.Fatalf("%v after %d, of %d shares up to %v", point, last, len(shares), end)
+			}
+			delete(want, point.Dimensions)
+			last = point.Dimensions
+		}
+		if len(want) > 0 {
+			t.Fatalf("%v are missing, of %d shares up to %v", want, len(shares), end)
+		}
+	}
+	if got := curve(nil); len(got) > 0 {
+		t.Errorf("no axes: %v", got)
+	}
+}
+
+// TestHoldOut: every row is on one side, in its order, and the others are evenly spread, few and bounded.
+func TestHoldOut(t *testing.T) {
+	for _, n := range []int{1, 19, 199, 200, 201, 1000, 9999, 10_000, 10_001, 60_000} {
+		rows := mining.NewMatrix(n, 1)
+		for i := range n {
+			rows.Data[i] = float32(i)
+		}
+		rest, control := holdOut(rows)
+		if control.Rows != len(control.Data) || rest.Rows != len(rest.Data) || rest.Rows+control.Rows != n {
+			t.Fatalf("%d rows: %d and %d", n, rest.Rows, control.Rows)
+		}
+		switch want := n / 20; {
+		case n < 200 && control.Rows != 0, n >= 200 && n <= 10_000 && control.Rows != want, n > 10_000 && (control.Rows > 500 || control.Rows < 400):
+			t.Errorf("%d rows: %d are held out", n, control.Rows)
+		}
+		seen := map[float32]bool{}
+		for _, part := range []mining.Matrix{rest, control} {
+			for i, v := range part.Data {
+				if seen[v] || i > 0 && v <= part.Data[i-1] {
+					t.Fatalf("%d rows: %v twice, or out of order", n, v)
+				}
+				seen[v] = true
+			}
+		}
+	}
+}
+
+// TestDriftIsTheDefinition: the weights of the definition, document by document, in the plainest way. A batch counts as
+// one moment.
+func TestDriftIsTheDefinition(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	d := NewDrift(Manifest{HeldOut: &HeldOut{100, 0.5}})
+	type document struct{ batch, total, captured float64 }
+	var all []document
+	seen := 0.0
+	for range 40 {
+		n := 1 + random.IntN(200)
+		var e mining.Energy
+		level := random.Float64()
+		for range n {
+			x := document{seen + float64(n), 0.5 + random.Float64(), 0}
+			x.captured = x.total * level * random.Float64()
+			e.Add(mining.Energy{Vectors: 1, Total: x.total, Captured: x.captured})
+			all = append(all, x)
+		}
+		seen += float64(n)
+		d.Add(e)
+		var weights, total, captured float64
+		for _, x := range all {
+			w := math.Exp(-(seen - x.batch) / 1000)
+			weights, total, captured = weights+w, total+w*x.total, captured+w*x.captured
+		}
+		if math.Abs(d.Share()-captured/total) > 1e-9 || d.Seen() != int64(seen) {
+			t.Fatalf("after %v documents: share %v, want %v", seen, d.Share(), captured/total)
+		}
+		share := captured / total
+		if want := weights >= 500 && share/(1-share) < 0.7; want != d.Notable() {
+			t.Fatalf("after %v documents, share %v: notable %v", seen, share, d.Notable())
+		}
+	}
+}
+
+// TestNoVerdict: without a comparison, and on few documents, nothing is notable.
+func TestNoVerdict(t *testing.T) {
+	lost := mining.Energy{Vectors: 499, Total: 499}
+	d := NewDrift(Manifest{HeldOut: &HeldOut{100, 0.5}})
+	if d.Share() != 1 || d.Notable() {
+		t.Error("nothing was seen, and it drifted")
+	}
+	d.Add(lost)
+	if d.Notable() {
+		t.Error("a verdict on 499 documents")
+	}
+	d.Add(mining.Energy{Vectors: 100, Total: 100})
+	if !d.Notable() {
+		t.Error("nothing is captured of 599 documents, and it is not notable")
+	}
+	d = NewDrift(Manifest{})
+	d.Add(mining.Energy{Vectors: 5000, Total: 5000})
+	if d.Notable() {
+		t.Error("a verdict without a comparison")
+	}
+}
+
+// TestObserve: what is told is the definition, of passages alone, and of all of them.
+func TestObserve(t *testing.T) {
+	m := mustFit(t, small, pca, 10, topical(1, 400, 0, 4))
+	var mu sync.Mutex
+	var got mining.Energy
+	m.Observe(func(e mining.Energy) {
+		mu.Lock()
+		defer mu.Unlock()
+		got.Add(e)
+	})
+	items := append(topical(2, 600, 0, 4), embed.Item{Text: "..."})
+	if _, _, err := m.Vectors(context.Background(), embed.Query, items); err != nil || got.Vectors != 0 {
+		t.Fatalf("queries are measured: %+v, %v", got, err)
+	}
+	mustVectors(t, m, items)
+	var want mining.Energy
+	block := mining.NewMatrix(len(items), m.length)
+	kept, _, err := m.ensemble(context.Background(), embed.Passage, items, block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range kept {
+		x := block.Row(i)
+		for j, v := range x {
+			want.Total += math.Pow(float64(v)-float64(m.reducer.Mean[j]), 2)
+		}
+		for k := range m.reducer.Components.Rows {
+			along := 0.0
+			for j, v := range x {
+				along += (float64(v) - float64(m.reducer.Mean[j])) * float64(m.reducer.Components.Row(k)[j])
+			}
+			want.Captured += along * along
+		}
+	}
+	if got.Vectors != 600 || math.Abs(got.Total-want.Total) > 1e-3*want.Total || math.Abs(got.Captured-want.Captured) > 1e-3*want.Captured {
+		t.Errorf("measured %+v, want %+v", got, want)
+	}
+}
+
+// TestDriftOfTopics: documents of the sample's topics are no drift, those of others are, and back again.
+func TestDriftOfTopics(t *testing.T) {
+	m := mustFit(t, small, pca, 10, topical(1, 1000, 0, 4))
+	held := m.Info().HeldOut
+	if held == nil || held.Documents != 50 || !(held.Share > 0 && held.Share < 1) {
+		t.Fatalf("held out: %+v", held)
+	}
+	d := NewDrift(m.Info())
+	m.Observe(d.Add)
+	for i, step := range []struct {
+		topic   int
+		notable bool
+	}{{0, false}, {10, true}, {0, false}} {
+		mustVectors(t, m, topical(uint64(2+i), 4000, step.topic, 4))
+		if d.Notable() != step.notable {
+			t.Errorf("after step %d: captured %.3f, held out %.3f: notable %v", i, d.Share(), held.Share, d.Notable())
+		}
+	}
+}
+
+// TestNothingHeldOut: of small samples and without axes.
+func TestNothingHeldOut(t *testing.T) {
+	for name, m := range map[string]*Model{
+		"small": mustFit(t, small, pca, 10, prose(1, 199)), "unreduced": mustFit(t, small, config.Reduce{Method: "none"}, 10, prose(1, 400)),
+	} {
+		if m.Info().HeldOut != nil {
+			t.Errorf("%s: %+v", name, m.Info().HeldOut)
+		}
+	}
+	plain := mustFit(t, small, config.Reduce{Method: "none"}, 10, prose(1, 400))
+	plain.Observe(func(e mining.Energy) { t.Errorf("measured without axes: %+v", e) })
+	mustVectors(t, plain, prose(2, 10))
+}
