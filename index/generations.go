@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -113,6 +114,26 @@ func (c *Client) Existing(ctx context.Context, generation string) (*Index, error
 	}
 	x.dimensions = int(info.GetConfig().GetParams().GetVectorsConfig().GetParams().GetSize())
 	return x, c.verify(x.documents, info, x.dimensions)
+}
+
+// Held lists the generations that have a collection, in order.
+func (c *Client) Held(ctx context.Context) ([]string, error) {
+	answer, err := call(ctx, c, "ListCollections", "", func(ctx context.Context) (*qdrant.ListCollectionsResponse, error) {
+		return c.connection.GetCollectionsClient().List(ctx, &qdrant.ListCollectionsRequest{})
+	})
+	if err != nil {
+		return nil, err
+	}
+	var held []string
+	for _, collection := range answer.GetCollections() {
+		for _, kind := range []string{"documents-", "queries-"} {
+			if generation, ok := strings.CutPrefix(collection.GetName(), c.config.Prefix+kind); ok {
+				held = append(held, generation)
+			}
+		}
+	}
+	slices.Sort(held)
+	return slices.Compact(held), nil
 }
 
 // Drop deletes the collections of a generation that is not live. Those that do not exist are no error.

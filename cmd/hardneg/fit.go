@@ -47,6 +47,9 @@ The sample depends on the seed and on which documents there are, not on their or
 		if !cmd.Flags().Changed("sample") {
 			o.Sample = o.Config.Fit.Sample
 		}
+		if !cmd.Flags().Changed("seed") {
+			o.Seed = o.Config.Reduce.Seed
+		}
 		counted := &counts{out: c.stderr}
 		o.Progress = counted.show
 		report, err := pipeline.Fit(cmd.Context(), o)
@@ -61,7 +64,7 @@ The sample depends on the seed and on which documents there are, not on their or
 		return c.printFit(report, o.DryRun)
 	}
 	cmd.Flags().IntVar(&o.Sample, "sample", 0, "documents to fit on (default: fit.sample)")
-	cmd.Flags().Uint64Var(&o.Seed, "seed", 1, "seed of the sample")
+	cmd.Flags().Uint64Var(&o.Seed, "seed", 0, "seed of the sample (default: reduce.seed)")
 	cmd.Flags().BoolVar(&fromIndex, "from-index", false, "take the documents of the live collection, not those of the topic")
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "publish nothing")
 	t.flags(cmd)

@@ -225,11 +225,7 @@ func (r *rebuild) model(ctx context.Context) (m *model.Model, err error) {
 		return m, err
 	}
 	err = r.step(StepFit, func() error {
-		documents := r.sample
-		if r.FromTopics {
-			documents = arrivals{cfg: r.Config, kafka: r.Kafka, log: r.Log, await: func(error) {}}.sample
-		}
-		if m, err = FitModel(ctx, r.Config, documents, r.Log); err != nil {
+		if m, err = FitModel(ctx, r.Config, r.sample, r.Log); err != nil {
 			return err
 		}
 		return r.live.models().Publish(ctx, m)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"time"
@@ -22,35 +21,18 @@ const seedTogether = 256 // documents or queries that are embedded at a time
 // errCarried says that the live collections do not have all that a rebuild needs.
 var errCarried = errors.New("came with vectors of its own, which the index does not keep: rebuild with --from-topics")
 
-// sample is a Source of documents of the live generation, a uniform sample of fit.sample.
-func (r *rebuild) sample(ctx context.Context, useless int) ([]embed.Item, error) {
-	random := rand.New(rand.NewPCG(uint64(r.Config.Reduce.Seed), 0))
-	chosen := map[string]embed.Item{}
-	ids := make([]string, 0, r.Config.Fit.Sample)
-	seen := 0
-	err := r.live.queries.ScanDocuments(ctx, index.WithText, func(d index.Document) error { // in the order of point ids, which does not change
-		if d.Deleted {
-			return nil
-		}
-		seen++
-		if len(ids) < r.Config.Fit.Sample {
-			ids = append(ids, d.ID)
-		} else if at := random.IntN(seen); at < len(ids) {
-			delete(chosen, ids[at])
-			ids[at] = d.ID
-		} else {
-			return nil
-		}
-		chosen[d.ID] = embed.Item{Text: records.EmbeddedText(d.Title, d.Text)}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+// sample is a Source: documents spread over the live generation, or over the documents topic.
+func (r *rebuild) sample(ctx context.Context, useless int) (sample []embed.Item, err error) {
+	most, seed, read := r.Config.Fit.Sample, r.Config.Reduce.Seed, func() {}
+	if r.FromTopics {
+		sample, err = sampleTopic(ctx, r.Kafka, r.Config.Topics.Documents, most, seed, read)
+	} else {
+		sample, err = sampleIndex(ctx, r.live.queries, most, seed, read)
 	}
-	if len(chosen) <= useless {
-		return nil, fmt.Errorf("%d documents are live, and none can be embedded", len(chosen))
+	if err == nil && len(sample) <= useless {
+		err = fmt.Errorf("%d documents are there, and none can be embedded", len(sample))
 	}
-	return inOrder(chosen, len(chosen)), nil
+	return sample, err
 }
 
 // suffices tells whether the live collections have what the new generation is made of.

@@ -39,33 +39,34 @@ func (s *sample) hash(id string) uint64 {
 	return binary.LittleEndian.Uint64(sum[:])
 }
 
-// put writes a document. What is kept may be twice what is wanted, so that deletes rarely make the sample smaller.
+// put writes a document. More are kept than are wanted, for the sample gets smaller only if more than that many of them
+// are deleted.
 func (s *sample) put(id string, item embed.Item) {
 	hash := s.hash(id)
 	if hash > s.bound {
 		return
 	}
 	s.kept[id] = sampled{hash, item}
-	if len(s.kept) > 2*s.most {
-		s.cut()
+	if len(s.kept) > 4*s.most {
+		s.cut(2 * s.most)
 	}
 }
 
 func (s *sample) remove(id string) { delete(s.kept, id) }
 
 // cut keeps the smallest hashes.
-func (s *sample) cut() {
-	if len(s.kept) <= s.most {
+func (s *sample) cut(n int) {
+	if len(s.kept) <= n {
 		return
 	}
 	lowest := slices.SortedFunc(maps.Values(s.kept), func(a, b sampled) int { return cmp.Compare(a.hash, b.hash) })
-	s.bound = lowest[s.most-1].hash
+	s.bound = lowest[n-1].hash
 	maps.DeleteFunc(s.kept, func(_ string, d sampled) bool { return d.hash > s.bound })
 }
 
 // ids are those of the sample, in order.
 func (s *sample) ids() []string {
-	s.cut()
+	s.cut(s.most)
 	return slices.Sorted(maps.Keys(s.kept))
 }
 
