@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"hardneg/internal/config"
 	"hardneg/internal/model"
@@ -133,12 +136,14 @@ func (p *Pipeline) models() Models {
 // fit fits the first model on the documents that arrive, and publishes it. When several instances do so at once, all
 // of them go on with the one whose manifest came first.
 func (p *Pipeline) fit(ctx context.Context) (*model.Model, error) {
-	documents := arrivals{cfg: p.cfg, kafka: p.kafka, log: p.log, await: p.await}
+	silent := p.models() // it is asked again and again
+	silent.Log = zerolog.Nop()
+	documents := arrivals{cfg: p.cfg, kafka: p.kafka, log: p.log, await: p.await, first: silent.First}
 	m, err := FitModel(ctx, p.cfg, documents.sample, p.log)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = p.models().Publish(ctx, m)
 	}
-	if err := p.models().Publish(ctx, m); err != nil {
+	if err != nil && !errors.Is(err, errPublished) {
 		return nil, err
 	}
 	first, err := p.models().Read(ctx, "")

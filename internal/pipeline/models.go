@@ -226,8 +226,12 @@ type arrivals struct {
 	cfg   *config.Config
 	kafka *stream.Client
 	log   zerolog.Logger
-	await func(error) // is told, again and again, that documents are awaited, or why they cannot be read
+	await func(error)                           // is told, again and again, that documents are awaited, or why they cannot be read
+	first func(context.Context) (string, error) // tells whether a model was published meanwhile
 }
+
+// errPublished ends the wait for documents: there is a model.
+var errPublished = errors.New("a model was published")
 
 // sample is a Source. It reads documents until there are fit.sample of them, or at least fit.minimum and no more are
 // coming, or fit.wait has passed since the first; and more than a number that was of no use.
@@ -242,7 +246,7 @@ func (a arrivals) sample(ctx context.Context, useless int) ([]embed.Item, error)
 		next[o.Partition] = o.Start
 	}
 	documents := map[string]embed.Item{}
-	var first, last, told time.Time
+	var first, last, told, looked time.Time
 	for {
 		atEnd := true
 		for partition := range next {
@@ -290,6 +294,14 @@ func (a arrivals) sample(ctx context.Context, useless int) ([]embed.Item, error)
 					note = note.Str("fit_in", max(0, a.cfg.Fit.Wait-now.Sub(first)).Round(time.Second).String())
 				}
 				note.Msg("waiting for documents to fit a model on; after fit.wait those that are there have to do")
+			}
+			if now := time.Now(); now.Sub(looked) > 10*pollPause {
+				looked = now
+				if id, err := a.first(ctx); err != nil {
+					return nil, err
+				} else if id != "" {
+					return nil, errPublished
+				}
 			}
 			if err := pause(ctx, pollPause); err != nil {
 				return nil, err
