@@ -127,6 +127,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.fitCommand(),
 		c.modelsCommand(),
 		c.rebuildCommand(),
+		c.statusCommand(),
 		c.configCommand(),
 		c.schemaCommand(),
 		c.versionCommand(),

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/pipeline"
+)
+
+func (c *command) statusCommand() *cobra.Command {
+	var t target
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show where the view stands: generation, stages, lag",
+		Long: `Show which generation is live and what else there is, how far each stage is behind its topic and how many members its group
+has, and, of the instance that answers at the HTTP address, what it waits for. Kafka and Qdrant are asked; no instance needs to run.`,
+		Args: arguments(),
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		connected, err := c.connect(cmd.Context(), t, true)
+		if err != nil {
+			return err
+		}
+		defer connected.close()
+		cfg := connected.config
+		status, err := pipeline.ReadStatus(cmd.Context(), cfg, connected.kafka, connected.qdrant)
+		if err != nil {
+			return err
+		}
+		shown := shownStatus{Status: status, Instance: readReady(cmd.Context(), cfg.HTTP.Address)}
+		if c.output == "json" {
+			return c.printJSON(shown)
+		}
+		return shown.print(c.stdout)
+	}
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// shownStatus is the status of the view with that of one instance.
+type shownStatus struct {
+	*pipeline.Status
+	Instance instance `json:"instance"`
+}
+
+// instance is what an instance of the service says of itself.
+type instance struct {
+	HTTP    string            `json:"http"`
+	Answers bool              `json:"answers"`
+	Ready   bool              `json:"ready"`
+	Missing map[string]string `json:"missing,omitempty"` // by stage: what it waits for
+}
+
+// readReady asks an instance at its /readyz.
+func readReady(ctx context.Context, address string) instance {
+	i := instance{HTTP: address}
+	ctx, cancel := context.WithTimeout(ctx, metricsPatience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
+	if err != nil {
+		return i
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return i
+	}
+	defer response.Body.Close()
+	i.Answers = json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&i) == nil
+	return i
+}
+
+func (s shownStatus) print(w io.Writer) error {
+	switch {
+	case s.Generation == "":
+		fmt.Fprintln(w, "no generation is live yet: the service waits for documents, or fits its first model")
+	case s.Publishing:
+		fmt.Fprintf(w, "generation %s is live, and its triplets are being published\n", s.Generation)
+	default:
+		fmt.Fprintf(w, "generation %s is live\n", s.Generation)
+	}
+	fmt.Fprintf(w, "%d documents, %d queries\n", s.Documents, s.Queries)
+	switch i := s.Instance; {
+	case !i.Answers:
+		fmt.Fprintf(w, "no instance answers at %s\n", i.HTTP)
+	case i.Ready:
+		fmt.Fprintf(w, "the instance at %s is ready\n", i.HTTP)
+	default:
+		for _, stage := range slices.Sorted(maps.Keys(i.Missing)) {
+			fmt.Fprintf(w, "the instance at %s is not ready: %s: %s\n", i.HTTP, stage, i.Missing[stage])
+		}
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "STAGE\tGROUP\tMEMBERS\tTOPIC\tPARTITIONS\tLAG")
+	rows := func(stages []pipeline.StageStatus) {
+		for _, x := range stages {
+			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%d\n", x.Stage, x.Group, x.Members, x.Topic, x.Partitions, x.Lag)
+		}
+	}
+	rows(s.Stages)
+	for _, g := range s.Others {
+		fmt.Fprintf(table, "generation %s: %s\n", g.Generation, g.Phase)
+		rows(g.Stages)
+	}
+	return table.Flush()
+}
