@@ -411,6 +411,9 @@ func TestRebuildAbort(t *testing.T) {
 		t.Errorf("abort of nothing: %+v", out)
 	}
 	c.rebuild("--set", ensembles[0], "--hold").wait(time.Minute)
+	if s := c.status(); len(s.Others) != 1 || s.Others[0].Phase != "building" || s.Generation != c.live() || s.Documents == 0 || s.Queries == 0 || !s.Instance.Ready {
+		t.Errorf("status beside a generation that is being made: %+v", s)
+	}
 	if out := run("--abort"); out.code != 2 || !strings.Contains(out.stderr, "--yes") {
 		t.Errorf("abort without a yes: %+v", out)
 	}
@@ -423,6 +426,15 @@ func TestRebuildAbort(t *testing.T) {
 	collections, err := qdrantClient(t, c.qdrant.Qdrant).GetCollectionsClient().List(context.Background(), &qdrant.ListCollectionsRequest{})
 	if err != nil || len(collections.GetCollections()) != 2 {
 		t.Errorf("collections %v, %v: want the live pair", collections.GetCollections(), err)
+	}
+	s := c.status()
+	if len(s.Others) != 0 || len(s.Stages) != 3 {
+		t.Errorf("status after it is removed: %+v", s)
+	}
+	for _, stage := range s.Stages {
+		if stage.Members != 1 || stage.Lag != 0 || stage.Partitions == 0 {
+			t.Errorf("status of a quiet stage: %+v", stage)
+		}
 	}
 	if out := run("--model", "0123456789abcdef"); out.code != 1 || !strings.Contains(out.stderr, "has no complete model") {
 		t.Errorf("a model that is none: %+v", out)
@@ -496,4 +508,25 @@ func TestRebuildRefused(t *testing.T) {
 			t.Errorf("%q has %d dead letters, want 1", id, letters[id])
 		}
 	}
+}
+
+// status is what `hardneg status` prints.
+type status struct {
+	Generation         string
+	Documents, Queries int
+	Stages             []struct{ Members, Partitions, Lag int }
+	Others             []struct{ Generation, Phase string }
+	Instance           struct{ Ready bool }
+}
+
+func (c *cluster) status() (s status) {
+	c.t.Helper()
+	out := hardneg(c.t, time.Minute, slices.Concat([]string{"status"}, c.settings, []string{"-o", "json", "--http", c.instances[0].HTTP})...)
+	if out.code != 0 {
+		c.t.Fatalf("status: %+v", out)
+	}
+	if err := json.Unmarshal([]byte(out.stdout), &s); err != nil {
+		c.t.Fatal(err)
+	}
+	return s
 }
