@@ -39,7 +39,9 @@ func TestDriftIsTold(t *testing.T) {
 	metrics.CapturedShare.WithLabelValues("old", telemetry.OfRecent).Set(1)
 	var log bytes.Buffer
 	observeDrift(m, metrics, zerolog.New(&log))
-	gauge := func(what string) float64 { return testutil.ToFloat64(metrics.CapturedShare.WithLabelValues(m.ID(), what)) }
+	gauge := func(what string) float64 {
+		return testutil.ToFloat64(metrics.CapturedShare.WithLabelValues(m.ID(), what))
+	}
 	if n := testutil.CollectAndCount(metrics.CapturedShare); n != 2 { // before gauge makes more
 		t.Errorf("%d shares before a document, want those of the sample and of those held out", n)
 	}

@@ -34,6 +34,8 @@ type Server struct {
 	cluster *kfake.Cluster
 	gate    *gate
 	client  *kgo.Client // in-process
+	members context.CancelFunc
+	watched sync.WaitGroup
 	lock    *os.File
 	running string // file that exists while the broker runs, so that a kill is noticed
 	log     zerolog.Logger
@@ -102,6 +104,11 @@ func (s *Server) start(cfg Config, host string) error {
 		}
 		s.log.Info().Int("aborted", n).Msg("embedded Kafka was not stopped properly: its log is repaired")
 	}
+	members := &members{client: s.client, log: s.log, groups: map[string]*groupMembers{}}
+	s.cluster.Control(members.heard)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.members = cancel
+	s.watched.Go(func() { members.watch(ctx) })
 	s.gate.open()
 	return nil
 }
@@ -132,6 +139,10 @@ func (s *Server) Close() error {
 
 // release stops what runs.
 func (s *Server) release() {
+	if s.members != nil {
+		s.members()
+		s.watched.Wait()
+	}
 	if s.client != nil {
 		s.client.Close()
 	}

@@ -1,0 +1,119 @@
+package kafka
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// members expels those that kfake forgets: it starts no session timer for a member whose connection ends while it waits
+// to join, and deals partitions to it that nobody reads until the next rebalance. A real broker expels it.
+type members struct {
+	client *kgo.Client
+	log    zerolog.Logger
+
+	mu     sync.Mutex
+	groups map[string]*groupMembers
+}
+
+// groupMembers are those of one group.
+type groupMembers struct {
+	session time.Duration        // the longest session time-out that a member joined with
+	seen    map[string]time.Time // by member: when it last spoke, or was first there
+}
+
+const membersEvery = 500 * time.Millisecond
+
+// heard notes who speaks. The broker calls it with each request.
+func (m *members) heard(request kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch r := request.(type) {
+	case *kmsg.JoinGroupRequest:
+		g := m.groups[r.Group]
+		if g == nil {
+			g = &groupMembers{seen: map[string]time.Time{}}
+			m.groups[r.Group] = g
+		}
+		g.session = max(g.session, time.Duration(r.SessionTimeoutMillis)*time.Millisecond)
+	case *kmsg.SyncGroupRequest:
+		m.spoke(r.Group, r.MemberID)
+	case *kmsg.HeartbeatRequest:
+		m.spoke(r.Group, r.MemberID)
+	}
+	return nil, nil, false
+}
+
+func (m *members) spoke(group, member string) {
+	if g := m.groups[group]; g != nil {
+		g.seen[member] = time.Now()
+	}
+}
+
+// watch expels members until the context ends.
+func (m *members) watch(ctx context.Context) {
+	tick := time.NewTicker(membersEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		request := kmsg.NewPtrDescribeGroupsRequest()
+		m.mu.Lock()
+		for group := range m.groups {
+			request.Groups = append(request.Groups, group)
+		}
+		m.mu.Unlock()
+		if len(request.Groups) == 0 {
+			continue
+		}
+		answer, err := request.RequestWith(ctx, m.client)
+		if err != nil {
+			continue // the next turn asks again
+		}
+		for _, group := range answer.Groups {
+			for _, silent := range m.silent(group) {
+				m.log.Info().Str("group", group.Group).Str("member", silent).Msg("a member never spoke since it joined: expelled")
+				leave := kmsg.NewPtrLeaveGroupRequest()
+				leave.Group, leave.MemberID = group.Group, silent
+				member := kmsg.NewLeaveGroupRequestMember()
+				member.MemberID = silent
+				leave.Members = append(leave.Members, member)
+				_, _ = leave.RequestWith(ctx, m.client) // who is still there is found again
+			}
+		}
+	}
+}
+
+// silent are the members of a group that have said nothing for longer than a session.
+func (m *members) silent(group kmsg.DescribeGroupsResponseGroup) (silent []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.groups[group.Group]
+	if g == nil {
+		return nil
+	}
+	there := make(map[string]time.Time, len(group.Members))
+	now := time.Now()
+	for _, member := range group.Members {
+		last, known := g.seen[member.MemberID]
+		if !known || group.State != "Stable" && group.State != "CompletingRebalance" { // who waits to join need not speak
+			last = now
+		}
+		if now.Sub(last) > g.session {
+			silent = append(silent, member.MemberID)
+			continue
+		}
+		there[member.MemberID] = last
+	}
+	if g.seen = there; len(there) == 0 && group.State == "Dead" {
+		delete(m.groups, group.Group)
+	}
+	return silent
+}
