@@ -25,6 +25,8 @@ type Config struct {
 	// Models whose vectors are concatenated, in this order. A change needs a new model, and so a rebuild of the
 	// index.
 	Embedders []Embedder `yaml:"embedders" default:"[{name: words, type: lexical-word, dimensions: 2048}, {name: chars, type: lexical-char, dimensions: 2048}]"`
+	// Vectors of texts, kept on disk so that none is embedded twice.
+	Cache Cache `yaml:"cache"`
 	// Reduction of the concatenated vectors.
 	Reduce Reduce `yaml:"reduce"`
 	// When the model is fitted on a first start.
@@ -147,6 +149,19 @@ type Embedder struct {
 	Weight float64 `yaml:"weight" default:"1" min:"0"`
 	// Buckets of a lexical one, where 0 means 2048; length of the vectors of a carried one.
 	Dimensions int `yaml:"dimensions" min:"0" max:"65536"`
+}
+
+// Cache keeps the vectors of texts on disk, by what they were made from: a replay, a rebuild or a second view on the same
+// documents does not embed them again. Several processes may share it.
+type Cache struct {
+	// Folder. Empty: `cache` in `data_dir`, and no cache without one.
+	Path string `yaml:"path"`
+	// Bytes on disk, beyond which vectors give way that were not used lately. 0: no cache. A vector takes four bytes a
+	// dimension and 48 more: one that is to serve a replay of all documents has room for all of them.
+	MaxBytes int `yaml:"max_bytes" default:"1073741824" min:"0"`
+	// Embedders whose vectors are kept. `auto`: where embedding costs more than a look-up, so not the lexical ones.
+	// `all`: those too. Vectors that a record carries are never kept.
+	Embedders string `yaml:"embedders" default:"auto" enum:"auto|all"`
 }
 
 // Reduce is the reduction of the concatenated vectors.

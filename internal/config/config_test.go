@@ -96,7 +96,7 @@ func TestEveryKey(t *testing.T) {
 		"kafka.sasl.mechanism": "plain", "qdrant.address": "q:1", "qdrant.read_consistency": "quorum",
 		"embedders": "[{name: x, type: carried, dimensions: 3}]", "reduce.method": "none", "reduce.variance": "0.5",
 		"mining.tiers": "[{policy: semantic, upto: 2}]", "http.address": "h:1",
-		"kafka.session_timeout": "10s", "kafka.transaction_timeout": "10s", "fit.minimum": "9", "topics.replication_factor": "3",
+		"kafka.session_timeout": "10s", "kafka.transaction_timeout": "10s", "fit.minimum": "9", "cache.max_bytes": "2000000", "cache.embedders": "all", "topics.replication_factor": "3",
 	}
 	var env, set []string
 	var file []string

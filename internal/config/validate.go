@@ -37,6 +37,9 @@ func (c *Config) check() []Problem {
 	v.names()
 	v.embedders()
 	v.mining()
+	if c.Cache.MaxBytes > 0 && c.Cache.MaxBytes < smallestCache {
+		v.fail("cache.max_bytes", "must be 0 or at least %d, is %d", smallestCache, c.Cache.MaxBytes)
+	}
 	if c.Reduce.Variance == 0 {
 		v.fail("reduce.variance", "must be above 0")
 	}
@@ -48,6 +51,9 @@ func (c *Config) check() []Problem {
 	}
 	return v.problems
 }
+
+// smallestCache has room for a few of the longest vectors.
+const smallestCache = 1 << 20
 
 type validation struct {
 	config   *Config

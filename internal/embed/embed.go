@@ -23,7 +23,8 @@ type Item struct {
 //
 // Embed returns, for each item in order, either a vector of Dimensions() float32 values (any length but zero, all
 // finite), or an error that says why this text has none for ever (the record becomes a dead letter). The last
-// error is for the whole call: the embedder could not be reached, try again later.
+// error is for the whole call: the embedder could not be reached, try again later. The vectors that were had by then may
+// come with it, nil for all other items; they are of use to a cache alone.
 type Embedder interface {
 	Name() string
 	Dimensions() int

@@ -23,7 +23,7 @@ var passages = []string{
 // fitted returns the configured embedders, fitted on the passages above.
 func fitted(t testing.TB, definitions ...config.Embedder) []Embedder {
 	t.Helper()
-	embedders, err := New(definitions)
+	embedders, err := New(definitions, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestNew(t *testing.T) {
 		{"all at once", []config.Embedder{{Name: "a", Type: "x"}, {Name: "b", Type: "y"}}, []string{"a: unknown", "b: unknown"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			embedders, err := New(test.definitions)
+			embedders, err := New(test.definitions, nil)
 			if test.want == nil {
 				if err != nil || len(embedders) != len(test.definitions) {
 					t.Fatalf("%d embedders, error %v", len(embedders), err)
@@ -208,7 +208,7 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestNotFitted(t *testing.T) {
-	embedders, err := New([]config.Embedder{{Name: "w", Type: "lexical-word"}})
+	embedders, err := New([]config.Embedder{{Name: "w", Type: "lexical-word"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

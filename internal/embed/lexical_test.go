@@ -245,7 +245,7 @@ func TestDeterminism(t *testing.T) {
 }
 
 func newFitted(t testing.TB, definition config.Embedder) Fitted {
-	embedders, err := New([]config.Embedder{definition})
+	embedders, err := New([]config.Embedder{definition}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

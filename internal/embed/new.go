@@ -14,9 +14,9 @@ const (
 	TypeCarried     = "carried"
 )
 
-// New builds the embedders of a configuration, in its order. All that is wrong with the definitions is reported at
-// once.
-func New(definitions []config.Embedder) ([]Embedder, error) {
+// New builds the embedders of a configuration, in its order, behind the cache where that keeps their vectors. All that
+// is wrong with the definitions is reported at once.
+func New(definitions []config.Embedder, cache *Cache) ([]Embedder, error) {
 	if len(definitions) == 0 {
 		return nil, errors.New("embedders: none configured, at least one is needed")
 	}
@@ -36,7 +36,7 @@ func New(definitions []config.Embedder) ([]Embedder, error) {
 			failures = append(failures, fmt.Errorf("embedders[%d]: %w", i, err))
 			continue
 		}
-		embedders = append(embedders, embedder)
+		embedders = append(embedders, cache.wrap(embedder, definition))
 	}
 	if len(failures) > 0 {
 		return nil, errors.Join(failures...)

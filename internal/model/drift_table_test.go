@@ -41,7 +41,7 @@ func TestDriftTable(t *testing.T) {
 			{"spread over", shuffled, 1000, 512}, {"first of", inOrder, 1000, 512}, {"spread over", shuffled, 2500, 512}, {"first of", inOrder, 2500, 512},
 		} {
 			reduce := config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: c.axes, Normalize: true, Seed: 1}
-			m, err := Fit(context.Background(), ensemble, reduce, 1000, c.items[:c.samples])
+			m, err := Fit(context.Background(), nil, ensemble, reduce, 1000, c.items[:c.samples])
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -139,8 +139,9 @@ func (m *Model) Encode() (manifest []byte, chunks [][]byte, err error) {
 	return manifest, chunks, nil
 }
 
-// Decode takes what Encode gave. It fails if anything was lost or changed.
-func Decode(manifest []byte, chunks [][]byte) (*Model, error) {
+// Decode takes what Encode gave. It fails if anything was lost or changed. The cache, if there is one, keeps the vectors
+// of texts.
+func Decode(cache *embed.Cache, manifest []byte, chunks [][]byte) (*Model, error) {
 	var described Manifest
 	if err := json.Unmarshal(manifest, &described); err != nil {
 		return nil, fmt.Errorf("model: the manifest is not JSON: %w", err)
@@ -152,7 +153,7 @@ func Decode(manifest []byte, chunks [][]byte) (*Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("model %s: %w", described.ID, err)
 	}
-	m, err := described.open(payload)
+	m, err := described.open(payload, cache)
 	if err != nil {
 		return nil, fmt.Errorf("model %s: %w", described.ID, err)
 	}
@@ -191,8 +192,8 @@ func (described Manifest) Definitions() []config.Embedder {
 }
 
 // open restores the model from a payload that agrees with the manifest.
-func (described Manifest) open(payload []byte) (*Model, error) {
-	m, err := assemble(described.Definitions())
+func (described Manifest) open(payload []byte, cache *embed.Cache) (*Model, error) {
+	m, err := assemble(described.Definitions(), cache)
 	if err != nil {
 		return nil, err
 	}

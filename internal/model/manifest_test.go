@@ -34,7 +34,7 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("%s: chunk %d has %d bytes", name, i, len(chunk))
 			}
 		}
-		back, err := Decode(manifest, chunks)
+		back, err := Decode(nil, manifest, chunks)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -128,7 +128,7 @@ func TestDecodeDamaged(t *testing.T) {
 		{"resealed with other buckets", reseal(edit, func(m *Manifest) { m.Embedders[0].Dimensions++ }), chunks, "dimensions are not those"},
 		{"resealed with fewer dimensions", reseal(edit, func(m *Manifest) { m.Dimensions-- }), chunks, "dimensions are not those"},
 	} {
-		_, err := Decode(test.manifest, test.chunks)
+		_, err := Decode(nil, test.manifest, test.chunks)
 		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.HasPrefix(err.Error(), "model") {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}
@@ -155,7 +155,7 @@ func TestDecodeRandomDamage(t *testing.T) {
 		at := random.IntN(len(damaged))
 		damaged[at] = slices.Clone(damaged[at])
 		damaged[at][random.IntN(len(damaged[at]))] ^= 1 << random.IntN(8)
-		if _, err := Decode(manifest, damaged); err == nil {
+		if _, err := Decode(nil, manifest, damaged); err == nil {
 			t.Fatal("a changed chunk was not noticed")
 		}
 	}
@@ -173,7 +173,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"chunks":-1,"bytes":-1}`), []byte{0})
 	f.Fuzz(func(t *testing.T, manifest, payload []byte) {
 		for _, chunks := range [][][]byte{nil, {payload}, {payload, nil}} {
-			m, err := Decode(manifest, chunks)
+			m, err := Decode(nil, manifest, chunks)
 			if err == nil && (m.ID() == "" || m.Dimensions() <= 0) {
 				t.Fatalf("model %q of %d dimensions", m.ID(), m.Dimensions())
 			}
@@ -185,7 +185,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		described.vouch(payload)
 		if resealed, err := json.Marshal(described); err == nil {
-			_, _ = Decode(resealed, [][]byte{payload})
+			_, _ = Decode(nil, resealed, [][]byte{payload})
 		}
 	})
 }

@@ -36,9 +36,9 @@ const blockRows = 256
 // Of 200 samples and more, one in 20, and at most 500, are held out from the axes: see Drift.
 //
 // Below minimum samples the variance says little about texts to come, so the reducer then keeps reduce.MaxDimensions
-// axes whatever they capture.
-func Fit(ctx context.Context, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
-	m, err := assemble(embedders)
+// axes whatever they capture. The cache, if there is one, keeps the vectors of texts.
+func Fit(ctx context.Context, cache *embed.Cache, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
+	m, err := assemble(embedders, cache)
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +76,8 @@ const (
 var ErrSample = errors.New("model: nothing to fit on")
 
 // assemble builds the ensemble, not fitted yet.
-func assemble(definitions []config.Embedder) (*Model, error) {
-	embedders, err := embed.New(definitions)
+func assemble(definitions []config.Embedder, cache *embed.Cache) (*Model, error) {
+	embedders, err := embed.New(definitions, cache)
 	if err != nil {
 		return nil, err
 	}

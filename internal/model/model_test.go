@@ -38,7 +38,7 @@ func prose(seed uint64, n int) []embed.Item {
 
 func mustFit(t testing.TB, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item) *Model {
 	t.Helper()
-	m, err := Fit(context.Background(), embedders, reduce, minimum, sample)
+	m, err := Fit(context.Background(), nil, embedders, reduce, minimum, sample)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,19 +159,19 @@ func TestFitErrors(t *testing.T) {
 		{"nothing carried", []config.Embedder{{Name: "own", Type: embed.TypeCarried, Weight: 1, Dimensions: 2}}, prose(1, 3), "nothing to fit on: all 3 are refused: embedder own: the record carries no vector"},
 		{"no embedders", nil, prose(1, 3), "none configured"},
 	} {
-		_, err := Fit(context.Background(), test.embedders, pca, 10, test.sample)
+		_, err := Fit(context.Background(), nil, test.embedders, pca, 10, test.sample)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}
 	}
 	method := pca
 	method.Method = "umap"
-	if _, err := Fit(context.Background(), small, method, 10, prose(1, 30)); err == nil || !strings.Contains(err.Error(), `reduce.method: "umap"`) {
+	if _, err := Fit(context.Background(), nil, small, method, 10, prose(1, 30)); err == nil || !strings.Contains(err.Error(), `reduce.method: "umap"`) {
 		t.Errorf("unknown method: error %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Fit(ctx, small, pca, 10, prose(1, 30)); !errors.Is(err, context.Canceled) {
+	if _, err := Fit(ctx, nil, small, pca, 10, prose(1, 30)); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: error %v", err)
 	}
 }

@@ -148,7 +148,7 @@ func TestQuality(t *testing.T) {
 		t.Skip("takes 10 s")
 	}
 	c := openCollection(t, "scifact", "test")
-	m, err := Fit(context.Background(), ensemble, config.Reduce{Method: "none"}, 1000, c.passages)
+	m, err := Fit(context.Background(), nil, ensemble, config.Reduce{Method: "none"}, 1000, c.passages)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func every(m mining.Matrix, n int) mining.Matrix {
 func fit(t *testing.T, c *collection, reduce config.Reduce) (*Model, time.Duration) {
 	t.Helper()
 	start := time.Now()
-	m, err := Fit(context.Background(), ensemble, reduce, 1000, c.passages)
+	m, err := Fit(context.Background(), nil, ensemble, reduce, 1000, c.passages)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func fit(t *testing.T, c *collection, reduce config.Reduce) (*Model, time.Durati
 // BenchmarkEmbedding embeds real passages (scifact) with words and characters, all cores, without the reduction.
 func BenchmarkEmbedding(b *testing.B) {
 	c := openCollection(b, "scifact", "test")
-	m, err := Fit(context.Background(), ensemble, config.Reduce{Method: "none"}, 1000, c.passages[:1000])
+	m, err := Fit(context.Background(), nil, ensemble, config.Reduce{Method: "none"}, 1000, c.passages[:1000])
 	if err != nil {
 		b.Fatal(err)
 	}

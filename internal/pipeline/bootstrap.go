@@ -130,7 +130,7 @@ func describes(cfg *config.Config, info model.Manifest) bool {
 }
 
 func (p *Pipeline) models() Models {
-	return Models{Kafka: p.kafka, Topic: p.cfg.Topics.Models, Log: p.log}
+	return Models{Kafka: p.kafka, Topic: p.cfg.Topics.Models, Cache: p.cache, Log: p.log}
 }
 
 // fit fits the first model on the documents that arrive, and publishes it. When several instances do so at once, all
@@ -139,7 +139,7 @@ func (p *Pipeline) fit(ctx context.Context) (*model.Model, error) {
 	silent := p.models() // it is asked again and again
 	silent.Log = zerolog.Nop()
 	documents := arrivals{cfg: p.cfg, kafka: p.kafka, log: p.log, await: p.await, first: silent.First}
-	m, err := FitModel(ctx, p.cfg, documents.sample, p.log)
+	m, err := FitModel(ctx, p.cfg, p.cache, documents.sample, p.log)
 	if err == nil {
 		err = p.models().Publish(ctx, m)
 	}

@@ -30,7 +30,7 @@ func about(prefix string, n int) []embed.Item {
 
 // TestDriftIsTold: by metrics at any time, and by one warning.
 func TestDriftIsTold(t *testing.T) {
-	m, err := model.Fit(t.Context(), someEmbedders, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 16, Normalize: true, Seed: 1}, 10, about("a", 400))
+	m, err := model.Fit(t.Context(), nil, someEmbedders, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 16, Normalize: true, Seed: 1}, 10, about("a", 400))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestDriftIsTold(t *testing.T) {
 
 // TestNoDriftWithoutAxes: there is nothing to tell of a model that reduces nothing.
 func TestNoDriftWithoutAxes(t *testing.T) {
-	m, err := model.Fit(t.Context(), someEmbedders, config.Reduce{Method: "none"}, 10, about("a", 400))
+	m, err := model.Fit(t.Context(), nil, someEmbedders, config.Reduce{Method: "none"}, 10, about("a", 400))
 	if err != nil {
 		t.Fatal(err)
 	}

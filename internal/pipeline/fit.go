@@ -19,6 +19,7 @@ import (
 type FitOptions struct {
 	Config   *config.Config
 	Kafka    *stream.Client
+	Cache    *embed.Cache  // of vectors; nil: none
 	Index    *index.Client // the live collection's documents; nil: those of the documents topic
 	Sample   int           // documents, at most
 	Seed     uint64        // of the choice of documents
@@ -65,7 +66,7 @@ func Fit(ctx context.Context, o FitOptions) (*FitReport, error) {
 	}
 	var m *model.Model
 	err = timed("fit", func() (err error) {
-		m, err = model.Fit(ctx, o.Config.Embedders, o.Config.Reduce, o.Config.Fit.Minimum, sample, o.Progress)
+		m, err = model.Fit(ctx, o.Cache, o.Config.Embedders, o.Config.Reduce, o.Config.Fit.Minimum, sample, o.Progress)
 		return err
 	})
 	if err != nil {

@@ -31,7 +31,7 @@ func someModel(t *testing.T, seed uint64) *model.Model {
 			sample[i].Text += fmt.Sprintf(" w%d", random.IntN(50))
 		}
 	}
-	m, err := model.Fit(t.Context(), someEmbedders, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 8, Normalize: true, Seed: 1}, 10, sample)
+	m, err := model.Fit(t.Context(), nil, someEmbedders, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 8, Normalize: true, Seed: 1}, 10, sample)
 	if err != nil {
 		t.Fatal(err)
 	}

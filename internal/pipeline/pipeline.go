@@ -28,6 +28,7 @@ type Options struct {
 	Config  *config.Config
 	Kafka   *stream.Client
 	Index   *index.Client
+	Cache   *embed.Cache // of vectors; nil: none
 	Log     zerolog.Logger
 	Metrics *telemetry.Metrics
 	Health  *telemetry.Health
@@ -67,6 +68,7 @@ type Pipeline struct {
 	index       store
 	queries     *index.Index // what the sweep goes through: index itself; nil in a simulation
 	swept       sweptTo
+	cache       *embed.Cache
 	model       vectors
 	generation  string
 	live        string                     // the generation that was live at start; empty: none yet
@@ -158,7 +160,7 @@ func newPipeline(o Options) (*Pipeline, error) {
 		return nil, err
 	}
 	p := &Pipeline{
-		named: o.Config, cfg: o.Config, wide: wideLimit, kafka: o.Kafka, broker: o.Kafka, client: o.Index, mining: rules, now: time.Now,
+		named: o.Config, cfg: o.Config, wide: wideLimit, cache: o.Cache, kafka: o.Kafka, broker: o.Kafka, client: o.Index, mining: rules, now: time.Now,
 		carries: o.Config.Embedders, supersede: make(chan error, 1),
 		log: o.Log, metrics: o.Metrics, health: o.Health,
 		minWeight: records.Millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,

@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"hardneg/index"
 	"hardneg/internal/config"
+	"hardneg/internal/embed"
+	"hardneg/internal/telemetry"
+	"hardneg/internal/vectorcache"
 	"hardneg/stream"
 )
 
@@ -69,6 +73,22 @@ func ConnectQdrant(ctx context.Context, c *config.Config, log zerolog.Logger) (*
 		ExactBelow:        c.Qdrant.ExactBelow,
 		Log:               log,
 	})
+}
+
+// OpenCache opens the cache of vectors; nil where the configuration has none.
+func OpenCache(c *config.Config, log zerolog.Logger, metrics *telemetry.Metrics) (*embed.Cache, error) {
+	path := c.Cache.Path
+	if path == "" && c.DataDir != "" {
+		path = filepath.Join(c.DataDir, "cache")
+	}
+	if path == "" || c.Cache.MaxBytes == 0 {
+		return nil, nil
+	}
+	vectors, err := vectorcache.Open(vectorcache.Options{Path: path, MaxBytes: int64(c.Cache.MaxBytes), Log: log, Metrics: metrics})
+	if err != nil {
+		return nil, err
+	}
+	return &embed.Cache{Vectors: vectors, All: c.Cache.Embedders == "all"}, nil
 }
 
 // tlsConfig is nil without encryption.

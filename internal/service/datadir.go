@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"hardneg/internal/filelock"
 )
 
 // Addresses are where a running service can be reached, host:port each. An address that is not the service's own,
@@ -21,9 +23,6 @@ const (
 	addressesFile = "addresses.json"
 	lockFile      = "lock"
 )
-
-// errLocked means that another process holds the lock.
-var errLocked = errors.New("locked by another process")
 
 // ErrNotRunning means that no service has written its addresses into the data directory.
 var ErrNotRunning = errors.New("no service runs")
@@ -88,16 +87,12 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(d.path, 0o755); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(d.path, lockFile), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("data_dir: %w", err)
+	lock, err := filelock.Open(filepath.Join(d.path, lockFile))
+	if errors.Is(err, filelock.ErrLocked) {
+		return nil, fmt.Errorf("data_dir: %s is in use by another hardneg; end it, or choose another directory", d.path)
 	}
-	if err := tryLock(lock); err != nil {
-		lock.Close()
-		if errors.Is(err, errLocked) {
-			return nil, fmt.Errorf("data_dir: %s is in use by another hardneg; end it, or choose another directory", d.path)
-		}
-		return nil, fmt.Errorf("data_dir: cannot lock %s: %w", lock.Name(), err)
+	if err != nil {
+		return nil, fmt.Errorf("data_dir: cannot lock %s: %w", d.path, err)
 	}
 	d.lock = lock
 	// What a killed predecessor left points at nothing, or by now at somebody else.

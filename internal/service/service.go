@@ -76,6 +76,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer cancel()
 		err = errors.Join(err, server.Close(ending))
 	}()
+	cache, err := OpenCache(c, o.Log, metrics)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cache.Close()) }()
 	if o.Embedded {
 		end, err := startEmbedded(o, directory.path)
 		if err != nil {
@@ -112,7 +117,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	o.Log.Info().Strs("stages", c.Stages).Msg("starting the stages")
 	err = pipeline.Run(ctx, pipeline.Options{
-		Config: c, Kafka: kafka, Index: qdrant, Log: o.Log, Metrics: metrics, Health: health,
+		Config: c, Kafka: kafka, Index: qdrant, Cache: cache, Log: o.Log, Metrics: metrics, Health: health,
 	})
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil

@@ -16,6 +16,9 @@ type Metrics struct {
 	Failures        *prometheus.CounterVec   // stage: attempts that failed and are tried again
 	StageUp         *prometheus.GaugeVec     // stage: 1 while it runs, 0 while it waits
 	EmbeddedTexts   *prometheus.CounterVec   // kind: passage, query
+	CacheLookups    *prometheus.CounterVec   // result: hit, miss
+	CacheBytes      prometheus.Gauge         // of the cache of vectors, on disk
+	CacheEvictions  prometheus.Counter       // vectors that gave way to others
 	Triplets        *prometheus.CounterVec   // kind: written, retracted
 	MinedQueries    prometheus.Counter
 	ConfirmRounds   prometheus.Histogram   // reads until the stored state of a batch's queries was confirmed
@@ -64,7 +67,12 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		Failures:      counter("hardneg_failures_total", "Attempts that failed and are tried again.", "stage"),
 		StageUp:       gauge("hardneg_stage_up", "1 while the stage runs, 0 while it waits for a dependency.", "stage"),
 		EmbeddedTexts: counter("hardneg_embedded_texts_total", "Texts that were embedded.", "kind"),
-		Triplets:      counter("hardneg_triplets_total", "Triplet records that were published: written, or retracted.", "kind"),
+		CacheLookups:  counter("hardneg_cache_lookups_total", "Vectors that were looked for in the cache, by outcome.", "result"),
+		CacheBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hardneg_cache_bytes", Help: "Bytes of the cache of vectors on disk."}),
+		CacheEvictions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hardneg_cache_evictions_total", Help: "Vectors that this process took out of the cache to make room."}),
+		Triplets: counter("hardneg_triplets_total", "Triplet records that were published: written, or retracted.", "kind"),
 		MinedQueries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hardneg_mined_queries_total", Help: "Queries whose lists were computed and confirmed."}),
 		ConfirmRounds: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -87,10 +95,13 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	m.Drifted = gauge(DriftedName, "1 while recent documents lose notably more of their variance than those held out when the model was fitted.", "model")
 	registerer.MustRegister(m.CapturedShare, m.MeasuredDocuments, m.Drifted)
 	registerer.MustRegister(m.Records, m.Outputs, m.DeadLetters, m.Batches, m.BatchSeconds, m.Lag, m.Failures,
-		m.StageUp, m.EmbeddedTexts, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped)
+		m.StageUp, m.EmbeddedTexts, m.CacheLookups, m.CacheBytes, m.CacheEvictions, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped)
 	// Children exist from the start, so that a rate over a counter's first step is right.
 	for _, kind := range []string{"passage", "query"} {
 		m.EmbeddedTexts.WithLabelValues(kind)
+	}
+	for _, result := range []string{"hit", "miss"} {
+		m.CacheLookups.WithLabelValues(result)
 	}
 	for _, kind := range []string{"written", "retracted"} {
 		m.Triplets.WithLabelValues(kind)

@@ -20,6 +20,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
+
+	"hardneg/internal/filelock"
 )
 
 // Config says where to listen and where to keep the log.
@@ -54,7 +56,7 @@ func Start(cfg Config) (*Server, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("embedded Kafka: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(cfg.Dir, "lock"))
+	lock, err := filelock.Open(filepath.Join(cfg.Dir, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("embedded Kafka: data directory %s is in use by another process: %w", cfg.Dir, err)
 	}
