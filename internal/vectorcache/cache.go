@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -41,7 +42,8 @@ type Options struct {
 // Cache is safe for concurrent use.
 type Cache struct {
 	Options
-	segmentBytes int64 // beyond, a new segment is begun
+	segmentBytes int64         // beyond, a new segment is begun
+	patience     time.Duration // lockPatience, but in tests
 
 	writing sync.Mutex // within the process what the lock of the directory is between processes
 
@@ -75,7 +77,7 @@ const (
 
 // Open reads what is there.
 func Open(o Options) (*Cache, error) {
-	c := &Cache{Options: o, segmentBytes: min(o.MaxBytes/segments, maxSegmentBytes), index: map[uint64]place{}}
+	c := &Cache{Options: o, segmentBytes: min(o.MaxBytes/segments, maxSegmentBytes), patience: lockPatience, index: map[uint64]place{}}
 	if err := os.MkdirAll(o.Path, 0o755); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}

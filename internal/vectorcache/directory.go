@@ -20,13 +20,13 @@ const (
 	lockName      = "lock"
 )
 
-// patience is how long to wait for another process to finish writing. One that was suspended in the middle of it
+// lockPatience is how long to wait for another process to finish writing. One that was suspended in the middle of it
 // must not hold up embedding: what is embedded meanwhile is not kept.
-const patience = 500 * time.Millisecond
+const lockPatience = 500 * time.Millisecond
 
 // lock locks the directory for writing until the file is closed.
 func (c *Cache) lock() (*os.File, error) {
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(c.patience); ; time.Sleep(time.Millisecond) {
 		file, err := filelock.Open(filepath.Join(c.Path, lockName))
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // somebody has removed the whole cache
