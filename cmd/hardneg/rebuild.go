@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mattn/go-isatty"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"hardneg/internal/pipeline"
@@ -51,6 +52,10 @@ service needs the new configuration for what a model does not hold, such as the 
 		if abort {
 			return c.abortRebuild(cmd.Context(), o.Options, yes)
 		}
+		if o.Cache, err = service.OpenCache(cfg, log, telemetry.NewMetrics(prometheus.NewRegistry())); err != nil {
+			return err
+		}
+		defer o.Cache.Close()
 		shown := &steps{out: c.stderr}
 		o.Progress = shown.show
 		report, err := pipeline.Rebuild(cmd.Context(), o)

@@ -46,6 +46,7 @@ func (c *command) configuration(t target) (*config.Config, zerolog.Logger, error
 	}
 	var settings []string
 	for _, s := range []struct{ key, flag, file string }{
+		{"data_dir", t.dataDir, ""},
 		{"kafka.brokers", t.kafka, addresses.Kafka},
 		{"qdrant.address", t.qdrant, addresses.Qdrant},
 		{"http.address", t.http, addresses.HTTP},

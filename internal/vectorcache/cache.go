@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -46,6 +47,8 @@ type Cache struct {
 	patience     time.Duration // lockPatience, but in tests
 
 	writing sync.Mutex // within the process what the lock of the directory is between processes
+
+	hits, misses atomic.Int64
 
 	mu       sync.Mutex
 	index    map[uint64]place
@@ -91,7 +94,7 @@ func Open(o Options) (*Cache, error) {
 	return c, nil
 }
 
-// Close lets go of the files. Nothing is found afterwards, and nothing kept.
+// Close lets go of the files, and logs what the cache was good for. Nothing is found afterwards, and nothing kept.
 func (c *Cache) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,6 +103,9 @@ func (c *Cache) Close() error {
 		failures = append(failures, s.file.Close())
 	}
 	c.segments, c.index = nil, nil
+	if hits, misses := c.hits.Load(), c.misses.Load(); hits+misses > 0 {
+		c.Log.Info().Str("path", c.Path).Int64("found", hits).Int64("not_found", misses).Msg("cache of vectors closed")
+	}
 	return errors.Join(failures...)
 }
 
@@ -125,8 +131,11 @@ func (c *Cache) Get(keys []Key) [][]float32 {
 			hits++
 		}
 	}
+	misses := len(keys) - hits
+	c.hits.Add(int64(hits))
+	c.misses.Add(int64(misses))
 	c.Metrics.CacheLookups.WithLabelValues("hit").Add(float64(hits))
-	c.Metrics.CacheLookups.WithLabelValues("miss").Add(float64(len(keys) - hits))
+	c.Metrics.CacheLookups.WithLabelValues("miss").Add(float64(misses))
 	return vectors
 }
 
