@@ -113,8 +113,8 @@ func (c comparison) checkRecords() {
 			errs.errorf("headers %v at %d/%d", headers, r.Partition, r.Offset)
 		}
 		source := sourceForm.FindStringSubmatch(headers["hardneg-source"])
-		if source == nil || !slices.Contains([]string{c.kafka.documents, c.kafka.queries, "rebuild"}, source[1]) {
-			errs.errorf("header hardneg-source %q at %d/%d names no record of documents or queries, and no rebuild", headers["hardneg-source"], r.Partition, r.Offset)
+		if source == nil || !slices.Contains([]string{c.kafka.documents, c.kafka.queries, "rebuild", "sweep"}, source[1]) {
+			errs.errorf("header hardneg-source %q at %d/%d names no record of documents or queries, no rebuild and no sweep", headers["hardneg-source"], r.Partition, r.Offset)
 		}
 	}
 }
@@ -233,7 +233,7 @@ func (c comparison) checkSimilarity(at place, x triplet) error {
 			return fmt.Errorf("cosines %+v break the conditions of semantic", s)
 		}
 	case "positive-aware":
-		if s.QueryNegative > s.QueryPositive-relativeMargin*math.Abs(s.QueryPositive)+1e-6 {
+		if !c.world.below(s.QueryNegative, s.QueryPositive, 1e-6) {
 			return fmt.Errorf("cosines %+v break the margin", s)
 		}
 	default:
@@ -280,7 +280,7 @@ func (c comparison) checkLists() report {
 			}
 			continue
 		}
-		q := question{c.vectors[id], map[string]bool{}}
+		q := question{c.vectors[id], map[string]bool{}, c.world.rules}
 		if q.vector == nil {
 			errs.errorf("query %q is not in the index", id)
 			continue

@@ -68,7 +68,7 @@ func TestOracle(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			q := question{[]float64{1, 0}, test.evidence}
+			q := question{[]float64{1, 0}, test.evidence, defaultRules}
 			got := test.corpus.mine(q)
 			if !reflect.DeepEqual(got, test.want) {
 				t.Fatalf("got %v, want %v", got, test.want)
@@ -102,7 +102,7 @@ func TestOracleDepth(t *testing.T) {
 		c[d.id] = d
 	}
 	c["free"] = plane("free", -30)
-	q := question{[]float64{1, 0}, map[string]bool{"p": true}}
+	q := question{[]float64{1, 0}, map[string]bool{"p": true}, defaultRules}
 	if got := c.mine(q)["p"]; got != nil {
 		t.Errorf("a document behind the window was taken: %v", got)
 	}
@@ -115,7 +115,7 @@ func TestOracleDepth(t *testing.T) {
 // Cosines closer than the tolerance may be ordered either way, and none that are farther apart.
 func TestOracleTies(t *testing.T) {
 	c := onPlane(plane("p", 40), plane("a", -60), plane("b", -60.0002), plane("c", -61))
-	q := question{[]float64{1, 0}, map[string]bool{"p": true}}
+	q := question{[]float64{1, 0}, map[string]bool{"p": true}, defaultRules}
 	list := func(ids ...string) (slots []slot) {
 		for _, id := range ids {
 			slots = append(slots, slot{id, "positive-aware"})

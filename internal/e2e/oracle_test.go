@@ -8,17 +8,22 @@ import (
 	"strings"
 )
 
-// The oracle is a naive batch miner for the default rules: it scores every document for every query. It shares no code
-// with the program.
+// The oracle is a naive batch miner for one or both of the two policies, in the order of the default: it scores every
+// document for every query. It shares no code with the program.
+
+// rules are the settings that tests change.
+type rules struct {
+	negatives, semanticUpTo int
+	relativeMargin          float64 // below 0: no tier positive-aware
+}
 
 // The defaults of the configuration that decide a list.
+var defaultRules = rules{negatives: 4, semanticUpTo: 1, relativeMargin: 0.05}
+
 const (
-	negatives      = 4
-	semanticUpTo   = 1
-	relativeMargin = 0.05
-	nearDuplicate  = 0.98
-	nearText       = 0.5
-	depth          = 200
+	nearDuplicate = 0.98
+	nearText      = 0.5
+	depth         = 200
 )
 
 // tied is the difference below which two cosines may be ordered either way.
@@ -35,10 +40,17 @@ type point struct {
 // slot is a chosen negative.
 type slot struct{ id, policy string }
 
-// question is a query to mine: its vector, and the documents that the log names, with whether they are positives.
+// question is a query to mine: its vector, the documents that the log names, with whether they are positives, and the
+// rules.
 type question struct {
 	vector   []float64
 	evidence map[string]bool
+	rules
+}
+
+// below tells whether a cosine to the query is under the margin of a positive's.
+func (r rules) below(score, own, slack float64) bool {
+	return r.relativeMargin >= 0 && score <= own-r.relativeMargin*math.Abs(own)+slack
 }
 
 // corpus is all live documents by id.
@@ -130,7 +142,7 @@ func (c corpus) list(q question, p *point, ranking []scored) []slot {
 		if !(d.score > own) {
 			continue
 		}
-		if counted++; counted > depth || len(list) == semanticUpTo {
+		if counted++; counted > depth || len(list) == q.semanticUpTo {
 			break
 		}
 		if d.score > cosine(p.vector, d.vector) && !hashes[d.hash] && !c.barred(q, d.point, 0) {
@@ -140,10 +152,10 @@ func (c corpus) list(q question, p *point, ranking []scored) []slot {
 	counted = 0
 	taken := slices.Clone(list)
 	for _, d := range ranking {
-		if d.score > own-relativeMargin*math.Abs(own) {
+		if !q.below(d.score, own, 0) {
 			continue
 		}
-		if counted++; counted > depth || len(list) == negatives {
+		if counted++; counted > depth || len(list) == q.negatives {
 			break
 		}
 		if !slices.ContainsFunc(taken, func(s slot) bool { return s.id == d.id }) && !hashes[d.hash] && !c.barred(q, d.point, 0) {
@@ -168,20 +180,20 @@ func (c corpus) justify(q question, positive string, list []slot) error {
 	for semantic < len(list) && list[semantic].policy == "semantic" {
 		semantic++
 	}
-	if semantic > semanticUpTo || len(list) > negatives {
+	if semantic > q.semanticUpTo || len(list) > q.negatives {
 		return fmt.Errorf("the list is too long: %v", list)
 	}
 	above := func(d scored, slack float64) bool {
 		return d.score > own-slack && d.score > cosine(p.vector, d.vector)-slack
 	}
 	below := func(d scored, slack float64) bool {
-		return d.score <= own-relativeMargin*math.Abs(own)+slack
+		return q.below(d.score, own, slack)
 	}
 	inAbove := func(d scored, slack float64) bool { return d.score > own-slack }
-	if err := c.justifyTier(q, ranking, nil, list[:semantic], semanticUpTo, "semantic", inAbove, above); err != nil {
+	if err := c.justifyTier(q, ranking, nil, list[:semantic], q.semanticUpTo, "semantic", inAbove, above); err != nil {
 		return err
 	}
-	return c.justifyTier(q, ranking, list[:semantic], list[semantic:], negatives-semantic, "positive-aware", below, below)
+	return c.justifyTier(q, ranking, list[:semantic], list[semantic:], q.negatives-semantic, "positive-aware", below, below)
 }
 
 // justifyTier checks that each chosen document may be chosen, and that no document which clearly may was passed over.

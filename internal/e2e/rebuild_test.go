@@ -209,7 +209,7 @@ func (c *cluster) oracle(client *qdrant.Client, w *world, generation string) map
 	vectors := readQueryVectorsOf(c.t, client, c.prefix+"queries-"+generation)
 	lists := map[pair][]slot{}
 	for id, log := range w.queries {
-		q := question{vectors[id], map[string]bool{}}
+		q := question{vectors[id], map[string]bool{}, w.rules}
 		for document, weight := range log.evidence {
 			q.evidence[document] = positive(weight)
 		}

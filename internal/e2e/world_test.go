@@ -26,13 +26,14 @@ type logged struct {
 // world is what the test produced: what the view must come to show.
 type world struct {
 	topics
+	rules
 	documents map[string]text
 	queries   map[string]*logged
 	clock     time.Time // of the last record of the query log: timestamps of one test never go back
 }
 
 func newWorld(names topics) *world {
-	return &world{topics: names, documents: map[string]text{}, queries: map[string]*logged{}}
+	return &world{topics: names, rules: defaultRules, documents: map[string]text{}, queries: map[string]*logged{}}
 }
 
 // tick returns the timestamp of the next record of the query log.
