@@ -270,6 +270,20 @@ func TestLargerThanAll(t *testing.T) {
 	}
 }
 
+// TestSimilarKeys: of two keys that the index cannot tell apart one is found, and never with the vector of the other.
+func TestSimilarKeys(t *testing.T) {
+	c, log := open(t, t.TempDir(), 1<<20)
+	one, other := keyOf(1), keyOf(1)
+	other[31] ^= 1
+	c.Put([]Key{one}, [][]float32{{1}})
+	c.Put([]Key{other}, [][]float32{{2}})
+	for range 2 {
+		if got := c.Get([]Key{one, other}); !same(got[0], []float32{1}) || got[1] != nil || log.Len() > 0 {
+			t.Fatalf("%v, log %s", got, log)
+		}
+	}
+}
+
 // TestConcurrent: many goroutines and two caches of one directory at once, with evictions, under the race detector.
 func TestConcurrent(t *testing.T) {
 	path := t.TempDir()
@@ -308,7 +322,7 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// TestNoRoomOnDisk: what cannot be written is not kept, which is told once, and what is there is still found.
+// TestCannotWrite: what cannot be written is not kept, which is told once, and what is there is still found.
 func TestCannotWrite(t *testing.T) {
 	path := t.TempDir()
 	c, log := open(t, path, 1<<20)
