@@ -160,7 +160,7 @@ func TestTornTail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	torn := appendRecord(nil, keyOf(2), vectorOf(2))
+	torn := appendRecord(nil, keyOf(2), make([]float32, 1000)) // longer than what is put over it
 	if _, err := file.Write(torn[:len(torn)-1]); err != nil {
 		t.Fatal(err)
 	}
