@@ -4,7 +4,7 @@
 //
 // The directory holds segments: files of records that only grow, and go as a whole. Records are appended to the newest
 // one by whoever holds the lock of the directory, for as long as that takes; reading needs no lock. Each process has an
-// index of all records in memory, some 50 bytes for each, from reading all segments when it opens the directory; before
+// index of all records in memory, 50 to 85 bytes for each, from reading all segments when it opens the directory; before
 // it says that a vector is not there it reads what others have appended since.
 //
 // Nothing is synced: a killed process loses nothing that it has written, and what a failing machine tears is found by
