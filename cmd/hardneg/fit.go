@@ -50,6 +50,10 @@ The sample depends on the seed and on which documents there are, not on their or
 		if !cmd.Flags().Changed("seed") {
 			o.Seed = o.Config.Reduce.Seed
 		}
+		if o.Cache, err = connected.cache(); err != nil {
+			return err
+		}
+		defer o.Cache.Close()
 		counted := &counts{out: c.stderr}
 		o.Progress = counted.show
 		report, err := pipeline.Fit(cmd.Context(), o)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/mattn/go-isatty"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"hardneg/internal/pipeline"
@@ -52,7 +51,7 @@ service needs the new configuration for what a model does not hold, such as the 
 		if abort {
 			return c.abortRebuild(cmd.Context(), o.Options, yes)
 		}
-		if o.Cache, err = service.OpenCache(cfg, log, telemetry.NewMetrics(prometheus.NewRegistry())); err != nil {
+		if o.Cache, err = connected.cache(); err != nil {
 			return err
 		}
 		defer o.Cache.Close()

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"hardneg/index"
 	"hardneg/internal/config"
+	"hardneg/internal/embed"
 	"hardneg/internal/service"
 	"hardneg/internal/telemetry"
 	"hardneg/stream"
@@ -82,6 +84,11 @@ type connected struct {
 	kafka  *stream.Client
 	qdrant *index.Client // nil: not asked for
 	log    zerolog.Logger
+}
+
+// cache opens the cache of vectors, which the service shares; nil without one.
+func (c connected) cache() (*embed.Cache, error) {
+	return service.OpenCache(c.config, c.log, telemetry.NewMetrics(prometheus.NewRegistry()))
 }
 
 func (c connected) close() {
