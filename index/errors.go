@@ -71,15 +71,20 @@ func call[T any](ctx context.Context, c *Client, name, collection string, reques
 		if !retriable {
 			return none, c.describe(name, collection, err)
 		}
-		if time.Since(start)+pause > retryFor {
+		wait := pause
+		var limited *qdrant.QdrantResourceExhaustedError // which says when to come again
+		if errors.As(err, &limited) {
+			wait = max(wait, time.Duration(limited.RetryAfterS)*time.Second)
+		}
+		if time.Since(start)+wait > retryFor {
 			return none, c.describe(name, collection, fmt.Errorf("%w (tried for %s): %w", sentinel, time.Since(start).Round(time.Millisecond), err))
 		}
 		c.config.Log.Warn().Err(err).Str("call", name).Str("collection", collection).Str("address", c.config.Address).
-			Dur("pause", pause).Msg("qdrant call failed, trying again")
+			Dur("pause", wait).Msg("qdrant call failed, trying again")
 		select {
 		case <-ctx.Done():
 			return none, c.describe(name, collection, ctx.Err())
-		case <-time.After(pause):
+		case <-time.After(wait):
 		}
 		pause = min(2*pause, longPause)
 	}

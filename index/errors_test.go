@@ -186,42 +186,6 @@ func TestUnsuitableCollections(t *testing.T) {
 	}
 }
 
-// TestRetries has calls fail twice, each in a way that may pass, and then succeed.
-func TestRetries(t *testing.T) {
-	address, f := startFaulty(t, "1.17.0", nil)
-	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
-	waitTimeout := &qdrant.PointsOperationResponse{Result: &qdrant.UpdateResult{Status: qdrant.UpdateStatus_WaitTimeout}}
-	for name, fail := range map[string]func(forward func() (proto.Message, error)) (proto.Message, error){
-		"unavailable": func(func() (proto.Message, error)) (proto.Message, error) {
-			return nil, status.Error(codes.Unavailable, "restarting")
-		},
-		"busy": func(func() (proto.Message, error)) (proto.Message, error) {
-			return nil, status.Error(codes.ResourceExhausted, "too many requests")
-		},
-		"answer lost": func(forward func() (proto.Message, error)) (proto.Message, error) {
-			_, _ = forward()
-			return nil, status.Error(codes.DeadlineExceeded, "too late")
-		},
-		"wait timeout": func(forward func() (proto.Message, error)) (proto.Message, error) { return waitTimeout, nil },
-	} {
-		calls := 0
-		f.set(func(method string, _ proto.Message, forward func() (proto.Message, error)) (proto.Message, error) {
-			if calls++; method == "Upsert" && calls <= 2 {
-				return fail(forward)
-			}
-			return forward()
-		})
-		d := document(r, name, 0, 1)
-		write(t, x, 0, 1, d)
-		if calls != 3 {
-			t.Errorf("%s: %d calls, want 3", name, calls)
-		}
-		if got, _ := read(t, x, name); got.Hash != d.Hash {
-			t.Errorf("%s: the document was not written", name)
-		}
-	}
-}
-
 // TestFinalErrors has errors that no repetition mends.
 func TestFinalErrors(t *testing.T) {
 	address, f := startFaulty(t, "1.17.0", nil)

@@ -19,6 +19,7 @@ import (
 
 	"hardneg/index"
 	"hardneg/internal/config"
+	"hardneg/internal/embedded/fault"
 	embeddedkafka "hardneg/internal/embedded/kafka"
 	embeddedqdrant "hardneg/internal/embedded/qdrant"
 	"hardneg/internal/telemetry"
@@ -56,18 +57,21 @@ type worldDocument struct {
 
 type worldQuery struct{ positives map[string]bool }
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newWorld(t *testing.T, seed uint64) *world { return newFaultyWorld(t, seed, nil, nil) }
+
+// newFaultyWorld is a world whose servers fail by plans.
+func newFaultyWorld(t *testing.T, seed uint64, kafkaFaults, qdrantFaults *fault.Plan) *world {
 	t.Helper()
 	quietLog := zerolog.Nop()
 	if os.Getenv("HARDNEG_TEST_LOG") != "" {
 		quietLog = zerolog.New(zerolog.NewConsoleWriter()).Level(zerolog.DebugLevel)
 	}
-	kafkaServer, err := embeddedkafka.Start(embeddedkafka.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop()})
+	kafkaServer, err := embeddedkafka.Start(embeddedkafka.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop(), Faults: kafkaFaults})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = kafkaServer.Close() })
-	qdrantServer, err := embeddedqdrant.Start(embeddedqdrant.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop()})
+	qdrantServer, err := embeddedqdrant.Start(embeddedqdrant.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop(), Faults: qdrantFaults})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +322,9 @@ func (w *world) compare(when string) {
 	}
 }
 
-func TestViewConverges(t *testing.T) {
+// worldSeed is that of HARDNEG_TEST_SEED, or a new one, which is printed.
+func worldSeed(t *testing.T) uint64 {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("HARDNEG_TEST_SEED"); s != "" {
 		parsed, err := strconv.ParseUint(s, 10, 64)
@@ -328,6 +334,11 @@ func TestViewConverges(t *testing.T) {
 		seed = parsed
 	}
 	t.Logf("HARDNEG_TEST_SEED=%d", seed)
+	return seed
+}
+
+func TestViewConverges(t *testing.T) {
+	seed := worldSeed(t)
 	w := newWorld(t, seed)
 	for range 40 {
 		w.step()

@@ -15,6 +15,7 @@ type gate struct {
 	opened       sync.Once
 	closed       chan struct{}
 	closing      sync.Once
+	faults       *faults // of public connections, set before they are admitted; nil: none
 
 	mu     sync.Mutex
 	public map[net.Conn]struct{} // accepted and not closed; nil: no more are admitted
@@ -72,8 +73,12 @@ func (g *gate) open() {
 				if err != nil {
 					return
 				}
+				c = g.track(c)
+				if g.faults != nil {
+					c = g.faults.between(c)
+				}
 				select {
-				case g.conns <- g.track(c):
+				case g.conns <- c:
 				case <-g.closed:
 					_ = c.Close()
 					return

@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
 
+	"hardneg/internal/embedded/fault"
 	"hardneg/internal/filelock"
 )
 
@@ -29,6 +30,7 @@ type Config struct {
 	Address string // host:port; port 0: any
 	Dir     string // is made where missing; one process at a time
 	Log     zerolog.Logger
+	Faults  *fault.Plan // calls that fail, for tests; nil: none. Calls are named "Produce", "EndTxn" and so on
 }
 
 // Server is a running broker.
@@ -111,6 +113,9 @@ func (s *Server) start(cfg Config, host string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.members = cancel
 	s.watched.Go(func() { members.watch(ctx) })
+	if cfg.Faults != nil {
+		s.gate.faults = newFaults(cfg.Faults, s.cluster, s.gate.closed, cfg.Log)
+	}
 	s.gate.open()
 	return nil
 }

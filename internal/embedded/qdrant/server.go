@@ -29,6 +29,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"hardneg/internal/embedded/fault"
 )
 
 // version is that of the API spoken, by which clients decide what they may use.
@@ -46,6 +48,7 @@ type Config struct {
 	Address string // host:port; port 0 picks a free one
 	Dir     string // made if missing
 	Log     zerolog.Logger
+	Faults  *fault.Plan // calls that fail, for tests; nil: none. Calls are named "Points/Upsert", "Collections/List" and so on
 }
 
 // Server is a running index server.
@@ -54,7 +57,9 @@ type Server struct {
 	db       *bolt.DB
 	grpc     *grpc.Server
 	listener net.Listener
-	done     chan struct{} // closed when serving ended
+	done     chan struct{}   // closed when serving ended
+	closing  context.Context // ends when Close begins
+	close    context.CancelFunc
 
 	writing     sync.Mutex   // one write at a time, from its first look to its end
 	mu          sync.RWMutex // guards what follows
@@ -76,14 +81,22 @@ func Start(config Config) (*Server, error) {
 		return nil, fmt.Errorf("embedded index: open %s: %w", path, err)
 	}
 	s := &Server{log: config.Log, db: db, done: make(chan struct{}), collections: make(map[string]*collection), aliases: make(map[string]string)}
+	s.closing, s.close = context.WithCancel(context.Background())
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("embedded index: read %s: %w", path, err), db.Close())
 	}
 	if s.listener, err = net.Listen("tcp", config.Address); err != nil {
 		return nil, errors.Join(fmt.Errorf("embedded index: %w", err), db.Close())
 	}
+	interceptors := []grpc.UnaryServerInterceptor{refuseUnknown}
+	listener := s.listener
+	if config.Faults != nil {
+		f := &faults{plan: config.Faults, closing: s.closing, conns: map[string]net.Conn{}}
+		interceptors = append(interceptors, f.intercept)
+		listener = tracking{listener, f}
+	}
 	s.grpc = grpc.NewServer(
-		grpc.UnaryInterceptor(refuseUnknown),
+		grpc.ChainUnaryInterceptor(interceptors...),
 		grpc.MaxRecvMsgSize(maxRequest),
 		// Clients of Qdrant ping idle connections every few seconds; gRPC's default would cut them off.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
@@ -93,7 +106,7 @@ func Start(config Config) (*Server, error) {
 	pb.RegisterPointsServer(s.grpc, pointsService{server: s})
 	go func() {
 		defer close(s.done)
-		if err := s.grpc.Serve(s.listener); err != nil {
+		if err := s.grpc.Serve(listener); err != nil {
 			s.log.Error().Err(err).Msg("embedded index stopped serving")
 		}
 	}()
@@ -106,6 +119,7 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 
 // Close lets calls under way finish, for a few seconds, and closes the file.
 func (s *Server) Close() error {
+	s.close()
 	timer := time.AfterFunc(stopTimeout, s.grpc.Stop)
 	s.grpc.GracefulStop()
 	timer.Stop()

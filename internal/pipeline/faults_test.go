@@ -1,0 +1,106 @@
+package pipeline
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"hardneg/internal/embedded/fault"
+	embeddedqdrant "hardneg/internal/embedded/qdrant"
+)
+
+var faultsFor = flag.Duration("faults-for", 8*time.Second, "how long TestViewConvergesUnderFaults goes on beginning rounds")
+
+// kafkaFaults hits each step of a transaction before and after its effect, what is read, and, more rarely, the group.
+func kafkaFaults() []fault.Rule {
+	steps := []string{"AddPartitionsToTxn", "Produce", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn", "InitProducerID"}
+	stages := func(request any) bool { // spares those who feed
+		switch r := request.(type) {
+		case *kmsg.ProduceRequest:
+			return r.TransactionID != nil
+		case *kmsg.InitProducerIDRequest:
+			return r.TransactionalID != nil
+		}
+		return true
+	}
+	var rules []fault.Rule
+	for _, f := range []fault.Fault{
+		{Cut: true}, {Cut: true, After: true}, {Err: kerr.RequestTimedOut, After: true}, {Err: kerr.UnknownServerError},
+		{Err: kerr.NotCoordinator}, {Err: kerr.CoordinatorLoadInProgress}, {Err: kerr.ConcurrentTransactions}, {Err: kerr.NotLeaderForPartition},
+		{Delay: 30 * time.Millisecond}, {Delay: 30 * time.Millisecond, After: true},
+	} {
+		rules = append(rules, fault.Rule{Calls: steps, When: stages, Rate: 0.005, Fault: f})
+	}
+	return append(rules,
+		fault.Rule{Calls: steps, When: stages, Rate: 0.001, Fault: fault.Fault{Err: kerr.InvalidProducerEpoch}},
+		fault.Rule{Calls: []string{"OffsetFetch"}, Rate: 0.05, Fault: fault.Fault{Err: kerr.UnstableOffsetCommit, After: true}},
+		fault.Rule{Calls: []string{"Fetch"}, Rate: 0.01, Fault: fault.Fault{Err: kerr.NotLeaderForPartition}},
+		fault.Rule{Calls: []string{"Fetch", "ListOffsets", "OffsetFetch", "Metadata"}, Rate: 0.01, Fault: fault.Fault{Cut: true, After: true}},
+		fault.Rule{Calls: []string{"Heartbeat"}, Rate: 0.02, Fault: fault.Fault{Err: kerr.RebalanceInProgress}})
+}
+
+// qdrantFaults hits reads and writes, before and after their effect; Internal is one that the client does not repeat.
+func qdrantFaults() []fault.Rule {
+	var rules []fault.Rule
+	for _, f := range []fault.Fault{
+		{Cut: true}, {Cut: true, After: true}, {Err: status.Error(codes.Unavailable, "restarting")}, {Err: status.Error(codes.DeadlineExceeded, "late"), After: true},
+		{Err: embeddedqdrant.Busy(0)}, {Err: embeddedqdrant.ErrWaitTimeout}, {Err: embeddedqdrant.ErrWaitTimeout, After: true},
+		{Err: status.Error(codes.Internal, "disk")}, {Err: status.Error(codes.Internal, "disk"), After: true}, {Delay: 20 * time.Millisecond, After: true},
+	} {
+		rules = append(rules, fault.Rule{Rate: 0.004, Fault: f})
+	}
+	return rules
+}
+
+// Every call to both servers fails now and then, before or after its effect, under instances that come, go and overlap.
+// Whenever the servers are well again, the view becomes what a batch job computes.
+func TestViewConvergesUnderFaults(t *testing.T) {
+	seed := worldSeed(t)
+	kafka, qdrant := fault.New(seed), fault.New(seed+1)
+	w := newFaultyWorld(t, seed, kafka, qdrant)
+	for range 40 {
+		w.step()
+	}
+	stop := w.instance()
+	w.settle()
+	w.compare("after the first load")
+	rounds := 0
+	for start := time.Now(); rounds == 0 || time.Since(start) < *faultsFor; rounds++ {
+		kafka.Set(kafkaFaults()...)
+		qdrant.Set(qdrantFaults()...)
+		for range 120 {
+			w.step()
+			time.Sleep(time.Duration(w.rng.IntN(15)) * time.Millisecond)
+		}
+		kafka.Set()
+		qdrant.Set()
+		if rounds%2 == 1 {
+			second := w.instance()
+			stop()
+			stop = second
+		}
+		w.settle()
+		w.compare(fmt.Sprintf("after round %d", rounds))
+	}
+	stop()
+	if len(w.want()) < 5 {
+		t.Fatal("the history ended nearly empty: nothing was tested")
+	}
+	total := 0
+	for _, n := range kafka.Hits() {
+		total += n
+	}
+	for _, n := range qdrant.Hits() {
+		total += n
+	}
+	t.Logf("%d rounds; faults: %v, %v", rounds, kafka.Hits(), qdrant.Hits())
+	if total < 10*rounds {
+		t.Errorf("%d faults in %d rounds prove little", total, rounds)
+	}
+}
