@@ -27,6 +27,9 @@ type Config struct {
 	ReplicationFactor int         // of collections created here; above 1 writes are confirmed by every replica
 	ExactBelow        int         // search exactly while a collection has fewer points than this
 	Log               zerolog.Logger
+
+	// Waiting is told when a call that was given ctx failed and is made again after a pause; nil: nobody.
+	Waiting func(ctx context.Context)
 }
 
 const (
@@ -70,6 +73,9 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("qdrant at %s: %w", config.Address, err)
+	}
+	if config.Waiting == nil {
+		config.Waiting = func(context.Context) {}
 	}
 	c := &Client{config: config, connection: connection, consistency: consistency}
 	if err := c.checkVersion(ctx); err != nil {

@@ -81,6 +81,7 @@ func call[T any](ctx context.Context, c *Client, name, collection string, reques
 		}
 		c.config.Log.Warn().Err(err).Str("call", name).Str("collection", collection).Str("address", c.config.Address).
 			Dur("pause", wait).Msg("qdrant call failed, trying again")
+		c.config.Waiting(ctx)
 		select {
 		case <-ctx.Done():
 			return none, c.describe(name, collection, ctx.Err())

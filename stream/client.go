@@ -189,6 +189,7 @@ func again(ctx context.Context, repeat func(error) bool, f func() error) error {
 		if err == nil || !repeat(err) || time.Since(start) > patience {
 			return err
 		}
+		Waiting(ctx)
 		if wait.pause(ctx) != nil {
 			return err
 		}

@@ -26,6 +26,12 @@ type Stage struct {
 	TransactionTimeout time.Duration // 1 min: what an instance that died leaves open is aborted after this
 	DrainTimeout       time.Duration // a third of SessionTimeout, 10 s at most: to finish a batch when leaving
 
+	// A batch that makes no progress for StallAfter is told by Stalled events, and after AbandonAfter its context is
+	// cancelled and the partition starts again. A batch that was given up gets twice the time when it comes again, so
+	// that one that is only slow ends some day.
+	StallAfter   time.Duration // twice SessionTimeout, 1 min at least: a request alone may take half of that
+	AbandonAfter time.Duration // five times StallAfter
+
 	// OutOfRange says what to do where the committed offset is no longer (or not yet) in the log: earliest, latest,
 	// or fail, which is the default. A partition without a committed offset begins at its earliest record.
 	OutOfRange string
@@ -46,6 +52,7 @@ const (
 	Skipped   EventKind = "skipped"   // OutOfRange took effect; Offset is where it goes on, Err says from where
 	Fenced    EventKind = "fenced"    // a newer owner exists; the instance joins the group again
 	Revoked   EventKind = "revoked"   // the partition is given back
+	Stalled   EventKind = "stalled"   // a batch of Records from Offset on makes no progress; it is told again and again
 )
 
 // Event is what a Stage tells its observer.
@@ -80,6 +87,12 @@ func (s Stage) check() (Stage, error) {
 	if s.DrainTimeout <= 0 {
 		s.DrainTimeout = min(s.SessionTimeout/3, 10*time.Second)
 	}
+	if s.StallAfter <= 0 {
+		s.StallAfter = max(2*s.SessionTimeout, 2*requestTimeout)
+	}
+	if s.AbandonAfter <= 0 {
+		s.AbandonAfter = 5 * s.StallAfter
+	}
 	if s.OutOfRange == "" {
 		s.OutOfRange = "fail"
 	}
@@ -91,6 +104,8 @@ func (s Stage) check() (Stage, error) {
 		return s, fmt.Errorf("stage %s: Group, Topic, TransactionalPrefix and New are needed", s.Name)
 	case s.OutOfRange != "earliest" && s.OutOfRange != "latest" && s.OutOfRange != "fail":
 		return s, fmt.Errorf("stage %s: out of range %q: want earliest, latest or fail", s.Name, s.OutOfRange)
+	case s.AbandonAfter < s.StallAfter:
+		return s, fmt.Errorf("stage %s: a batch cannot be given up after %v when it is told of after %v", s.Name, s.AbandonAfter, s.StallAfter)
 	case s.DrainTimeout > s.SessionTimeout/2:
 		// kafka-go stops the heartbeats when a generation ends, so what is drained later is fenced anyway.
 		return s, fmt.Errorf("stage %s: a drain time-out of %v needs a session time-out of at least twice that, not %v",

@@ -19,6 +19,7 @@ type task struct {
 	member membership
 	token  int64
 	wait   backoff
+	giveUp time.Duration // on a batch that makes no progress
 }
 
 func (t *task) observe(e Event) {
@@ -37,6 +38,7 @@ func (t *task) work(stage, generation context.Context) {
 	defer cancel()
 	defer context.AfterFunc(stop, func() { time.AfterFunc(t.run.stage.DrainTimeout, cancel) })()
 
+	t.giveUp = t.run.stage.AbandonAfter
 	t.wait = backoff{least: 100 * time.Millisecond, most: 10 * time.Second}
 	for {
 		var err error
@@ -202,24 +204,49 @@ func parseToken(metadata string) (int64, error) {
 // process has one batch processed and commits its offset with its outputs.
 func (t *task) process(ctx context.Context, p *producer, processor Processor, b readBatch) error {
 	began := time.Now()
-	var outputs []Output
-	if len(b.records) > 0 {
-		var err error
-		if outputs, err = processor.Process(ctx, b.records); err != nil {
-			return fmt.Errorf("processing %s/%d from offset %d: %w", t.input.topic, t.input.partition, b.records[0].Offset, err)
+	ctx, dog := watched(ctx, t.run.stage.StallAfter, t.giveUp, func(e Event) {
+		e.Records, e.Offset, e.End = len(b.records), b.next, b.end
+		if len(b.records) > 0 {
+			e.Offset = b.records[0].Offset
+		}
+		t.observe(e)
+	})
+	outputs, err := t.transact(ctx, dog, p, processor, b)
+	if dog.end() {
+		t.giveUp *= 2
+		if err != nil {
+			err = fmt.Errorf("given up after %v: %w", time.Since(began).Round(time.Millisecond), err)
 		}
 	}
+	if err != nil {
+		return err
+	}
+	t.giveUp = t.run.stage.AbandonAfter
+	t.observe(Event{
+		Kind: Committed, Offset: b.next, End: b.end, Records: len(b.records), Outputs: outputs, Took: time.Since(began),
+	})
+	return nil
+}
+
+// transact is process without the watch. It returns the number of outputs.
+func (t *task) transact(ctx context.Context, dog *watchdog, p *producer, processor Processor, b readBatch) (int, error) {
+	var outputs []Output
+	if len(b.records) > 0 {
+		dog.begin("the Processor")
+		var err error
+		if outputs, err = processor.Process(ctx, b.records); err != nil {
+			return 0, fmt.Errorf("processing %s/%d from offset %d: %w", t.input.topic, t.input.partition, b.records[0].Offset, err)
+		}
+	}
+	dog.begin("the commit")
 	if err := p.commit(ctx, t.member, t.input, b.next, formatToken(t.token), outputs); err != nil {
 		p.abort(ctx)
 		if n := len(b.records); n > 0 {
 			err = fmt.Errorf("what comes of offsets %d to %d: %w", b.records[0].Offset, b.records[n-1].Offset, err)
 		}
-		return err
+		return 0, err
 	}
-	t.observe(Event{
-		Kind: Committed, Offset: b.next, End: b.end, Records: len(b.records), Outputs: len(outputs), Took: time.Since(began),
-	})
-	return nil
+	return len(outputs), nil
 }
 
 // readBatch is what one transaction consumes. It has no records where only markers and the like are left to pass.

@@ -68,6 +68,12 @@ type Kafka struct {
 	SessionTimeout time.Duration `yaml:"session_timeout" default:"30s" min:"1s" max:"30m"`
 	// After this long the broker aborts a transaction. Not above the broker's `transaction.max.timeout.ms`.
 	TransactionTimeout time.Duration `yaml:"transaction_timeout" default:"1m" min:"1s" max:"15m"`
+	// A batch that makes no progress for this long, with no server that it waits for, is reported: in the log, by
+	// `/readyz` and as `hardneg_stalled_partitions`. 0: twice `session_timeout`, 1 min at least.
+	StallAfter time.Duration `yaml:"stall_after" default:"0s" min:"0s" max:"24h"`
+	// After this long such a batch is given up and begun again, with twice the time each time. 0: five times
+	// `stall_after`.
+	AbandonAfter time.Duration `yaml:"abandon_after" default:"0s" min:"0s" max:"24h"`
 	// Most input records in one transaction.
 	MaxBatch int `yaml:"max_batch" default:"500" min:"1" max:"100000"`
 }

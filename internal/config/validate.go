@@ -46,6 +46,9 @@ func (c *Config) check() []Problem {
 	if c.Queries.Retention > 0 && c.Sweep.Rate == 0 {
 		v.fail("queries.retention", "needs the sweep, which forgets such queries; sweep.rate is 0")
 	}
+	if k := c.Kafka; k.AbandonAfter > 0 && k.AbandonAfter < k.StallAfter {
+		v.fail("kafka.abandon_after", "is %v, below kafka.stall_after, %v", k.AbandonAfter, k.StallAfter)
+	}
 	if c.Fit.Minimum > c.Fit.Sample {
 		v.fail("fit.minimum", "is %d, above fit.sample, %d", c.Fit.Minimum, c.Fit.Sample)
 	}

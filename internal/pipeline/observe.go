@@ -33,7 +33,11 @@ func (p *Pipeline) observe(e stream.Event) {
 		log.Error().Err(e.Err).Msg("failed; starting again from the committed offset")
 	case stream.Fenced:
 		p.metrics.Failures.WithLabelValues(e.Stage).Inc()
+		p.stalled(e)
 		log.Warn().Err(e.Err).Msg("no longer the owner; joining the group again")
+	case stream.Stalled:
+		p.partitionUp(e)
+		log.Error().Err(e.Err).Int64("offset", e.Offset).Int("records", e.Records).Dur("took", e.Took).Msg("no progress: nothing that this batch waits for has failed")
 	case stream.Skipped:
 		log.Error().Err(e.Err).Int64("offset", e.Offset).Msg("the committed offset is out of range; going on elsewhere")
 	case stream.Revoked:
@@ -49,6 +53,7 @@ func (p *Pipeline) observe(e stream.Event) {
 // partitionUp tells whether a partition makes progress. A stage is up when none of its partitions failed since it last
 // committed: what one of them does must not hide that another is stuck.
 func (p *Pipeline) partitionUp(e stream.Event) {
+	p.stalled(e)
 	p.failing.Lock()
 	defer p.failing.Unlock()
 	stuck := p.failing.partitions[e.Stage]
@@ -57,7 +62,7 @@ func (p *Pipeline) partitionUp(e stream.Event) {
 		p.failing.partitions[e.Stage] = stuck
 	}
 	delete(stuck, e.Partition)
-	if e.Err != nil && e.Kind == stream.Failed {
+	if e.Err != nil && (e.Kind == stream.Failed || e.Kind == stream.Stalled) {
 		stuck[e.Partition] = e.Err
 	}
 	if e.Kind == stream.Joined {
@@ -68,6 +73,22 @@ func (p *Pipeline) partitionUp(e stream.Event) {
 		return
 	}
 	p.up(e.Stage, nil)
+}
+
+// stalled counts the partitions whose batch makes no progress: until whatever happens to them next.
+func (p *Pipeline) stalled(e stream.Event) {
+	p.failing.Lock()
+	defer p.failing.Unlock()
+	in := p.failing.stalled[e.Stage]
+	if in == nil {
+		in = map[int32]bool{}
+		p.failing.stalled[e.Stage] = in
+	}
+	delete(in, e.Partition)
+	if e.Kind == stream.Stalled {
+		in[e.Partition] = true
+	}
+	p.metrics.Stalled.WithLabelValues(e.Stage).Set(float64(len(in)))
 }
 
 // up tells whether a stage makes progress.

@@ -89,6 +89,7 @@ type Pipeline struct {
 	failing struct { // errors of partitions that have not committed since, by stage
 		sync.Mutex
 		partitions map[string]map[int32]error
+		stalled    map[string]map[int32]bool // those whose batch makes no progress
 	}
 }
 
@@ -165,7 +166,7 @@ func newPipeline(o Options) (*Pipeline, error) {
 		log: o.Log, metrics: o.Metrics, health: o.Health,
 		minWeight: records.Millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,
 	}
-	p.failing.partitions = map[string]map[int32]error{}
+	p.failing.partitions, p.failing.stalled = map[string]map[int32]error{}, map[string]map[int32]bool{}
 	return p, nil
 }
 
@@ -203,6 +204,8 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 		MaxRecords:          p.maxRecords(stage),
 		SessionTimeout:      p.cfg.Kafka.SessionTimeout,
 		TransactionTimeout:  p.cfg.Kafka.TransactionTimeout,
+		StallAfter:          p.cfg.Kafka.StallAfter,
+		AbandonAfter:        p.cfg.Kafka.AbandonAfter,
 		Observe:             p.observe,
 		New:                 func(a stream.Assignment) stream.Processor { return p.processor(stage, a) },
 	}

@@ -76,6 +76,7 @@ func (f *follower) Process(ctx context.Context, batch []stream.Record) ([]stream
 		if f.live = committed[f.partition]; f.live > last {
 			break
 		}
+		stream.Waiting(ctx) // for the live stage, which may be down
 		if err := pause(ctx, pollPause); err != nil {
 			return nil, err
 		}

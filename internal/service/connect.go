@@ -72,6 +72,7 @@ func ConnectQdrant(ctx context.Context, c *config.Config, log zerolog.Logger) (*
 		ReplicationFactor: c.Qdrant.ReplicationFactor,
 		ExactBelow:        c.Qdrant.ExactBelow,
 		Log:               log,
+		Waiting:           stream.Waiting,
 	})
 }
 

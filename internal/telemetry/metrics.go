@@ -15,6 +15,7 @@ type Metrics struct {
 	Lag             *prometheus.GaugeVec     // stage, partition: records between the committed offset and the end
 	Failures        *prometheus.CounterVec   // stage: attempts that failed and are tried again
 	StageUp         *prometheus.GaugeVec     // stage: 1 while it runs, 0 while it waits
+	Stalled         *prometheus.GaugeVec     // stage: partitions whose batch makes no progress and waits for no server
 	EmbeddedTexts   *prometheus.CounterVec   // kind: passage, query
 	CacheLookups    *prometheus.CounterVec   // result: hit, miss
 	CacheBytes      prometheus.Gauge         // of the cache of vectors, on disk
@@ -66,6 +67,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		Lag:           gauge("hardneg_lag", "Records between the committed offset and the end of the partition.", "stage", "partition"),
 		Failures:      counter("hardneg_failures_total", "Attempts that failed and are tried again.", "stage"),
 		StageUp:       gauge("hardneg_stage_up", "1 while the stage runs, 0 while it waits for a dependency.", "stage"),
+		Stalled:       gauge("hardneg_stalled_partitions", "Partitions whose batch makes no progress, with no server that it waits for.", "stage"),
 		EmbeddedTexts: counter("hardneg_embedded_texts_total", "Texts that were embedded.", "kind"),
 		CacheLookups:  counter("hardneg_cache_lookups_total", "Vectors that were looked for in the cache, by outcome.", "result"),
 		CacheBytes: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -95,7 +97,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	m.Drifted = gauge(DriftedName, "1 while recent documents lose notably more of their variance than those held out when the model was fitted.", "model")
 	registerer.MustRegister(m.CapturedShare, m.MeasuredDocuments, m.Drifted)
 	registerer.MustRegister(m.Records, m.Outputs, m.DeadLetters, m.Batches, m.BatchSeconds, m.Lag, m.Failures,
-		m.StageUp, m.EmbeddedTexts, m.CacheLookups, m.CacheBytes, m.CacheEvictions, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped)
+		m.StageUp, m.Stalled, m.EmbeddedTexts, m.CacheLookups, m.CacheBytes, m.CacheEvictions, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped)
 	// Children exist from the start, so that a rate over a counter's first step is right.
 	for _, kind := range []string{"passage", "query"} {
 		m.EmbeddedTexts.WithLabelValues(kind)

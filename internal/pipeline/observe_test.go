@@ -1,0 +1,55 @@
+package pipeline
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"hardneg/internal/config"
+	"hardneg/internal/telemetry"
+	"hardneg/stream"
+)
+
+// A partition that makes no progress is seen in the log, by /readyz and as a metric, until something happens to it.
+func TestStalledPartition(t *testing.T) {
+	metrics, health := telemetry.NewMetrics(prometheus.NewRegistry()), telemetry.NewHealth()
+	var log strings.Builder
+	p, err := newPipeline(Options{Config: config.Default(), Log: zerolog.New(&log), Metrics: metrics, Health: health})
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := func(partition int32, kind stream.EventKind, err error) {
+		p.observe(stream.Event{Stage: StageMiner, Topic: "refresh", Partition: partition, Kind: kind, Offset: 17, End: 20, Err: err})
+	}
+	check := func(stalled float64, reason string) {
+		t.Helper()
+		if got := measure(t, metrics.Stalled.WithLabelValues(StageMiner)); got != stalled {
+			t.Errorf("%v partitions stalled, want %v", got, stalled)
+		}
+		if got := health.Ready()[StageMiner]; got != reason {
+			t.Errorf("not ready for %q, want %q", got, reason)
+		}
+	}
+	hangs, down := errors.New("no progress for 1m0s"), errors.New("qdrant is unavailable")
+	event(3, stream.Stalled, hangs)
+	event(3, stream.Stalled, hangs)
+	event(1, stream.Committed, nil)
+	check(1, hangs.Error())
+	for _, part := range []string{`"topic":"refresh"`, `"partition":3`, `"offset":17`, hangs.Error()} {
+		if !strings.Contains(log.String(), part) {
+			t.Errorf("the log lacks %s: %s", part, log.String())
+		}
+	}
+	event(3, stream.Failed, down) // given up: no longer stalled, and not well
+	check(0, down.Error())
+	event(3, stream.Stalled, hangs)
+	event(3, stream.Committed, nil)
+	check(0, "")
+	event(3, stream.Stalled, hangs)
+	event(3, stream.Fenced, stream.ErrFenced)
+	event(3, stream.Revoked, nil)
+	check(0, "")
+}
