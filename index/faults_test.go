@@ -176,3 +176,17 @@ func TestRetryAfter(t *testing.T) {
 		t.Errorf("%d calls", n)
 	}
 }
+
+// TestWaiting has a call tell its caller's context that it is made again.
+func TestWaiting(t *testing.T) {
+	plan := fault.New(1)
+	config := startWithFaults(t, plan)
+	type key struct{}
+	var told []any
+	config.Waiting = func(ctx context.Context) { told = append(told, ctx.Value(key{})) }
+	x := open(t, config)
+	plan.Set(fault.Rule{Calls: []string{"Points/Get"}, Times: 2, Fault: fault.Fault{Err: embedded.Busy(0)}})
+	if _, err := x.Documents(context.WithValue(t.Context(), key{}, "mine"), []string{"a"}, 0); err != nil || !reflect.DeepEqual(told, []any{"mine", "mine"}) {
+		t.Errorf("told %v, %v", told, err)
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/segmentio/kafka-go"
 )
 
 // told collects what a watchdog says.
@@ -134,4 +136,23 @@ func TestHangingProcessor(t *testing.T) {
 	if e := w.all(Failed)[0]; !strings.Contains(e.Err.Error(), "given up after ") || actionFor(e.Err) != restart {
 		t.Errorf("%v", e.Err)
 	}
+}
+
+// Kafka refuses for longer than a batch may hang, and that is no stall.
+func TestRetriesAreSignsOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said told
+		ctx, dog := watched(t.Context(), 5*time.Second, time.Minute, said.add)
+		start := time.Now()
+		err := again(ctx, refused, func() error {
+			if time.Since(start) < 20*time.Second {
+				return kafka.NotCoordinatorForGroup
+			}
+			return nil
+		})
+		synctest.Wait()
+		if err != nil || len(said.all()) > 0 || dog.end() {
+			t.Errorf("%v, %+v", err, said.all())
+		}
+	})
 }
