@@ -64,6 +64,8 @@ type Client struct {
 	log      zerolog.Logger
 	stop     context.CancelFunc
 
+	tellUnstable time.Duration // after this long of waiting for offsets that are not stable, say for what
+
 	plain struct { // the producer of Produce
 		sync.Mutex
 		*producer
@@ -102,6 +104,8 @@ func New(cfg Config) (*Client, error) {
 		api:  &kafka.Client{Addr: addr, Transport: tr, Timeout: requestTimeout},
 		log:  cfg.Log,
 		stop: stop,
+
+		tellUnstable: 5 * time.Second,
 	}, nil
 }
 

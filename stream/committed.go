@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -19,6 +20,15 @@ type committed struct {
 // Committed returns the committed offsets of a group, by partition; one without is absent. It waits while a
 // transaction with offsets of the group is open (require_stable), for as long as ctx or half a minute lasts.
 func (c *Client) Committed(ctx context.Context, group, topic string) (map[int32]int64, error) {
+	return c.committedOffsets(ctx, group, topic, true)
+}
+
+// CommittedSoFar is Committed without the wait: a transaction that is open, or whose commit is under way, is not in it.
+func (c *Client) CommittedSoFar(ctx context.Context, group, topic string) (map[int32]int64, error) {
+	return c.committedOffsets(ctx, group, topic, false)
+}
+
+func (c *Client) committedOffsets(ctx context.Context, group, topic string, stable bool) (map[int32]int64, error) {
 	n, err := c.Partitions(ctx, topic)
 	if err != nil {
 		return nil, err
@@ -27,7 +37,7 @@ func (c *Client) Committed(ctx context.Context, group, topic string) (map[int32]
 	for p := range partitions {
 		partitions[p] = int32(p)
 	}
-	found, err := c.committed(ctx, group, topic, partitions)
+	found, err := c.fetchCommitted(ctx, group, topic, partitions, stable)
 	if err != nil {
 		return nil, err
 	}
@@ -66,9 +76,14 @@ func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets
 	return nil
 }
 
-// committed asks by OffsetFetch 7, the first version with require_stable: the older ones that kafka-go speaks, and
-// the offsets that come with its generations, overlook a transaction whose commit is under way.
+// committed is what Committed returns, with what was noted beside the offsets.
 func (c *Client) committed(ctx context.Context, group, topic string, partitions []int32) (map[int32]committed, error) {
+	return c.fetchCommitted(ctx, group, topic, partitions, true)
+}
+
+// fetchCommitted asks by OffsetFetch 7, the first version with require_stable: the older ones that kafka-go speaks, and
+// the offsets that come with its generations, overlook a transaction whose commit is under way.
+func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partitions []int32, stable bool) (map[int32]committed, error) {
 	b := appendCompact(nil, group)
 	b = binary.AppendUvarint(b, 1+1)
 	b = appendCompact(b, topic)
@@ -77,10 +92,15 @@ func (c *Client) committed(ctx context.Context, group, topic string, partitions 
 		b = binary.BigEndian.AppendUint32(b, uint32(p))
 	}
 	b = append(b, 0) // no tagged fields in the topic
-	b = append(b, 1) // require_stable
+	if stable {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
 	b = append(b, 0) // nor in the request
 
 	var found map[int32]committed
+	began, told := time.Now(), ""
 	err := again(ctx, harmless, func() error {
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.OffsetFetch, version: 7, flexible: true, client: c.clientID, body: b}, group: group,
@@ -88,13 +108,21 @@ func (c *Client) committed(ctx context.Context, group, topic string, partitions 
 		if err == nil {
 			found, err = decodeCommitted(res)
 		}
+		if told == "" && errors.Is(err, kafka.UnstableOffsetCommit) && time.Since(began) > c.tellUnstable {
+			told = c.whyUnstable(ctx, group)
+			c.log.Warn().Err(err).Str("group", group).Str("topic", topic).Msg("waiting for the end of a transaction: " + told)
+		}
 		return err
 	})
 	if errors.Is(err, kafka.GroupIdNotFound) { // a group that never was
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("committed offsets of group %s for %s: %w", group, topic, err)
+		err = fmt.Errorf("committed offsets of group %s for %s: %w", group, topic, err)
+		if told != "" {
+			err = fmt.Errorf("%w; %s", err, told)
+		}
+		return nil, err
 	}
 	return found, nil
 }

@@ -32,6 +32,10 @@ type Stage struct {
 	StallAfter   time.Duration // twice SessionTimeout, 1 min at least: a request alone may take half of that
 	AbandonAfter time.Duration // five times StallAfter
 
+	// PurgeEvery is how often what a partition's owner has committed is deleted from the topic, for everybody: for a topic
+	// that this stage alone reads. 0: never.
+	PurgeEvery time.Duration
+
 	// OutOfRange says what to do where the committed offset is no longer (or not yet) in the log: earliest, latest,
 	// or fail, which is the default. A partition without a committed offset begins at its earliest record.
 	OutOfRange string

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go/protocol"
@@ -112,6 +114,15 @@ func (t *task) own(ctx, stop context.Context) (err error) {
 	if closer, ok := processor.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
+	var committed atomic.Int64
+	committed.Store(offset)
+	if s.PurgeEvery > 0 {
+		purging, cancel := context.WithCancel(stop)
+		var purge sync.WaitGroup
+		defer purge.Wait()
+		defer cancel()
+		purge.Go(func() { t.purge(purging, &committed) })
+	}
 	for {
 		b, err := reader.next(stop)
 		if err != nil || stop.Err() != nil {
@@ -120,6 +131,7 @@ func (t *task) own(ctx, stop context.Context) (err error) {
 		if err := t.process(ctx, p, processor, b); err != nil {
 			return err
 		}
+		committed.Store(b.next)
 		t.wait.next = 0
 	}
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,10 +103,10 @@ func TestHangingProcessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := &watch{t: t}
-	var batches atomic.Int64
+	var hung atomic.Int64
 	s := stageOf(in, w, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
-			if n := batches.Add(1); n == 3 || n == 4 {
+			if batch[0].Offset == 20 && hung.Add(1) <= 2 {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
@@ -117,8 +118,10 @@ func TestHangingProcessor(t *testing.T) {
 	eventually(t, "all is consumed", func() bool { return noLag(t, c, s.Group, in) })
 	exactlyOnce(t, out, 40)
 	tokensGrow(t, w)
-	stalls := w.all(Stalled)
-	if len(stalls) < 4 || len(w.all(Failed)) != 2 {
+	// A busy broker may take its time for a commit, too.
+	stalls := slices.DeleteFunc(w.all(Stalled), func(e Event) bool { return strings.Contains(e.Err.Error(), "in the commit") })
+	failed := slices.DeleteFunc(w.all(Failed), func(e Event) bool { return !strings.Contains(e.Err.Error(), "from offset 20") })
+	if len(stalls) < 4 || len(failed) != 2 {
 		t.Fatalf("%d stalls, failures %+v", len(stalls), w.all(Failed))
 	}
 	for _, e := range stalls {
@@ -133,7 +136,7 @@ func TestHangingProcessor(t *testing.T) {
 	if longest < 600*time.Millisecond {
 		t.Errorf("the second time it was given up after %v, want twice as long as at first", longest)
 	}
-	if e := w.all(Failed)[0]; !strings.Contains(e.Err.Error(), "given up after ") || actionFor(e.Err) != restart {
+	if e := failed[0]; !strings.Contains(e.Err.Error(), "given up after ") || actionFor(e.Err) != restart {
 		t.Errorf("%v", e.Err)
 	}
 }

@@ -135,6 +135,9 @@ type Topics struct {
 	DeadLetters string `yaml:"dead_letters" default:"hardneg.dead-letters" nonempty:"true"`
 	// Internal: which queries are to be mined again.
 	Refresh string `yaml:"refresh" default:"hardneg.refresh" nonempty:"true"`
+	// How often the records that the miner has committed are deleted from the refresh topic, which nothing else reads.
+	// 0: never; then the topic is a history of what was mined when, and grows by each record of the sweep.
+	PurgeRefresh time.Duration `yaml:"purge_refresh" default:"30s" min:"0s" max:"24h"`
 	// Internal: fitted models, compacted.
 	Models string `yaml:"models" default:"hardneg.models" nonempty:"true"`
 	// Partitions of the topics that hardneg creates. Those of the refresh and the triplets topic can't be changed

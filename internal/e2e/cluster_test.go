@@ -71,7 +71,7 @@ func newCluster(t testing.TB, settings ...string) *cluster {
 	c.settings = append([]string{
 		"--set", "kafka.brokers=" + address, "--set", "qdrant.address=" + c.qdrant.Qdrant, "--set", "qdrant.prefix=" + c.prefix,
 		"--set", "name=" + c.name, "--set", "topics.documents=" + names.documents, "--set", "topics.queries=" + names.queries,
-		"--set", "topics.triplets=" + names.triplets, "--set", "topics.refresh=" + names.refresh,
+		"--set", "topics.triplets=" + names.triplets, "--set", "topics.refresh=" + names.refresh, "--set", "topics.purge_refresh=0s", // its records are counted
 		"--set", "topics.dead_letters=" + names.deadLetters, "--set", "topics.models=" + c.prefix + "hardneg.models",
 		"--set", "kafka.session_timeout=" + c.session.String(), "--set", "log.format=json", "--set", "log.level=debug",
 		"--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}, {name: chars, type: lexical-char, dimensions: 256}]",

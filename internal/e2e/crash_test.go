@@ -44,7 +44,8 @@ func TestCrashes(t *testing.T) {
 	kafkaAddress, qdrantAddress := freeAddress(t), freeAddress(t)
 	servers := newService(t, append(small, "--embedded", "--embedded-kafka", kafkaAddress, "--embedded-qdrant", qdrantAddress, "--stages", "intake")...)
 	stages := newService(t, append(small, "--set", "kafka.brokers="+kafkaAddress, "--set", "qdrant.address="+qdrantAddress,
-		"--set", "kafka.session_timeout=6s", "--stages", "indexer,miner")...)
+		"--set", "kafka.session_timeout=6s", "--set", "topics.purge_refresh=0s", // whose aborted records are counted
+		"--stages", "indexer,miner")...)
 	servers.spawn()
 	stages.spawn()
 	names := namedTopics("hardneg", "")

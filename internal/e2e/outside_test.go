@@ -19,7 +19,7 @@ func TestOutsideKafka(t *testing.T) {
 	names := namedTopics(name, name+".")
 	settings := append(small, "--set", "name="+name, "--set", "topics.documents="+names.documents, "--set", "topics.queries="+names.queries,
 		"--set", "topics.triplets="+names.triplets, "--set", "topics.refresh="+names.refresh, "--set", "topics.dead_letters="+names.deadLetters,
-		"--set", "topics.models="+name+".hardneg.models")
+		"--set", "topics.models="+name+".hardneg.models", "--set", "topics.purge_refresh=200ms")
 	index := newService(t, "--embedded", "--stages", "intake") // for its Qdrant
 	index.spawn()
 	s := newService(t, append(settings, "--set", "kafka.brokers="+address, "--set", "qdrant.address="+index.Qdrant)...)

@@ -22,7 +22,7 @@ var small = []string{
 // TestView loads a collection, compares the view with brute force, makes 500 random changes, and compares again.
 func TestView(t *testing.T) {
 	dir := collection(t)
-	s := newService(t, "--embedded")
+	s := newService(t, "--embedded", "--set", "topics.purge_refresh=200ms")
 	s.spawn()
 	names := namedTopics("hardneg", "")
 	k, w := newKafka(t, s.Kafka, names), newWorld(names)
@@ -55,7 +55,7 @@ func TestLarge(t *testing.T) {
 	if _, err := os.Stat(dir); err != nil {
 		t.Skip("the benchmark collections are not there:", err)
 	}
-	s := newService(t, "--embedded")
+	s := newService(t, "--embedded", "--set", "topics.purge_refresh=200ms")
 	s.spawn()
 	names := namedTopics("hardneg", "")
 	k, w := newKafka(t, s.Kafka, names), newWorld(names)

@@ -39,6 +39,7 @@ func kafkaFaults() []fault.Rule {
 	}
 	return append(rules,
 		fault.Rule{Calls: steps, When: stages, Rate: 0.001, Fault: fault.Fault{Err: kerr.InvalidProducerEpoch}},
+		fault.Rule{Calls: []string{"DeleteRecords"}, Rate: 0.2, Fault: fault.Fault{Cut: true, After: true}},
 		fault.Rule{Calls: []string{"OffsetFetch"}, Rate: 0.05, Fault: fault.Fault{Err: kerr.UnstableOffsetCommit, After: true}},
 		fault.Rule{Calls: []string{"Fetch"}, Rate: 0.01, Fault: fault.Fault{Err: kerr.NotLeaderForPartition}},
 		fault.Rule{Calls: []string{"Fetch", "ListOffsets", "OffsetFetch", "Metadata"}, Rate: 0.01, Fault: fault.Fault{Cut: true, After: true}},
@@ -64,6 +65,7 @@ func TestViewConvergesUnderFaults(t *testing.T) {
 	seed := worldSeed(t)
 	kafka, qdrant := fault.New(seed), fault.New(seed+1)
 	w := newFaultyWorld(t, seed, kafka, qdrant)
+	w.cfg.Topics.PurgeRefresh = 50 * time.Millisecond
 	for range 40 {
 		w.step()
 	}
@@ -91,6 +93,15 @@ func TestViewConvergesUnderFaults(t *testing.T) {
 	stop()
 	if len(w.want()) < 5 {
 		t.Fatal("the history ended nearly empty: nothing was tested")
+	}
+	offsets, err := w.kafka.Offsets(t.Context(), w.cfg.Topics.Refresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range offsets {
+		if o.HighWatermark > 20 && o.Start < o.HighWatermark/2 {
+			t.Errorf("partition %d of refresh has offsets from %d to %d: what is committed is not deleted", o.Partition, o.Start, o.HighWatermark)
+		}
 	}
 	total := 0
 	for _, n := range kafka.Hits() {

@@ -68,6 +68,7 @@ type Pipeline struct {
 	index       store
 	queries     *index.Index // what the sweep goes through: index itself; nil in a simulation
 	swept       sweptTo
+	leftOut     []swept // by the sweep, until their partitions have caught up
 	cache       *embed.Cache
 	model       vectors
 	generation  string
@@ -208,6 +209,9 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 		AbandonAfter:        p.cfg.Kafka.AbandonAfter,
 		Observe:             p.observe,
 		New:                 func(a stream.Assignment) stream.Processor { return p.processor(stage, a) },
+	}
+	if stage == StageMiner {
+		s.PurgeEvery = p.cfg.Topics.PurgeRefresh
 	}
 	p.up(stage, nil)
 	defer p.metrics.StageUp.WithLabelValues(stage).Set(0)

@@ -236,11 +236,11 @@ func (p *Pipeline) sendPublished(ctx context.Context, queries []index.Published)
 		return nil
 	}
 	for {
-		waiting, err := p.backlog(ctx)
+		behind, _, err := p.backlog(ctx, maxBacklog)
 		if err != nil {
 			return err
 		}
-		if waiting <= maxBacklog {
+		if len(behind) == 0 {
 			break
 		}
 		if err := pause(ctx, pollPause); err != nil {

@@ -12,9 +12,14 @@ import (
 	"hardneg/stream"
 )
 
-// maxBacklog is how many refresh records may wait for the miner when the sweep adds to them: it must not hold up what
-// changed. At a high rate what two turns bring may wait.
-const maxBacklog = 1000
+const (
+	// maxBacklog is how many refresh records may wait for the miner when the sweep adds to them: it must not hold up what
+	// changed. At a high rate what two turns bring may wait. Each partition has its share.
+	maxBacklog = 1000
+
+	// maxLeftOut bounds the queries that wait for their partition. Those beyond it come with the next round.
+	maxLeftOut = 10_000
+)
 
 // Why the sweep sends a query, as in the metrics.
 const (
@@ -89,47 +94,79 @@ func (p *Pipeline) sweep(ctx context.Context) {
 	}
 }
 
-// sweepSome is one turn: the next n queries, unless the miner is behind.
+// swept is a query that the sweep sends, with the reason.
+type swept struct {
+	record    records.Refresh
+	why       string
+	partition int32 // of refresh
+}
+
+// sweepSome is one turn: it looks at n queries and sends those whose partition of refresh is not behind. The others wait
+// until it has caught up, and go first then: a partition that is stuck must not stop the sweep of all.
 func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
-	behind, err := p.backlog(ctx)
+	behind, partitions, err := p.backlog(ctx, max(maxBacklog, 2*n))
 	if err != nil {
 		return err
 	}
-	if behind > int64(max(maxBacklog, 2*n)) {
-		p.metrics.SweepSkipped.Inc()
+	if len(behind) == partitions {
+		p.metrics.SweepSkipped.Add(float64(n))
 		return nil
 	}
 	at, now := p.swept, p.now()
-	why := map[string]string{}
-	var outputs []stream.Output
-	for all := false; len(outputs) < n && !all; {
+	var send, left []swept
+	waiting := map[string]bool{} // in left
+	leave := func(q swept) {
+		if id := q.record.QueryID; !waiting[id] && len(left) < maxLeftOut {
+			left, waiting[id] = append(left, q), true
+		}
+	}
+	for _, q := range p.leftOut {
+		if !behind[q.partition] && len(send) < n {
+			send = append(send, q)
+		} else {
+			leave(q)
+		}
+	}
+	seen, skipped := map[string]bool{}, 0
+	for all := false; len(send)+skipped < n && !all; {
 		unlike := ""
 		if at.changed {
 			unlike = p.fingerprint
 		}
-		known, next, err := p.queries.Known(ctx, at.next, n-len(outputs), unlike)
+		known, next, err := p.queries.Known(ctx, at.next, n-len(send)-skipped, unlike)
 		if err != nil {
 			return err
 		}
 		for _, k := range known {
-			if why[k.QueryID] != "" {
+			if seen[k.QueryID] {
 				continue
 			}
-			var r records.Refresh
-			r, why[k.QueryID] = p.sweepOne(k, at.changed, now)
-			outputs = append(outputs, p.refreshOutput(r, nil))
+			seen[k.QueryID] = true
+			q := swept{partition: stream.PartitionFor([]byte(k.QueryID), partitions)}
+			q.record, q.why = p.sweepOne(k, at.changed, now)
+			if behind[q.partition] {
+				leave(q)
+				skipped++
+			} else {
+				send = append(send, q)
+			}
 		}
 		if at.next = next; next == "" {
 			all = p.turned(&at, now)
 		}
 	}
+	outputs := make([]stream.Output, len(send))
+	for i, q := range send {
+		outputs[i] = p.refreshOutput(q.record, nil)
+	}
 	if err := p.kafka.Produce(ctx, outputs); err != nil {
 		return err
 	}
-	for _, reason := range why {
-		p.metrics.SweptQueries.WithLabelValues(reason).Inc()
+	for _, q := range send {
+		p.metrics.SweptQueries.WithLabelValues(q.why).Inc()
 	}
-	p.swept = at
+	p.metrics.SweepSkipped.Add(float64(skipped))
+	p.swept, p.leftOut = at, left
 	return nil
 }
 
@@ -170,19 +207,22 @@ func (p *Pipeline) turned(at *sweptTo, now time.Time) (all bool) {
 	return all
 }
 
-// backlog is the number of offsets between what the miner has committed and the end of the refresh topic.
-func (p *Pipeline) backlog(ctx context.Context) (int64, error) {
+// backlog returns the partitions of refresh where more records wait for the miner than their share of most, and the
+// number of partitions. What a stuck transaction hides counts as waiting.
+func (p *Pipeline) backlog(ctx context.Context, most int) (behind map[int32]bool, partitions int, err error) {
 	ends, err := p.kafka.Offsets(ctx, p.cfg.Topics.Refresh)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	committed, err := p.kafka.Committed(ctx, Group(p.cfg, StageMiner), p.cfg.Topics.Refresh)
+	committed, err := p.kafka.CommittedSoFar(ctx, Group(p.cfg, StageMiner), p.cfg.Topics.Refresh)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	var behind int64
+	behind = map[int32]bool{}
 	for _, end := range ends {
-		behind += max(0, end.HighWatermark-max(committed[end.Partition], end.Start))
+		if waiting := end.HighWatermark - max(committed[end.Partition], end.Start); waiting > int64(max(1, most/len(ends))) {
+			behind[end.Partition] = true
+		}
 	}
-	return behind, nil
+	return behind, len(ends), nil
 }

@@ -176,7 +176,8 @@ func TestRetention(t *testing.T) {
 	w.await(30*time.Second, "q2 again", func() bool { return len(w.got()) > 0 && maps.Equal(w.got(), w.want()) })
 }
 
-// TestSweepWaitsForTheMiner: while the miner is behind, the sweep adds nothing.
+// TestSweepWaitsForTheMiner: while the miner is behind on a partition, the sweep adds nothing to it, and goes on with the
+// others.
 func TestSweepWaitsForTheMiner(t *testing.T) {
 	t.Parallel()
 	w := loadedWorld(t, 8, 4)
@@ -201,21 +202,53 @@ func TestSweepWaitsForTheMiner(t *testing.T) {
 	swept := 0.0
 	turn := func(want, skipped float64) {
 		t.Helper()
-		if err := p.sweepSome(t.Context(), 3); err != nil {
+		if err := p.sweepSome(t.Context(), 4); err != nil {
 			t.Fatal(err)
 		}
 		now := measure(t, metrics.SweptQueries.WithLabelValues(sweptAge))
 		if n := now - swept; n != want || measure(t, metrics.SweepSkipped) != skipped {
-			t.Errorf("%v swept, want %v; %v turns skipped, want %v", n, want, measure(t, metrics.SweepSkipped), skipped)
+			t.Errorf("%v swept, want %v; %v left out, want %v", n, want, measure(t, metrics.SweepSkipped), skipped)
 		}
 		swept = now
 	}
-	turn(3, 0)
-	if err := w.kafka.Produce(t.Context(), outputs); err != nil {
-		t.Fatal(err)
+	// one fills a partition alone, as far as it may be filled.
+	fill := func(partition int32) {
+		t.Helper()
+		outputs := slices.Clone(outputs)
+		for i := range outputs {
+			outputs[i].Partition = partition
+		}
+		if err := w.kafka.Produce(t.Context(), outputs); err != nil {
+			t.Fatal(err)
+		}
 	}
-	turn(0, 1)
+	turn(4, 0)
+	stuck := stream.PartitionFor([]byte("q1"), w.cfg.Topics.Partitions)
+	there := 0.0
+	for i := range 4 {
+		if stream.PartitionFor([]byte("q"+strconv.Itoa(i)), w.cfg.Topics.Partitions) == stuck {
+			there++
+		}
+	}
+	if there == 4 {
+		t.Fatal("all queries are in one partition: nothing is tested")
+	}
+	fill(stuck)
+	turn(4-there, there)
+	turn(4-there, 2*there)
+	for p := range int32(w.cfg.Topics.Partitions) {
+		if p != stuck {
+			fill(p)
+		}
+	}
+	turn(0, 2*there+4)
 	stop = w.instance()
 	w.settle()
-	turn(3, 1)
+	if len(p.leftOut) != int(there) {
+		t.Errorf("%d queries wait for their partition, want %v, each once: %+v", len(p.leftOut), there, p.leftOut)
+	}
+	turn(4, 2*there+4) // they go first
+	if len(p.leftOut) > 0 {
+		t.Errorf("left out after their partition has caught up: %+v", p.leftOut)
+	}
 }

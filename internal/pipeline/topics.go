@@ -78,6 +78,9 @@ const (
 func Topics(cfg *config.Config) []stream.Topic {
 	compact := map[string]string{"cleanup.policy": "compact"}
 	keep := map[string]string{"cleanup.policy": "delete", "retention.ms": "-1"}
+	queue := map[string]string{ // is shortened, which frees whole segments: small ones, and not for ever
+		"cleanup.policy": "delete", "retention.ms": "-1", "segment.bytes": strconv.Itoa(50 << 20), "segment.ms": strconv.Itoa(60 * 60 * 1000),
+	}
 	topic := func(name string, partitions, largest int, settings map[string]string) stream.Topic {
 		return stream.Topic{
 			Name: name, Partitions: partitions, ReplicationFactor: cfg.Topics.ReplicationFactor, MaxMessageBytes: largest, Config: settings,
@@ -93,7 +96,7 @@ func Topics(cfg *config.Config) []stream.Topic {
 		shared(topic(cfg.Topics.Documents, n, 0, compact)),
 		shared(topic(cfg.Topics.Queries, n, 0, keep)),
 		shared(topic(cfg.Topics.Triplets, n, texts*cfg.Triplets.MaxText+extra, compact)),
-		topic(cfg.Topics.Refresh, n, maxRefresh+extra, withLimit(keep, maxRefresh+extra)),
+		topic(cfg.Topics.Refresh, n, maxRefresh+extra, withLimit(queue, maxRefresh+extra)),
 		topic(cfg.Topics.Models, 1, 0, compact),
 		topic(cfg.Topics.DeadLetters, n, 0, withLimit(keep, max(2*defaultLimit, maxRefresh+extra)+extra)),
 	}

@@ -27,7 +27,7 @@ type Metrics struct {
 	SweptQueries    *prometheus.CounterVec // why: fingerprint, age, retention
 	SweepSeconds    prometheus.Gauge       // that the last complete sweep took
 	SweepCompleted  prometheus.Gauge       // when it ended, Unix seconds
-	SweepSkipped    prometheus.Counter     // turns left out, since the miner was behind
+	SweepSkipped    prometheus.Counter     // queries left out for now, since the miner was behind on their partition
 
 	CapturedShare     *prometheus.GaugeVec   // model; what: OfSample, OfHeldOut, OfRecent
 	MeasuredDocuments *prometheus.CounterVec // model: documents behind OfRecent, the older ones with less weight
@@ -85,11 +85,11 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		AffectedQueries: counter("hardneg_affected_queries_total", "Queries found affected by a document, by its watch list or its entry intervals.", "how"),
 		SweptQueries:    counter("hardneg_swept_queries_total", "Queries that the sweep sent to be mined again or forgotten.", "why"),
 		SweepSeconds: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "hardneg_sweep_seconds", Help: "Seconds that the last complete sweep of all queries took: no list is out of date for longer."}),
+			Name: "hardneg_sweep_seconds", Help: "Seconds that the last complete sweep of all queries took: no list is out of date for longer, unless its partition of refresh is behind."}),
 		SweepCompleted: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "hardneg_sweep_completed_timestamp_seconds", Help: "When the last complete sweep ended; 0: none has yet, in this instance."}),
 		SweepSkipped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "hardneg_sweep_skipped_total", Help: "Turns that the sweep left out because the miner was behind."}),
+			Name: "hardneg_sweep_skipped_total", Help: "Queries that the sweep left out for now, because the miner was behind on their partition."}),
 	}
 	m.CapturedShare = gauge(CapturedShareName, "Share of the variance that the model's axes capture: of the sample that they were fitted on, "+
 		"of documents that were held out then, and of documents that were embedded recently.", "model", "what")

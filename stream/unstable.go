@@ -1,0 +1,177 @@
+package stream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+)
+
+// offsetsTopic is where Kafka keeps what groups have committed, each group in one partition.
+const offsetsTopic = "__consumer_offsets"
+
+// The API keys that kafka-go has no names for.
+const (
+	describeProducers protocol.ApiKey = 61
+	listTransactions  protocol.ApiKey = 66
+)
+
+// openTransaction is a transaction that a partition waits for.
+type openTransaction struct {
+	producer int64
+	epoch    int32
+	start    int64 // its first offset in the partition
+	id       string
+	state    string // that its coordinator says; empty: none knows of it
+}
+
+// lost tells whether nobody is going to end the transaction.
+func (o openTransaction) lost() bool {
+	return !slices.Contains([]string{"Ongoing", "PrepareCommit", "PrepareAbort", "PrepareEpochFence"}, o.state)
+}
+
+// whyUnstable says, as far as the broker lets one see, which transactions keep a group's offsets from being stable, and
+// what to do about them.
+func (c *Client) whyUnstable(ctx context.Context, group string) string {
+	partition, open, err := c.holders(ctx, group)
+	if err != nil {
+		return fmt.Sprintf("which one cannot be seen (%v); see \"A marker that never came\" in docs/exactly-once.md if it does not end", err)
+	}
+	if len(open) == 0 {
+		return fmt.Sprintf("none is open in %s/%d any more", offsetsTopic, partition)
+	}
+	var all []string
+	for _, o := range open {
+		name := fmt.Sprintf("producer %d, epoch %d", o.producer, o.epoch)
+		if o.id != "" {
+			name = fmt.Sprintf("transactional id %q (%s)", o.id, name)
+		}
+		if !o.lost() {
+			all = append(all, fmt.Sprintf("%s, which is %s and ends within its time-out", name, o.state))
+			continue
+		}
+		state := "no coordinator knows it"
+		if o.state != "" {
+			state = fmt.Sprintf("its coordinator says %q", o.state)
+		}
+		all = append(all, fmt.Sprintf("%s, open in %s/%d from offset %d although %s: if it is the same in a minute, the broker has lost its marker "+
+			"and will not write it, see \"A marker that never came\" in docs/exactly-once.md, and then\n  "+
+			"kafka-transactions.sh --bootstrap-server %s abort --topic %s --partition %d --start-offset %d",
+			name, offsetsTopic, partition, o.start, state, strings.Join(c.brokers, ","), offsetsTopic, partition, o.start))
+	}
+	return fmt.Sprintf("groups of %s/%d wait for %s", offsetsTopic, partition, strings.Join(all, "; for "))
+}
+
+// holders returns the partition that holds a group's offsets, and the transactions that are open in it, which need not
+// all be of that group.
+func (c *Client) holders(ctx context.Context, group string) (int32, []openTransaction, error) {
+	// Directly, for kafka-go's metadata leave internal topics out.
+	all, err := c.dialer.LookupPartitions(ctx, "tcp", c.brokers[rand.N(len(c.brokers))], offsetsTopic)
+	if err != nil {
+		return 0, nil, err
+	}
+	partition := int32(javaHash(group) & 0x7fffffff % uint32(len(all)))
+	open, err := c.openOffsets(ctx, group, partition)
+	if err != nil || len(open) == 0 {
+		return partition, nil, err
+	}
+	res, err := call[*metadata.Response](ctx, c, &metadata.Request{TopicNames: []string{}})
+	if err != nil {
+		return partition, nil, err
+	}
+	for _, b := range res.Brokers { // each coordinates some of the transactional ids
+		if err := c.nameTransactions(ctx, b.NodeID, open); err != nil {
+			return partition, nil, err
+		}
+	}
+	return partition, open, nil
+}
+
+// javaHash is String.hashCode of a name in ASCII, by which Kafka chooses the partition of a group.
+func javaHash(s string) uint32 {
+	var h uint32
+	for _, c := range []byte(s) {
+		h = 31*h + uint32(c)
+	}
+	return h
+}
+
+// openOffsets lists the transactions that are open in a group's partition, by DescribeProducers 0. The group's
+// coordinator is the leader of that partition.
+func (c *Client) openOffsets(ctx context.Context, group string, partition int32) ([]openTransaction, error) {
+	b := binary.AppendUvarint(nil, 1+1)
+	b = appendCompact(b, offsetsTopic)
+	b = binary.AppendUvarint(b, 1+1)
+	b = binary.BigEndian.AppendUint32(b, uint32(partition))
+	b = append(b, 0, 0) // no tagged fields, in the topic and in the request
+	res, err := call[*cursor](ctx, c, &groupFrame{
+		frame: frame{key: describeProducers, version: 0, flexible: true, client: c.clientID, body: b}, group: group,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var open []openTransaction
+	var errs []error
+	res.int32() // throttled for, ms
+	for topics := res.compactLength(); topics > 0 && res.err == nil; topics-- {
+		res.compact()
+		for n := res.compactLength(); n > 0 && res.err == nil; n-- {
+			res.int32() // partition
+			errs = append(errs, check(res.int16(), "producers of %s/%d", offsetsTopic, partition))
+			res.compact() // message
+			for producers := res.compactLength(); producers > 0 && res.err == nil; producers-- {
+				o := openTransaction{producer: res.int64(), epoch: res.int32()}
+				res.int32() // last sequence number
+				res.int64() // last timestamp
+				res.int32() // coordinator epoch
+				o.start = res.int64()
+				res.tags()
+				if o.start >= 0 {
+					open = append(open, o)
+				}
+			}
+			res.tags()
+		}
+		res.tags()
+	}
+	return open, errors.Join(append(errs, res.err)...)
+}
+
+// nameTransactions fills in what a broker knows of transactions as their coordinator, by ListTransactions 0.
+func (c *Client) nameTransactions(ctx context.Context, broker int32, open []openTransaction) error {
+	b := []byte{1} // all states
+	b = binary.AppendUvarint(b, uint64(len(open))+1)
+	for _, o := range open {
+		b = binary.BigEndian.AppendUint64(b, uint64(o.producer))
+	}
+	b = append(b, 0) // no tagged fields
+	res, err := call[*cursor](ctx, c, &brokerFrame{
+		frame: frame{key: listTransactions, version: 0, flexible: true, client: c.clientID, body: b}, id: broker,
+	})
+	if err != nil {
+		return err
+	}
+	res.int32() // throttled for, ms
+	if err := check(res.int16(), "transactions of broker %d", broker); err != nil {
+		return err
+	}
+	for unknown := res.compactLength(); unknown > 0 && res.err == nil; unknown-- {
+		res.compact()
+	}
+	for n := res.compactLength(); n > 0 && res.err == nil; n-- {
+		id, producer, state := res.compact(), res.int64(), res.compact()
+		res.tags()
+		for i := range open {
+			if open[i].producer == producer {
+				open[i].id, open[i].state = id, state
+			}
+		}
+	}
+	return res.err
+}

@@ -1,0 +1,57 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// Whoever waits for a transaction that is open is told which, and what can be done.
+func TestWaitForOpenTransaction(t *testing.T) {
+	c := testClient(t)
+	c.tellUnstable = 100 * time.Millisecond
+	ctx := testContext(t)
+	in := testTopic(t, c, "in", 1)
+	m := membership{group: unique("group"), generation: -1}
+	id := unique("id")
+	p := testProducer(t, c, id)
+	if err := p.commit(ctx, m, place{in, 0}, 5, "1", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := again(ctx, refused, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := again(ctx, refused, func() error { return p.commitOffsets(ctx, m, in, map[int32]committed{0: {9, "2"}}) }); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := c.CommittedSoFar(ctx, m.group, in); err != nil || at[0] != 5 {
+		t.Errorf("so far: %v, %v", at, err)
+	}
+	short, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, err := c.Committed(short, m.group, in)
+	want := fmt.Sprintf("transactional id %q (producer %d, epoch %d), which is Ongoing and ends within its time-out", id, p.id, p.epoch)
+	if !onRealKafka() {
+		want = "which one cannot be seen" // kfake keeps offsets elsewhere
+	}
+	if !contains(err, kafka.UnstableOffsetCommit.Title()) || !contains(err, want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	p.close(t, true)
+	if at, err := c.Committed(ctx, m.group, in); err != nil || at[0] != 9 {
+		t.Errorf("after the end: %v, %v", at, err)
+	}
+}
+
+// The hashes are what java.lang.String.hashCode gives.
+func TestJavaHash(t *testing.T) {
+	for name, want := range map[string]uint32{"": 0, "a": 97, "hardneg-miner": 0xd6edcf77, strings.Repeat("z", 40): 0x5e02d100} {
+		if got := javaHash(name); got != want {
+			t.Errorf("hash of %q is %#x, want %#x", name, got, want)
+		}
+	}
+}
