@@ -244,6 +244,9 @@ func (s miner) confirm(ctx context.Context, tasks []*task, stored map[string]ind
 				continue
 			}
 		}
+		if !t.forced && s.shadow == nil {
+			next[i].Published = stillPublished(t.first, next[i])
+		}
 		next[i].Token, next[i].Fingerprint = s.token, s.fingerprint
 		now := s.now().UnixMilli()
 		next[i].Revision, next[i].StoredAt = max(state.Revision+1, t.published()+1, now), now
@@ -421,7 +424,22 @@ func (s miner) input(state index.State, documents map[string]index.Document) min
 	return in
 }
 
-// fill puts an outcome into a state. Published only grows: whatever rank was ever stored may have been published,
+// stillPublished is what a state keeps of Published when it is written anyway. first is what this owner found, under its
+// own token, so an earlier batch of its own published all of it, in a transaction that was committed: every pair that had
+// ended by then is retracted for good, and only what has a pair now, or had one then, may need a null some day.
+func stillPublished(first, next index.State) map[string]int {
+	kept := map[string]int{}
+	for _, state := range []index.State{first, next} {
+		for _, p := range state.Positives {
+			if rank := next.Published[p.Document]; p.Paired && rank > 0 {
+				kept[p.Document] = rank
+			}
+		}
+	}
+	return kept
+}
+
+// fill puts an outcome into a state. Published grows here: whatever rank was ever stored may have been published,
 // by whom ever, and a forced publication must be able to retract it.
 func (s miner) fill(state *index.State, outcome mining.Outcome) {
 	pairs := map[string]mining.Pair{}

@@ -1,8 +1,11 @@
 package pipeline
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"hardneg/stream"
 )
@@ -44,4 +47,42 @@ func TestTraceparent(t *testing.T) {
 			t.Errorf("%s: handed on %.200q, want %q", test.name, got, test.want)
 		}
 	}
+}
+
+// A rank that was retracted in a committed transaction is forgotten with the next change of its query, and not before.
+func TestPublishedShrinks(t *testing.T) {
+	w := loadedWorld(t, 11, 1)
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	published := func(when string, want ...string) {
+		t.Helper()
+		w.settle()
+		w.compare(when)
+		live, err := w.index.Live(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		states, err := live.States(t.Context(), []string{"q0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Sorted(maps.Keys(states["q0"].Published)); !slices.Equal(got, want) {
+			t.Errorf("%s: the state knows of ranks of %v, want %v", when, got, want)
+		}
+	}
+	first := slices.Sorted(maps.Keys(w.logged["q0"].positives))
+	published("at first", first...)
+	delete(w.logged, "q0")
+	w.produce("queries", "q0", nil)
+	published("forgotten", first...)
+	time.Sleep(2 * time.Millisecond) // what comes now is younger by the clock
+	w.judge("q0", "d20")
+	published("asked again", "d20")
+	w.judge("q0", "d20", "d21")
+	published("another positive", "d20", "d21")
+	stop()
+	stop = w.instance() // under another token nothing is known to be published
+	w.judge("q0", "d20", "d21", "d22")
+	published("under a new owner", "d20", "d21", "d22")
 }

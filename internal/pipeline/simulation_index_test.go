@@ -316,7 +316,7 @@ func (s *simStore) WriteStates(_ context.Context, states []index.State, token in
 			at, _ := slices.BinarySearch(s.w.index.queries, state.QueryID)
 			s.w.index.queries = slices.Insert(s.w.index.queries, at, state.QueryID)
 		}
-		s.w.index.states[state.QueryID] = simCopy(state)
+		s.w.index.states[state.QueryID] = simCopy(s.w.mutation.write(old, state))
 		if s.w.trace != nil {
 			s.t.say("stored %s", simShow(state))
 		}

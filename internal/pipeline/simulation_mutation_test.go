@@ -22,11 +22,12 @@ const (
 	simNoEntry       simMutation = "entry look-up left out"
 	simLookUpFirst   simMutation = "look-up before write"
 	simNoRetired     simMutation = "published ranks not nulled"
+	simDropAtOnce    simMutation = "published ranks dropped before they are nulled"
 )
 
 var simMutations = []simMutation{
 	simNoConfirm, simWatchSlots, simNoForce, simNoTokenGuard, simNoOffsetGuard, simNoApplied, simNoEntry, simLookUpFirst,
-	simNoRetired,
+	simNoRetired, simDropAtOnce,
 }
 
 // read changes a state on its way from the index to a miner.
@@ -48,6 +49,14 @@ func (m simMutation) read(s index.State, t *simTask) index.State {
 				s.Published[p.Document] = n
 			}
 		}
+	}
+	return s
+}
+
+// write changes a state on its way from a miner to the index, where it replaces an old one.
+func (m simMutation) write(old, s index.State) index.State {
+	if m == simDropAtOnce { // by what is stored, whether or not that was ever published
+		s.Published = stillPublished(old, s)
 	}
 	return s
 }
