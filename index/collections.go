@@ -20,6 +20,7 @@ type Index struct {
 	documents  string // collection names
 	queries    string
 	ordering   *qdrant.WriteOrdering
+	exact      bool // never search by HNSW
 	sizes      sizes
 }
 
@@ -189,6 +190,9 @@ type size struct {
 
 // searchParams chooses exact search for small collections, and HNSW beyond.
 func (x *Index) searchParams(ctx context.Context, collection string) (*qdrant.SearchParams, error) {
+	if x.exact {
+		return &qdrant.SearchParams{Exact: qdrant.PtrOf(true)}, nil
+	}
 	x.sizes.mu.Lock()
 	known, ok := x.sizes.known[collection]
 	x.sizes.mu.Unlock()

@@ -24,9 +24,14 @@ func (x *Index) Search(ctx context.Context, queries [][]float32, limit int) ([]H
 	return x.search(ctx, queries, limit, params)
 }
 
+// Exact is the same index, searched without HNSW however large it is.
+func (x *Index) Exact() *Index {
+	return &Index{client: x.client, dimensions: x.dimensions, documents: x.documents, queries: x.queries, ordering: x.ordering, exact: true}
+}
+
 // SearchExactly is Search without HNSW, however large the collection is.
 func (x *Index) SearchExactly(ctx context.Context, queries [][]float32, limit int) ([]Hits, error) {
-	return x.search(ctx, queries, limit, &qdrant.SearchParams{Exact: qdrant.PtrOf(true)})
+	return x.Exact().Search(ctx, queries, limit)
 }
 
 func (x *Index) search(ctx context.Context, queries [][]float32, limit int, params *qdrant.SearchParams) ([]Hits, error) {

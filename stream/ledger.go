@@ -2,7 +2,9 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -16,20 +18,33 @@ type Mark struct {
 // goes on after a crash reads from the marks what is out. It has one owner at a time; the next one to open it
 // fences the one before, whose commits then are an ErrFenced.
 type Ledger struct {
-	producer *producer
-	member   membership
-	topic    string
+	client                        *Client
+	transactionalID, group, topic string
+	timeout                       time.Duration
+
+	producer *producer // nil: its last transaction is unsettled
+	marks    map[int32]Mark
 }
 
 // OpenLedger becomes the owner, and returns the marks as the last commit left them, by partition of the topic; none at
-// first. The transactional id and the group must be the ledger's alone.
+// first. The transactional id and the group must be the ledger's alone. What an owner that died leaves open is
+// aborted after the time-out, or by the next one.
 func (c *Client) OpenLedger(ctx context.Context, transactionalID, group, topic string, timeout time.Duration) (*Ledger, map[int32]Mark, error) {
-	n, err := c.Partitions(ctx, topic)
+	l := &Ledger{client: c, transactionalID: transactionalID, group: group, topic: topic, timeout: timeout}
+	var err error
+	if l.producer, l.marks, err = l.take(ctx); err != nil {
+		return nil, nil, err
+	}
+	return l, maps.Clone(l.marks), nil
+}
+
+// take settles the last transaction, whoever's it was, and reads what it left.
+func (l *Ledger) take(ctx context.Context) (*producer, map[int32]Mark, error) {
+	n, err := l.client.Partitions(ctx, l.topic)
 	if err != nil {
 		return nil, nil, err
 	}
-	// It settles the predecessor's last transaction, so it comes before the marks are read.
-	p, err := c.newProducer(ctx, transactionalID, timeout)
+	p, err := l.client.newProducer(ctx, l.transactionalID, l.timeout)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -37,7 +52,7 @@ func (c *Client) OpenLedger(ctx context.Context, transactionalID, group, topic s
 	for i := range partitions {
 		partitions[i] = int32(i)
 	}
-	found, err := c.committed(ctx, group, topic, partitions)
+	found, err := l.client.committed(ctx, l.group, l.topic, partitions)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,23 +60,61 @@ func (c *Client) OpenLedger(ctx context.Context, transactionalID, group, topic s
 	for partition, at := range found {
 		marks[partition] = Mark{at.offset, at.metadata}
 	}
-	return &Ledger{p, membership{group: group, generation: -1}, topic}, marks, nil
+	return p, marks, nil
 }
 
-// Commit publishes the outputs and sets marks in one transaction. After an error it is unknown whether it did, and the
-// ledger must be opened anew; an ErrFenced says that another owner has.
+// Commit publishes the outputs and sets marks, which must differ from those that are there, in one transaction. After an
+// error whose effect is unknown it looks at the marks and tries again, for half a minute; if it returns one, whoever
+// opens the ledger next sees what came of it.
 func (l *Ledger) Commit(ctx context.Context, marks map[int32]Mark, outputs []Output) error {
+	wait := backoff{least: 50 * time.Millisecond, most: 5 * time.Second}
+	for start := time.Now(); ; {
+		done, err := l.try(ctx, marks, outputs)
+		if done {
+			maps.Copy(l.marks, marks)
+			return nil
+		}
+		switch action := actionFor(err); {
+		case action == fenced && !errors.Is(err, ErrFenced):
+			return fmt.Errorf("%w: %w", ErrFenced, err)
+		case action == fenced, action == fatal, ctx.Err() != nil, time.Since(start) > patience:
+			return err
+		}
+		l.client.log.Warn().Err(err).Str("group", l.group).Msg("a transaction failed; trying again")
+		if wait.pause(ctx) != nil {
+			return err
+		}
+	}
+}
+
+// try makes one attempt, and settles one that came before.
+func (l *Ledger) try(ctx context.Context, marks map[int32]Mark, outputs []Output) (done bool, err error) {
+	if l.producer == nil {
+		p, there, err := l.take(ctx)
+		if err != nil {
+			return false, err
+		}
+		after := maps.Clone(l.marks)
+		maps.Copy(after, marks)
+		switch {
+		case maps.Equal(there, after):
+			l.producer = p
+			return true, nil
+		case !maps.Equal(there, l.marks):
+			return false, fmt.Errorf("%w: the marks of group %s are not those that were left there", ErrFenced, l.group)
+		}
+		l.producer = p
+	}
 	offsets := make(map[int32]committed, len(marks))
 	for partition, m := range marks {
 		offsets[partition] = committed{m.Offset, m.Note}
 	}
-	err := l.producer.commitAll(ctx, l.member, l.topic, offsets, outputs)
-	if err == nil {
-		return nil
+	if err := l.producer.commitAll(ctx, membership{group: l.group, generation: -1}, l.topic, offsets, outputs); err != nil {
+		if actionFor(err) != fenced {
+			l.producer.abort(ctx)
+		}
+		l.producer = nil
+		return false, err
 	}
-	if actionFor(err) == fenced {
-		return fmt.Errorf("%w: %w", ErrFenced, err)
-	}
-	l.producer.abort(ctx)
-	return err
+	return true, nil
 }

@@ -127,6 +127,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.fitCommand(),
 		c.modelsCommand(),
 		c.rebuildCommand(),
+		c.replayCommand(),
 		c.statusCommand(),
 		c.configCommand(),
 		c.schemaCommand(),
@@ -186,11 +187,16 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 
 // outputFlag adds -o with its forms, the first being the default.
 func (c *command) outputFlag(cmd *cobra.Command, forms ...string) {
-	form := cmd.Flags().StringP("output", "o", forms[0], "form of the result: "+strings.Join(forms, ", "))
+	c.formFlag(cmd, "output", forms...)
+}
+
+// formFlag is outputFlag under another long name, for commands whose --output says where the result goes.
+func (c *command) formFlag(cmd *cobra.Command, name string, forms ...string) {
+	form := cmd.Flags().StringP(name, "o", forms[0], "form of the result: "+strings.Join(forms, ", "))
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !slices.Contains(forms, *form) {
-			return usage("--output %q is none of %s", *form, strings.Join(forms, ", "))
+			return usage("--%s %q is none of %s", name, *form, strings.Join(forms, ", "))
 		}
 		c.output = *form
 		return run(cmd, args)

@@ -1,9 +1,11 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"hardneg/internal/config"
 	"hardneg/internal/records"
@@ -11,8 +13,8 @@ import (
 	"hardneg/stream"
 )
 
-// rulesKey is the key in the models topic of the rules that the miners work by, so that an audit needs no copy of
-// their configuration.
+// rulesKey is the key in the models topic of the rules that the miners work by, so that an audit and a replay need no
+// copy of their configuration.
 const rulesKey = "rules"
 
 // ruleset is everything that decides a list and how it is published, the model aside.
@@ -20,24 +22,41 @@ type ruleset struct {
 	Fingerprint string        `json:"fingerprint"`
 	MinWeight   int64         `json:"min_weight"` // millionths
 	Mining      mining.Config `json:"mining"`
+
+	// What an audit has no use for, for what is stored shows it. Zero where an earlier version published the rules.
+	MaxText  int      `json:"max_text,omitempty"`
+	Evidence *weights `json:"evidence,omitempty"`
+}
+
+// weights say how the query log is weighed.
+type weights struct {
+	PositiveWeight float64       `json:"positive_weight"`
+	MinDwell       time.Duration `json:"min_dwell"` // nanoseconds
 }
 
 // newRuleset is the one that a configuration says.
 func newRuleset(cfg *config.Config) ruleset {
-	r := ruleset{MinWeight: records.Millionths(cfg.Queries.MinWeight), Mining: rules(cfg.Mining)}
+	r := ruleset{
+		MinWeight: records.Millionths(cfg.Queries.MinWeight), Mining: rules(cfg.Mining), MaxText: cfg.Triplets.MaxText,
+		Evidence: &weights{cfg.Queries.PositiveWeight, cfg.Queries.MinDwell},
+	}
 	r.Fingerprint = fmt.Sprintf("%s-%d-%d", r.Mining.Fingerprint(), r.MinWeight, cfg.Triplets.MaxText)
 	return r
 }
 
+func (r ruleset) encode() []byte {
+	value, err := json.Marshal(r)
+	if err != nil { // it holds numbers and texts
+		panic(fmt.Sprintf("pipeline: rules without a JSON form: %v", err))
+	}
+	return value
+}
+
 // publishRules tells by which rules this instance mines, where the last to tell had others.
 func (p *Pipeline) publishRules(ctx context.Context) error {
-	mine := newRuleset(p.cfg)
+	value := newRuleset(p.cfg).encode()
 	last, err := readRules(ctx, p.kafka, p.cfg)
-	if err != nil || last != nil && last.Fingerprint == mine.Fingerprint {
-		return err
-	}
-	value, err := json.Marshal(mine)
-	if err != nil {
+	if err != nil || last != nil && bytes.Equal(last.encode(), value) {
 		return err
 	}
 	return p.kafka.Produce(ctx, []stream.Output{{Topic: p.cfg.Topics.Models, Key: []byte(rulesKey), Value: value}})

@@ -15,26 +15,43 @@ type intake struct{ *Pipeline }
 func (s intake) Process(_ context.Context, batch []stream.Record) ([]stream.Output, error) {
 	outputs := make([]stream.Output, 0, len(batch))
 	for _, r := range batch {
-		query, forgotten, err := records.ParseQuery(r.Key, r.Value)
+		refresh, err := s.read(r)
 		if err != nil {
 			outputs = append(outputs, s.malformed(StageIntake, r, err)...)
 			continue
 		}
-		refresh := records.Refresh{Kind: records.KindEvidence, QueryID: query.QueryID, Source: sourceOf(r)}
-		if forgotten {
-			refresh.Kind = records.KindForget
-		} else {
-			refresh.Text, refresh.Evidence, refresh.Embeddings = query.Query, s.evidence(query), s.configured(query.Embeddings)
-		}
 		output := s.refreshOutput(refresh, r.Headers)
-		if n := len(output.Key) + len(output.Value); n > maxRefresh { // Kafka would refuse it, and all that comes after it would wait
-			outputs = append(outputs, s.malformed(StageIntake, r, fmt.Errorf("what comes of the record has %d bytes, at most %d are allowed: "+
-				"its text, its vectors or the ids that it names are too long", n, maxRefresh))...)
+		if err := checkRefresh(output); err != nil {
+			outputs = append(outputs, s.malformed(StageIntake, r, err)...)
 			continue
 		}
 		outputs = append(outputs, output)
 	}
 	return outputs, nil
+}
+
+// read is what a record of the query log says of its query.
+func (s intake) read(r stream.Record) (records.Refresh, error) {
+	query, forgotten, err := records.ParseQuery(r.Key, r.Value)
+	if err != nil {
+		return records.Refresh{}, err
+	}
+	refresh := records.Refresh{Kind: records.KindEvidence, QueryID: query.QueryID, Source: sourceOf(r)}
+	if forgotten {
+		refresh.Kind = records.KindForget
+		return refresh, nil
+	}
+	refresh.Text, refresh.Evidence, refresh.Embeddings = query.Query, s.evidence(query), s.configured(query.Embeddings)
+	return refresh, nil
+}
+
+// checkRefresh refuses what Kafka would not take, for all that comes after it would wait.
+func checkRefresh(output stream.Output) error {
+	if n := len(output.Key) + len(output.Value); n > maxRefresh {
+		return fmt.Errorf("what comes of the record has %d bytes, at most %d are allowed: "+
+			"its text, its vectors or the ids that it names are too long", n, maxRefresh)
+	}
+	return nil
 }
 
 // configured keeps the vectors that an embedder will ask for: others would only swell the query's state.

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"hardneg/internal/pipeline"
+	"hardneg/internal/records"
+	"hardneg/internal/filelock"
+	"hardneg/stream"
+)
+
+// checkpointEvery is how often the progress of a file is written: what came since is mined again after a kill.
+const checkpointEvery = 500 * time.Millisecond
+
+// replayFile is a file with the triplets of a replay. Until the end they are in .NAME.replay beside it, and
+// .NAME.replay.json says how much of that counts.
+type replayFile struct {
+	path      string
+	format    func(io.Writer, view) error
+	arguments string
+
+	data  *os.File // locked
+	state checkpoint
+	saved time.Time
+}
+
+// checkpoint is what a killed replay leaves.
+type checkpoint struct {
+	Arguments string                  `json:"arguments"`
+	Plan      pipeline.ReplayPlan     `json:"plan"`
+	Progress  pipeline.ReplayProgress `json:"progress"`
+	Size      int64                   `json:"size"` // of the data that belongs to the progress
+}
+
+func (o *replayFile) partial() string {
+	return filepath.Join(filepath.Dir(o.path), "."+filepath.Base(o.path)+".replay")
+}
+
+func (o *replayFile) notes() string { return o.partial() + ".json" }
+
+func (o *replayFile) Resume(_ context.Context, anew bool) (*pipeline.ReplayPlan, pipeline.ReplayProgress, error) {
+	var none pipeline.ReplayProgress
+	if err := o.lock(); err != nil {
+		return nil, none, err
+	}
+	raw, err := os.ReadFile(o.notes())
+	if anew || errors.Is(err, fs.ErrNotExist) {
+		return nil, none, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &o.state)
+	}
+	if err != nil {
+		return nil, none, fmt.Errorf("%s, where a replay has left its progress, cannot be read: %w; --restart begins anew", o.notes(), err)
+	}
+	if o.state.Arguments != o.arguments {
+		return nil, none, fmt.Errorf("a replay into %s is unfinished that had other arguments (%s): start it with those to finish it, or with --restart to forget it",
+			o.path, o.state.Arguments)
+	}
+	info, err := o.data.Stat()
+	if err != nil {
+		return nil, none, err
+	}
+	if o.state.Progress.Done { // killed before it was renamed, or just behind that
+		if info.Size() == o.state.Size {
+			err = o.finish()
+		} else {
+			err = errors.Join(os.Remove(o.partial()), os.Remove(o.notes()))
+		}
+		return &o.state.Plan, o.state.Progress, err
+	}
+	if info.Size() < o.state.Size {
+		return nil, none, fmt.Errorf("%s has %d bytes, and %d belong to the progress of an unfinished replay: --restart begins it anew", o.partial(), info.Size(), o.state.Size)
+	}
+	return &o.state.Plan, o.state.Progress, o.cut(o.state.Size)
+}
+
+// lock opens the data, and keeps other replays away from it.
+func (o *replayFile) lock() error {
+	if info, err := os.Stat(o.path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no file that could be replaced", o.path)
+	}
+	for {
+		data, err := filelock.Open(o.partial())
+		if errors.Is(err, filelock.ErrLocked) {
+			return fmt.Errorf("another replay into %s is under way", o.path)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot lock %s: %w", o.partial(), err)
+		}
+		// One that ended in between has renamed what was opened.
+		locked, err := data.Stat()
+		if err != nil {
+			data.Close()
+			return err
+		}
+		if there, err := os.Stat(o.partial()); err == nil && os.SameFile(locked, there) {
+			o.data = data
+			return nil
+		}
+		data.Close()
+	}
+}
+
+// cut drops what came behind the last checkpoint.
+func (o *replayFile) cut(size int64) error {
+	if err := o.data.Truncate(size); err != nil {
+		return err
+	}
+	_, err := o.data.Seek(size, io.SeekStart)
+	return err
+}
+
+func (o *replayFile) Begin(_ context.Context, plan pipeline.ReplayPlan) error {
+	o.state = checkpoint{Arguments: o.arguments, Plan: plan}
+	return errors.Join(o.cut(0), o.save())
+}
+
+func (o *replayFile) Write(_ context.Context, outputs []stream.Output, progress pipeline.ReplayProgress) error {
+	var v view
+	for _, out := range outputs {
+		if out.Value == nil { // an empty slot
+			continue
+		}
+		entry := viewed{value: out.Value}
+		var err error
+		if entry.query, entry.positive, entry.rank, err = records.ParseTripletKey(out.Key); err != nil {
+			return err
+		}
+		v = append(v, entry)
+	}
+	var lines bytes.Buffer
+	if err := o.format(&lines, v); err != nil {
+		return err
+	}
+	n, err := o.data.Write(lines.Bytes())
+	if err != nil {
+		return err
+	}
+	o.state.Size, o.state.Progress = o.state.Size+int64(n), progress
+	if !progress.Done && time.Since(o.saved) < checkpointEvery {
+		return nil
+	}
+	if err := o.save(); err != nil || !progress.Done {
+		return err
+	}
+	return o.finish()
+}
+
+// save makes the data durable, and then what is said of it.
+func (o *replayFile) save() error {
+	if err := o.data.Sync(); err != nil {
+		return err
+	}
+	o.saved = time.Now()
+	return writeFile(o.notes(), func(w io.Writer) error { return json.NewEncoder(w).Encode(o.state) })
+}
+
+// finish gives the data their name.
+func (o *replayFile) finish() error {
+	return errors.Join(os.Rename(o.partial(), o.path), os.Remove(o.notes()))
+}
+
+// close unlocks. What was never begun is removed.
+func (o *replayFile) close() {
+	if o.data == nil {
+		return
+	}
+	if _, err := os.Stat(o.notes()); errors.Is(err, fs.ErrNotExist) {
+		_ = os.Remove(o.partial())
+	}
+	o.data.Close()
+}
