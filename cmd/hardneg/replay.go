@@ -182,7 +182,10 @@ func (c *command) replay(ctx context.Context, o pipeline.ReplayOptions, f replay
 		}
 		return err
 	}
-	return c.printReplay(report, f)
+	if err := c.printReplay(report, f); err != nil {
+		return err
+	}
+	return o.Output.Forget(ctx)
 }
 
 // replaySummary is the result of replay.

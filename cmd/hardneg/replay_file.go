@@ -70,11 +70,9 @@ func (o *replayFile) Resume(_ context.Context, anew bool) (*pipeline.ReplayPlan,
 	if err != nil {
 		return nil, none, err
 	}
-	if o.state.Progress.Done { // killed before it was renamed, or just behind that
+	if o.state.Progress.Done { // killed before it was renamed, or behind that, when what is there is new and empty
 		if info.Size() == o.state.Size {
-			err = o.finish()
-		} else {
-			err = errors.Join(os.Remove(o.partial()), os.Remove(o.notes()))
+			err = os.Rename(o.partial(), o.path)
 		}
 		return &o.state.Plan, o.state.Progress, err
 	}
@@ -153,7 +151,7 @@ func (o *replayFile) Write(_ context.Context, outputs []stream.Output, progress 
 	if err := o.save(); err != nil || !progress.Done {
 		return err
 	}
-	return o.finish()
+	return os.Rename(o.partial(), o.path)
 }
 
 // save makes the data durable, and then what is said of it.
@@ -165,10 +163,8 @@ func (o *replayFile) save() error {
 	return writeFile(o.notes(), func(w io.Writer) error { return json.NewEncoder(w).Encode(o.state) })
 }
 
-// finish gives the data their name.
-func (o *replayFile) finish() error {
-	return errors.Join(os.Rename(o.partial(), o.path), os.Remove(o.notes()))
-}
+// Forget removes what was said of the data, which have their name by now.
+func (o *replayFile) Forget(context.Context) error { return os.Remove(o.notes()) }
 
 // close unlocks. What was never begun is removed.
 func (o *replayFile) close() {

@@ -5,7 +5,8 @@
 // collections. Of the module they import only the readers of data sets.
 //
 // -long (or HARDNEG_LONG=1) runs full sizes, -kills N sets the number of random kills, -schedules N that of the crash
-// schedules, and -seed (or HARDNEG_TEST_SEED) replays a run. -rolling measures the pauses of a rolling restart.
+// schedules, and -seed (or HARDNEG_TEST_SEED) replays a run. -rolling measures the pauses of a rolling restart,
+// -replay-speed a replay against live mining.
 // With HARDNEG_TEST_KAFKA=host:port the same checks run against that Kafka as well, and the schedules there instead;
 // HARDNEG_TEST_KAFKA_RESTART is a command that restarts it, and may come at any moment of a schedule.
 // HARDNEG_TEST_RACE=1 builds the program with the race detector.

@@ -23,6 +23,8 @@ var (
 
 	schedules = flag.Int("schedules", 2, "crash schedules, one after the other")
 	rolling   = flag.Bool("rolling", false, "measure the pauses of a rolling restart")
+
+	replaySpeed = flag.Bool("replay-speed", false, "measure a replay against live mining")
 )
 
 func environmentSeed() uint64 {

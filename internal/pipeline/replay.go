@@ -45,8 +45,11 @@ type ReplayOutput interface {
 	// Begin forgets what was left, and keeps the plan.
 	Begin(ctx context.Context, plan ReplayPlan) error
 	// Write adds triplets (records of the triplets topic, null where a slot is empty) and replaces the progress, both or
-	// neither for whoever resumes. With Progress.Done the replay is finished, and leaves nothing to resume.
+	// neither for whoever resumes. With Progress.Done all triplets are out.
 	Write(ctx context.Context, outputs []stream.Output, progress ReplayProgress) error
+	// Forget drops plan and progress of a replay that is done, once its report has reached its user: the same arguments
+	// are another replay from then on.
+	Forget(ctx context.Context) error
 }
 
 // ReplayPlan is what a replay decides once, so that going on after a kill gives what it would have given without.
@@ -69,9 +72,10 @@ type ReplayCounts struct {
 	Queries  int            `json:"queries"` // with evidence in the window
 	Pairs    int            `json:"pairs"`
 	Triplets int            `json:"triplets"`
-	Covered  map[string]int `json:"covered,omitempty"` // pairs that have a negative of a policy
-	Short    map[string]int `json:"short,omitempty"`   // pairs with empty slots, by reason
-	Refused  int            `json:"refused,omitempty"` // records whose text cannot be embedded
+	Covered  map[string]int `json:"covered,omitempty"`  // pairs that have a negative of a policy
+	Short    map[string]int `json:"short,omitempty"`    // pairs with empty slots, by reason
+	Unusable int64          `json:"unusable,omitempty"` // records that are none of a query log
+	Refused  int64          `json:"refused,omitempty"`  // records whose text cannot be embedded
 }
 
 // BadRecord is a record of the window that cannot be used.
@@ -125,7 +129,8 @@ type replayer struct {
 //
 // A pass over the window gathers the evidence of the queries whose point ids come first, as many as fit into the memory,
 // and mines them in that order; the next pass goes on behind them. So the state of a replay is one point id, and the
-// result does not depend on the memory, on kills, or on how many passes there were.
+// result does not depend on the memory, on kills, or on how many passes there were. A replay that is done counts as
+// unfinished, and is reported again, until the output is told to forget it.
 func Replay(ctx context.Context, o ReplayOptions) (*ReplayReport, error) {
 	if o.clock == nil {
 		o.clock = time.Now
@@ -152,7 +157,7 @@ func Replay(ctx context.Context, o ReplayOptions) (*ReplayReport, error) {
 	}
 	r.report.ReplayPlan, r.report.ReplayCounts = r.plan, r.at.Counts
 	r.report.Records = length(r.plan.Window)
-	r.report.Bad += int64(r.at.Counts.Refused)
+	r.report.Bad = r.at.Counts.Unusable + r.at.Counts.Refused
 	r.report.Seconds = time.Since(start).Seconds()
 	return &r.report, nil
 }

@@ -28,7 +28,7 @@ type replayed struct {
 	newest    records.Source    // of all of them
 	headers   []stream.Header   // the trace of that record
 	refused   []BadRecord       // texts that cannot be embedded: the first few
-	refusals  int
+	refusals  int64
 	size      int64 // about what it takes, in bytes
 }
 
@@ -132,6 +132,9 @@ func carriedBytes(carried map[string][]float32) (n int) {
 func (r *replayer) gather(ctx context.Context) (*gathered, error) {
 	g := &gathered{after: r.at.After, memory: r.Memory, queries: map[string]*replayed{}}
 	first := r.report.Passes == 0 // what no query can be made of, every pass finds again
+	if first {
+		r.at.Counts.Unusable = 0
+	}
 	read, all := int64(0), max(1, length(r.plan.Window))
 	log, err := r.merge(ctx)
 	if err != nil {
@@ -148,7 +151,7 @@ func (r *replayer) gather(ctx context.Context) (*gathered, error) {
 		refresh, err := r.read(record)
 		if err != nil {
 			if first {
-				r.report.Bad++
+				r.at.Counts.Unusable++
 				r.bad(BadRecord{record.Partition, record.Offset, err.Error()})
 			}
 			continue

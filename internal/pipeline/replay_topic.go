@@ -87,9 +87,6 @@ func (o *replayTopic) Resume(ctx context.Context, anew bool) (*ReplayPlan, Repla
 	if err := json.Unmarshal([]byte(first.Note), &note); err != nil {
 		return nil, none, fmt.Errorf("group %s: the note beside its offset is none of a replay: %w", o.id, err)
 	}
-	if note.Progress.Done {
-		return nil, none, nil
-	}
 	plan := ReplayPlan{Revision: note.Revision, Generation: note.Generation, Rules: note.Rules}
 	for partition, m := range marks {
 		to := m.Note
@@ -182,3 +179,6 @@ func (o *replayTopic) commit(ctx context.Context, marks map[int32]stream.Mark, o
 	}
 	return err
 }
+
+// Forget deletes the group.
+func (o *replayTopic) Forget(ctx context.Context) error { return o.kafka.DeleteGroup(ctx, o.id) }
