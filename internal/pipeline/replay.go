@@ -209,24 +209,20 @@ func (r *replayer) prepare(ctx context.Context, rules ruleset) error {
 	cfg.Mining.Negatives, cfg.Triplets.MaxText = rules.Mining.Negatives, rules.MaxText
 	cfg.Topics.Triplets = "" // whatever the output is, it is not the live one
 	cfg.Queries.PositiveWeight, cfg.Queries.MinDwell = rules.Evidence.PositiveWeight, rules.Evidence.MinDwell
-	m, err := Models{Kafka: r.Kafka, Topic: cfg.Topics.Models, Log: r.Log}.Read(ctx, generation)
+	m, err := Models{Kafka: r.Kafka, Topic: cfg.Topics.Models, Log: r.Log}.Read(ctx, modelOf(generation))
 	if err != nil {
 		return err
 	}
 	if m == nil {
 		return fmt.Errorf("the live collections are of model %s, which topic %s does not have: was the topic deleted, or is qdrant.prefix that of another installation?",
-			generation, cfg.Topics.Models)
-	}
-	cfg.Embedders = nil // whose vectors records may carry: those of the model
-	for _, e := range m.Info().Embedders {
-		cfg.Embedders = append(cfg.Embedders, config.Embedder{Name: e.Name})
+			modelOf(generation), cfg.Topics.Models)
 	}
 	policies, err := mining.New(rules.Mining)
 	if err != nil {
 		return fmt.Errorf("the rules of mining: %w", err)
 	}
 	r.miner = miner{Pipeline: &Pipeline{
-		cfg: &cfg, wide: wideLimit, index: r.live, model: m, generation: generation, mining: policies, minWeight: rules.MinWeight,
+		cfg: &cfg, wide: wideLimit, index: r.live, model: m, carries: m.Info().Definitions(), generation: generation, mining: policies, minWeight: rules.MinWeight,
 		now: r.clock, log: r.Log, metrics: telemetry.NewMetrics(prometheus.NewRegistry()),
 	}}
 	return nil
