@@ -26,15 +26,9 @@ func (c *Client) generation(name string, dimensions int) *Index {
 
 // Active returns the generation that the aliases point at; ok is false where there is none yet.
 func (c *Client) Active(ctx context.Context) (generation string, ok bool, err error) {
-	answer, err := call(ctx, c, "ListAliases", "", func(ctx context.Context) (*qdrant.ListAliasesResponse, error) {
-		return c.connection.GetCollectionsClient().ListAliases(ctx, &qdrant.ListAliasesRequest{})
-	})
+	targets, err := c.Aliases(ctx)
 	if err != nil {
 		return "", false, err
-	}
-	targets := make(map[string]string)
-	for _, alias := range answer.GetAliases() {
-		targets[alias.GetAliasName()] = alias.GetCollectionName()
 	}
 	documents, queries := c.config.Prefix+"documents", c.config.Prefix+"queries"
 	first, second := targets[documents], targets[queries]
@@ -145,10 +139,7 @@ func (c *Client) Drop(ctx context.Context, generation string) error {
 	}
 	x := c.generation(generation, 0)
 	for _, name := range []string{x.documents, x.queries} {
-		_, err := call(ctx, c, "DeleteCollection", name, func(ctx context.Context) (*qdrant.CollectionOperationResponse, error) {
-			return c.connection.GetCollectionsClient().Delete(ctx, &qdrant.DeleteCollection{CollectionName: name})
-		})
-		if err != nil && status.Code(err) != codes.NotFound {
+		if err := c.dropCollection(ctx, name); err != nil {
 			return err
 		}
 	}

@@ -67,6 +67,9 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 	if err != nil {
 		return fmt.Errorf("deleting topics: %w", err)
 	}
+	c.plain.Lock()
+	c.plain.producer = nil // in a topic of that name made anew, its sequence numbers would be out of order
+	c.plain.Unlock()
 	wait := backoff{least: 10 * time.Millisecond, most: 500 * time.Millisecond}
 	for start := time.Now(); ; {
 		left, err := c.topicNames(ctx)

@@ -217,17 +217,27 @@ func (b *buffer) String() string {
 // runService starts `hardneg run --embedded` and returns its data directory. It must end with 0 when the test does.
 func runService(t *testing.T, args ...string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "data")
+	dir, _ := startService(t, args...)
+	return dir
+}
+
+// startService is runService with a way to end it before.
+func startService(t *testing.T, args ...string) (dir string, stop func()) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "data")
 	ctx, cancel := context.WithCancel(context.Background())
 	var out, errs buffer
 	done := make(chan int, 1)
 	args = append([]string{"run", "--embedded", "--data-dir", dir, "--http", "127.0.0.1:0"}, args...)
 	go func() { done <- execute(ctx, args, nil, &out, &errs) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if code := <-done; code != exitOK {
 			t.Errorf("the service ended with %d", code)
 		}
+	})
+	t.Cleanup(func() {
+		stop()
 		if t.Failed() {
 			t.Logf("the service said\n%s%s", out.String(), errs.String())
 		}
@@ -240,7 +250,7 @@ func runService(t *testing.T, args ...string) string {
 					t.Errorf("%q is not in\n%s", line, out.String())
 				}
 			}
-			return dir
+			return dir, stop
 		}
 		if len(done) > 0 || time.Now().After(deadline) {
 			t.Fatalf("the service does not start: %v\n%s", err, errs.String())

@@ -128,6 +128,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.modelsCommand(),
 		c.rebuildCommand(),
 		c.replayCommand(),
+		c.resetCommand(),
 		c.statusCommand(),
 		c.configCommand(),
 		c.schemaCommand(),

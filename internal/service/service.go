@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -124,6 +125,26 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	o.Log.Info().Msg("the stages have ended")
 	return err
+}
+
+// StartEmbedded starts the embedded servers on Config.DataDir, which has their data already, without any stage, and points
+// the configuration at them. While a service runs there it is an error.
+func StartEmbedded(c *config.Config, log zerolog.Logger) (end func() error, err error) {
+	if _, err := os.Stat(filepath.Join(c.DataDir, "kafka")); err != nil {
+		return nil, fmt.Errorf("data_dir: %s has no data of embedded servers: %w", c.DataDir, err)
+	}
+	directory, err := openDataDir(c.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	stop, err := startEmbedded(Options{Config: c, Log: log}, directory.path)
+	if err != nil {
+		return nil, errors.Join(err, directory.close())
+	}
+	return func() error {
+		stop()
+		return directory.close()
+	}, nil
 }
 
 // startEmbedded starts the two servers and points the configuration at them.
