@@ -63,6 +63,19 @@ func TestWrongCommandLines(t *testing.T) {
 		{"tail --max -1 --kafka 127.0.0.1:1", 2, "hardneg: --max must be at least 0, is -1"},
 		{"tail", 2, "hardneg: which Kafka? Name the service by --data-dir, --kafka, or kafka.brokers in the configuration"},
 		{"export --format csv", 2, `hardneg: --format "csv" is none of hardneg, sentence-transformers, flag-embedding`},
+		{"replay", 2, "hardneg: --from is missing: where does the window begin? For all of the log, --from earliest"},
+		{"replay --from 1d", 2, "hardneg: --output is missing: topic:NAME or file:PATH"},
+		{"replay --from yesterday --output x", 2, `hardneg: --from "yesterday": want earliest, latest, an offset, offsets of partitions such as 0:100,1:250, a time such as 2026-01-31T12:00:00Z, or how long ago, such as 24h or 7d`},
+		{"replay --from 0 --to 0:1,0:2 --output x", 2, `hardneg: --to "0:1,0:2": partition 0 is named twice`},
+		{"replay --from 0 --output -", 2, `hardneg: --output "-" names nothing that a replay could go on with: want topic:NAME or file:PATH`},
+		{"replay --from 0 --output topic:", 2, `hardneg: --output "topic:" names nothing that a replay could go on with: want topic:NAME or file:PATH`},
+		{"replay --from 0 --output x --format flag-embedding", 2, "hardneg: --format is of files: a topic gets records of the triplets topic"},
+		{"replay --from 0 --output x.jsonl --format csv", 2, `hardneg: --format "csv" is none of hardneg, sentence-transformers, flag-embedding`},
+		{"replay --from 0 --output x --rules mine", 2, `hardneg: --rules "mine" is none of published, config`},
+		{"replay --from 0 --output x --rate -1", 2, "hardneg: --rate must be at least 0, is -1"},
+		{"replay --from 0 --output x --rate NaN", 2, "hardneg: --rate must be at least 0, is NaN"},
+		{"replay --from 0 --output x --memory 0", 2, "hardneg: --memory must be at least 1, is 0"},
+		{"replay --from 0 --output x -o xml", 2, `hardneg: --summary "xml" is none of table, json`},
 		{"config print --config " + dir + "/none.yaml", 2, "hardneg: configuration: open " + dir + "/none.yaml: no such file or directory"},
 		{"load beir " + dir, 1, "hardneg: open " + dir + "/qrels: no such file or directory"},
 		{"tail --data-dir " + dir, 3, "hardneg: no service runs with the data directory " + dir + ": there is no " + dir + "/addresses.json"},
@@ -84,6 +97,8 @@ func TestNothingListens(t *testing.T) {
 		{"run", "--set", "kafka.brokers=127.0.0.1:1", "--set", "qdrant.address=127.0.0.1:1", "--http", "127.0.0.1:0"},
 		{"tail", "--kafka", "127.0.0.1:1"}, {"export", "--kafka", "127.0.0.1:1"}, {"load", "jsonl", file, "--kafka", "127.0.0.1:1"},
 		{"audit", "--kafka", "127.0.0.1:1", "--qdrant", "127.0.0.1:1"},
+		{"replay", "--from", "1d", "--output", "x", "--kafka", "127.0.0.1:1", "--qdrant", "127.0.0.1:1"},
+		{"reset", "--kafka", "127.0.0.1:1", "--qdrant", "127.0.0.1:1"},
 	} {
 		start := time.Now()
 		code, stdout, stderr := hardneg(t, args...)

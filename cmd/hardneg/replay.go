@@ -15,8 +15,6 @@ import (
 
 	"hardneg/internal/config"
 	"hardneg/internal/pipeline"
-	"hardneg/internal/service"
-	"hardneg/internal/telemetry"
 	"hardneg/stream"
 )
 
@@ -63,29 +61,17 @@ Evidence beyond --memory is left to further passes over the window.`,
 		if err := f.check(&o); err != nil {
 			return err
 		}
-		cfg, kafka, err := c.connectKafka(cmd.Context(), t)
+		found, err := c.connect(cmd.Context(), t, true)
 		if err != nil {
 			return err
 		}
-		defer kafka.Close()
-		if cfg.Qdrant.Address == "" {
-			return usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
-		}
-		log, err := telemetry.NewLog(c.stderr, cfg.Log.Level, cfg.Log.Format)
-		if err != nil {
-			return usageError{err}
-		}
-		out, closing, err := f.open(kafka, cfg)
+		defer found.close()
+		out, closing, err := f.open(found.kafka, found.config)
 		if err != nil {
 			return err
 		}
 		defer closing()
-		qdrant, err := service.ConnectQdrant(cmd.Context(), cfg, log)
-		if err != nil {
-			return err
-		}
-		defer qdrant.Close()
-		o.Config, o.Kafka, o.Index, o.Log, o.Output = cfg, kafka, qdrant, log, out
+		o.Config, o.Kafka, o.Index, o.Log, o.Output = found.config, found.kafka, found.qdrant, found.log, out
 		return c.replay(cmd.Context(), o, f)
 	}
 	cmd.Flags().StringVar(&f.from, "from", "", "where the window begins")

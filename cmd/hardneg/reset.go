@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,6 @@ import (
 
 	"hardneg/internal/pipeline"
 	"hardneg/internal/service"
-	"hardneg/internal/telemetry"
 )
 
 func (c *command) resetCommand() *cobra.Command {
@@ -63,28 +63,14 @@ type resetResult struct {
 }
 
 func (c *command) reset(ctx context.Context, t target, keepTriplets, yes bool) error {
-	cfg, kafka, err := c.connectKafka(ctx, t)
+	found, err := c.connect(ctx, t, true)
 	if err != nil {
 		return err
 	}
-	defer kafka.Close()
-	if cfg.Qdrant.Address == "" {
-		return usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
+	defer found.close()
+	o := pipeline.ResetOptions{
+		Config: found.config, Kafka: found.kafka, Index: found.qdrant, DataDir: cmp.Or(t.dataDir, found.config.DataDir), KeepTriplets: keepTriplets,
 	}
-	log, err := telemetry.NewLog(c.stderr, cfg.Log.Level, cfg.Log.Format)
-	if err != nil {
-		return usageError{err}
-	}
-	qdrant, err := service.ConnectQdrant(ctx, cfg, log)
-	if err != nil {
-		return err
-	}
-	defer qdrant.Close()
-	dir := t.dataDir
-	if dir == "" {
-		dir = cfg.DataDir
-	}
-	o := pipeline.ResetOptions{Config: cfg, Kafka: kafka, Index: qdrant, DataDir: dir, KeepTriplets: keepTriplets}
 	plan, err := pipeline.PlanReset(ctx, o)
 	if err != nil {
 		return err

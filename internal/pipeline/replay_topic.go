@@ -51,6 +51,9 @@ func NewReplayTopic(kafka *stream.Client, cfg *config.Config, name, arguments st
 			return nil, fmt.Errorf("topic %s belongs to the live view: write into another one", name)
 		}
 	}
+	if strings.HasPrefix(name, cfg.Topics.Refresh+"-") {
+		return nil, fmt.Errorf("topic %s has the name of a generation's: write into another one", name)
+	}
 	if err := checkTopicName(name); err != nil {
 		return nil, err
 	}
