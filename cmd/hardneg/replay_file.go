@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"hardneg/internal/filelock"
 	"hardneg/internal/pipeline"
 	"hardneg/internal/records"
-	"hardneg/internal/filelock"
 	"hardneg/stream"
 )
 
