@@ -20,10 +20,9 @@ import (
 const (
 	kafkaVariable = "HARDNEG_TEST_KAFKA"
 
-	// restartVariable is a command that restarts that Kafka, and returns when it is up. Beware: a Kafka 4.3.0 of one node
-	// that is stopped or killed within EndTxn has been seen to log CompleteCommit in __transaction_state without ever
-	// writing the marker into __consumer_offsets. The group's offset in that partition stays unstable (error 88) until
-	// `kafka-transactions.sh abort` ends it, and a schedule then fails with "not quiet … UNSTABLE_OFFSET_COMMIT".
+	// restartVariable is a command that restarts that Kafka, and returns when it is up. Not for 4.3.0, which loses
+	// transaction markers when it is stopped: a schedule then fails with "not quiet … UNSTABLE_OFFSET_COMMIT".
+	// docs/exactly-once.md has the reason.
 	restartVariable = "HARDNEG_TEST_KAFKA_RESTART"
 )
 

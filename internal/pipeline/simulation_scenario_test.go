@@ -191,6 +191,13 @@ var scenarios = []struct {
 		loaded(w)
 		w.forgetQuery("q")
 	}},
+	{"a query is forgotten, and the transaction that retracts it is aborted", simDropAtOnce, func(w *simWorld) {
+		loaded(w)
+		w.forgetQuery("q")
+		w.idle(StageIntake)
+		w.task(StageMiner).until("commit") // has stored that there is no pair any more
+		w.die(StageMiner)
+	}},
 
 	// These failed once.
 	{"the dead letter of a refused query is in a transaction that is aborted", simIntact, func(w *simWorld) {
