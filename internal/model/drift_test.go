@@ -218,6 +218,19 @@ func TestDriftOfTopics(t *testing.T) {
 	}
 }
 
+// TestHeldOutIsWhatToExpect: of new documents of the same kind, where the sample's own share is far off.
+func TestHeldOutIsWhatToExpect(t *testing.T) {
+	many := config.Reduce{Method: "pca", Variance: 1, MaxDimensions: 110, Normalize: true, Seed: 1}
+	m := mustFit(t, small, many, 10, prose(1, 240))
+	var fresh mining.Energy
+	m.Observe(fresh.Add)
+	mustVectors(t, m, prose(2, 2000))
+	sample, held := m.Info().Variance[len(m.Info().Variance)-1].Share, m.Info().HeldOut.Share
+	if off := math.Abs(held - fresh.Share()); off > 0.05 || sample-fresh.Share() < 2*off {
+		t.Errorf("captured of the sample %.3f, of those held out %.3f, of new ones %.3f", sample, held, fresh.Share())
+	}
+}
+
 // TestNothingHeldOut: of small samples and without axes.
 func TestNothingHeldOut(t *testing.T) {
 	for name, m := range map[string]*Model{

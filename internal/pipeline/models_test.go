@@ -236,7 +236,7 @@ func TestListModels(t *testing.T) {
 		}
 	}
 	const gone = "00112233445566aa"
-	for _, generation := range []string{live.ID() + "-17", live.ID(), held.ID() + "-18", gone, "somebody-elses"} {
+	for _, generation := range []string{live.ID() + "-17", live.ID(), held.ID() + "-18", gone, "somebody-elses", "cafe-elses"} {
 		if _, err := w.index.Open(t.Context(), generation, 8); err != nil { // the first is live
 			t.Fatal(err)
 		}

@@ -105,6 +105,41 @@ func TestSampleOfHistories(t *testing.T) {
 	}
 }
 
+// TestSampleAfterAPurge: where all that was kept is deleted, documents that come later get no better chance than those
+// that were there and not kept: the sample is smaller, and still uniform.
+func TestSampleAfterAPurge(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	put := func(s *sample, from, to int) {
+		for i := from; i < to; i++ {
+			s.put(fmt.Sprint(i), embed.Item{})
+		}
+	}
+	s := newSample(5, seed)
+	put(s, 0, 1000)
+	kept := slices.Collect(maps.Keys(s.kept))
+	for _, id := range kept {
+		s.remove(id)
+	}
+	put(s, 1000, 1030)
+	all := newSample(5000, seed) // which never cuts, so that it knows what is lowest
+	put(all, 0, 1030)
+	for _, id := range kept {
+		all.remove(id)
+	}
+	all.cut(5)
+	lowest := all.ids()
+	got := s.ids()
+	if len(got) > 5 {
+		t.Errorf("%d documents", len(got))
+	}
+	for _, id := range got {
+		if !slices.Contains(lowest, id) {
+			t.Errorf("document %s is in the sample, where it is not one of the lowest %v", id, lowest)
+		}
+	}
+}
+
 // TestSampleTopic: of the topic as the indexer takes it, from all partitions.
 func TestSampleTopic(t *testing.T) {
 	models, _ := modelsTopic(t)

@@ -76,6 +76,8 @@ func TestSchemas(t *testing.T) {
 		{"dead-letter-headers", `{"hardneg-error":"e"}`, false},
 		{"model-manifest", `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}],"dimensions":512,"samples":1000,"variance":[{"dimensions":1,"share":0.1}],"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`, true},
 		{"model-manifest", `{"schema":1,"id":"0123456789abcdef"}`, false},
+		{"model-manifest", `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}],"dimensions":512,"samples":1000,"held_out":{"documents":50,"share":0.4},"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`, true},
+		{"model-manifest", `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}],"dimensions":512,"samples":1000,"held_out":{"documents":50},"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`, false},
 	}
 	seen := map[string]bool{}
 	for _, test := range tests {
