@@ -44,6 +44,42 @@ func TestLedger(t *testing.T) {
 	}
 }
 
+// TestLedgerAfterALostAnswer commits again what may have been committed: it goes out once, and not at all where another
+// owner has committed since.
+func TestLedgerAfterALostAnswer(t *testing.T) {
+	ctx, c := testContext(t), testClient(t)
+	in, out, id := testTopic(t, c, "ledger-in", 1), testTopic(t, c, "ledger-out", 1), unique("ledger")
+	l, _, err := c.OpenLedger(ctx, id, id, in, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := map[int32]Mark{0: {1, "one"}}, map[int32]Mark{0: {1, "two"}}
+	if err := l.Commit(ctx, one, numbered(out, 0, 5)); err != nil {
+		t.Fatal(err)
+	}
+	l.marks, l.producer = map[int32]Mark{}, nil // as if the answer had not come
+	if err := l.Commit(ctx, one, numbered(out, 0, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Commit(ctx, two, numbered(out, 5, 5)); err != nil {
+		t.Fatal(err)
+	}
+	l.marks, l.producer = maps.Clone(one), nil
+	other, _, err := c.OpenLedger(ctx, id, id, in, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Commit(ctx, map[int32]Mark{0: {1, "three"}}, numbered(out, 10, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Commit(ctx, two, numbered(out, 5, 5)); !errors.Is(err, ErrFenced) {
+		t.Errorf("a commit behind another owner's: %v", err)
+	}
+	if n := count(readAll(t, out, true)); n != 15 {
+		t.Errorf("%d records are published, want 15", n)
+	}
+}
+
 // count counts records, without markers.
 func count(all []seen) int {
 	n := 0

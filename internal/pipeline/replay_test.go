@@ -171,6 +171,29 @@ func TestReplayIsTheView(t *testing.T) {
 	}
 	sameTriplets(t, "with a pass a query", w.triplets("a-pass-a-query"), want)
 
+	// The source of a triplet is the newest record of its query.
+	newest := map[string]stream.Record{}
+	if err := w.kafka.ReadToEnd(t.Context(), "queries", func(r stream.Record) error {
+		old, ok := newest[string(r.Key)]
+		if later := r.Time.Compare(old.Time); !ok || later > 0 || later == 0 && (r.Partition > old.Partition || r.Partition == old.Partition && r.Offset > old.Offset) {
+			newest[string(r.Key)] = r
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.kafka.ReadToEnd(t.Context(), "one-pass", func(r stream.Record) error {
+		query, _, _, err := records.ParseTripletKey(r.Key)
+		from := newest[query]
+		want := fmt.Sprintf("queries/%d/%d", from.Partition, from.Offset)
+		if at := slices.IndexFunc(r.Headers, func(h stream.Header) bool { return h.Key == HeaderSource }); at < 0 || string(r.Headers[at].Value) != want {
+			t.Errorf("%s has the headers %s, want the source %s", r.Key, r.Headers, want)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+
 	// Every fourth write is the last of its run.
 	writes, resumed := 0, 0
 	for done := false; !done; {
