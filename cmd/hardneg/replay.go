@@ -66,6 +66,10 @@ Evidence beyond --memory is left to further passes over the window.`,
 			return err
 		}
 		defer found.close()
+		if o.Cache, err = found.cache(); err != nil {
+			return err
+		}
+		defer o.Cache.Close()
 		out, closing, err := f.open(found.kafka, found.config)
 		if err != nil {
 			return err

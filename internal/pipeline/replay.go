@@ -12,6 +12,7 @@ import (
 
 	"hardneg/index"
 	"hardneg/internal/config"
+	"hardneg/internal/embed"
 	"hardneg/internal/telemetry"
 	"hardneg/mining"
 	"hardneg/stream"
@@ -22,6 +23,7 @@ type ReplayOptions struct {
 	Config    *config.Config // names and addresses; the rules are those that the miners published
 	Kafka     *stream.Client
 	Index     *index.Client
+	Cache     *embed.Cache // of vectors; nil: none
 	Log       zerolog.Logger
 	From, To  Bound
 	Output    ReplayOutput
@@ -209,7 +211,7 @@ func (r *replayer) prepare(ctx context.Context, rules ruleset) error {
 	cfg.Mining.Negatives, cfg.Triplets.MaxText = rules.Mining.Negatives, rules.MaxText
 	cfg.Topics.Triplets = "" // whatever the output is, it is not the live one
 	cfg.Queries.PositiveWeight, cfg.Queries.MinDwell = rules.Evidence.PositiveWeight, rules.Evidence.MinDwell
-	m, err := Models{Kafka: r.Kafka, Topic: cfg.Topics.Models, Log: r.Log}.Read(ctx, modelOf(generation))
+	m, err := Models{Kafka: r.Kafka, Topic: cfg.Topics.Models, Cache: r.Cache, Log: r.Log}.Read(ctx, modelOf(generation))
 	if err != nil {
 		return err
 	}
