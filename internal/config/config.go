@@ -151,13 +151,60 @@ type Topics struct {
 type Embedder struct {
 	// Names the model; in a record's `embeddings` too.
 	Name string `yaml:"name" nonempty:"true"`
-	// `lexical-word` and `lexical-char` hash words and letters and need no model; they are made for trying and
-	// testing. `carried` takes the vectors that the records bring.
-	Type string `yaml:"type" enum:"lexical-word|lexical-char|carried"`
+	// `openai` asks a server with the OpenAI form of `POST /v1/embeddings`. `lexical-word` and `lexical-char` hash
+	// words and letters and need no model; they are made for trying and testing. `carried` takes the vectors that
+	// the records bring.
+	Type string `yaml:"type" enum:"openai|lexical-word|lexical-char|carried"`
 	// Weight of its unit vector in the concatenation.
 	Weight float64 `yaml:"weight" default:"1" min:"0"`
-	// Buckets of a lexical one, where 0 means 2048; length of the vectors of a carried one.
+	// Buckets of a lexical one, where 0 means 2048; length of the vectors of a carried one; of an openai one too,
+	// where 0 means that the server is asked before a model is fitted.
 	Dimensions int `yaml:"dimensions" min:"0" max:"65536"`
+
+	// Base of the API, to which `/embeddings` is added: it mostly ends in `/v1`.
+	URL string `yaml:"url,omitempty" of:"openai"`
+	// Name of the model, as the server knows it.
+	Model string `yaml:"model,omitempty" of:"openai"`
+	// Name of the model for queries. Empty: `model`.
+	QueryModel string `yaml:"query_model,omitempty" of:"openai"`
+	// Name of the model for passages. Empty: `model`.
+	PassageModel string `yaml:"passage_model,omitempty" of:"openai"`
+	// Put before the text of a query, such as `"query: "`.
+	QueryPrefix string `yaml:"query_prefix,omitempty" of:"openai"`
+	// Put before the text of a passage, such as `"passage: "`.
+	PassagePrefix string `yaml:"passage_prefix,omitempty" of:"openai"`
+	// Further fields of the request, which count as part of the model and are published with it: no secrets.
+	Body map[string]any `yaml:"body,omitempty" of:"openai"`
+	// The same for queries alone, over `body`.
+	QueryBody map[string]any `yaml:"query_body,omitempty" of:"openai"`
+	// The same for passages alone, over `body`.
+	PassageBody map[string]any `yaml:"passage_body,omitempty" of:"openai"`
+	// Ask the server for vectors of `dimensions` numbers, of models that can be cut (Matryoshka).
+	RequestDimensions bool `yaml:"request_dimensions,omitempty" of:"openai"`
+
+	// API key, sent as `Authorization: Bearer`. Empty: none.
+	APIKey Secret `yaml:"api_key,omitempty" of:"openai"`
+	// File with the API key. It is read again when it changes.
+	APIKeyFile string `yaml:"api_key_file,omitempty" of:"openai"`
+	// Further headers of the request. Their values are treated as secrets.
+	Headers map[string]Secret `yaml:"headers,omitempty" of:"openai"`
+	// Encryption, with the keys of `kafka.tls`; `enabled` goes by the url.
+	TLS TLS `yaml:"tls,omitempty" of:"openai"`
+	// URL of a proxy, `http`, `https` or `socks5`. Empty: that of the environment (`HTTPS_PROXY`, `HTTP_PROXY`,
+	// `NO_PROXY`).
+	Proxy Secret `yaml:"proxy,omitempty" of:"openai"`
+	// How the numbers travel. Answers of the other kind are understood too. Empty: base64.
+	EncodingFormat string `yaml:"encoding_format,omitempty" enum:"|base64|float" of:"openai"`
+	// Most texts in a request. 0: 32.
+	Batch int `yaml:"batch,omitempty" min:"0" max:"10000" of:"openai"`
+	// Most bytes of text in a request of more than one text; three to four are a token. 0: 64 KiB.
+	BatchBytes int `yaml:"batch_bytes,omitempty" min:"0" max:"16777216" of:"openai"`
+	// Most requests at a time, of all stages together. Fewer while the server says that it is busy. 0: 4.
+	Concurrency int `yaml:"concurrency,omitempty" min:"0" max:"1000" of:"openai"`
+	// Time for one request. 0: 30s.
+	Timeout time.Duration `yaml:"timeout,omitempty" min:"0s" max:"1h" of:"openai"`
+	// How long a failed request is made again before its stage counts as down; the stage goes on trying. 0: 10s.
+	RetryFor time.Duration `yaml:"retry_for,omitempty" min:"0s" max:"1h" of:"openai"`
 }
 
 // Cache keeps the vectors of texts on disk, by what they were made from: a replay, a rebuild or a second view on the same

@@ -241,7 +241,10 @@ func TestBad(t *testing.T) {
 }
 
 func TestSecretsAreMasked(t *testing.T) {
-	c := load(t, `{kafka: {sasl: {mechanism: plain, username: me, password: hunter2}}, qdrant: {api_key: hunter2}}`, nil)
+	c := load(t, `
+kafka: {sasl: {mechanism: plain, username: me, password: hunter2}}
+qdrant: {api_key: hunter2}
+embedders: [{name: a, type: openai, url: "http://h/v1", model: m, api_key: hunter2, headers: {X-A: hunter2}, proxy: "http://me:hunter2@p:1"}]`, nil)
 	text, err := c.YAML()
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +260,7 @@ func TestSecretsAreMasked(t *testing.T) {
 	for form, got := range map[string]string{
 		"YAML": string(text), "JSON": string(object), "json.Marshal": string(encoded), "%v": fmt.Sprintf("%v", *c), "%+v": fmt.Sprintf("%+v", *c),
 		"%#v": fmt.Sprintf("%#v", *c), "%s": fmt.Sprintf("%s", c.Kafka.SASL), "%q": fmt.Sprintf("%q", c.Qdrant.APIKey), "String": c.String(),
-		"%x": fmt.Sprintf("%x", c.Qdrant.APIKey),
+		"%x": fmt.Sprintf("%x", c.Qdrant.APIKey), "embedders": fmt.Sprintf("%v %+v %#v", c.Embedders, c.Embedders[0], c.Embedders[0]),
 	} {
 		if strings.Contains(got, "hunter2") || strings.Contains(got, fmt.Sprintf("%x", "hunter2")) {
 			t.Errorf("%s prints the secret: %s", form, got)
@@ -276,6 +279,9 @@ func TestPrintedIsRead(t *testing.T) {
 	c := load(t, `
 kafka: {brokers: [a:1], max_batch: 7}
 mining: {tiers: [{policy: positive-aware, min_score: -0.25, upto: 2, sampling: random, skip: 3}]}
+embedders:
+  - {name: a, type: openai, url: "https://h/v1", model: m, body: {b: [1, -2.5, true, null, x], 7: {c: "1"}, d: 18446744073709551615}, tls: {server_name: s}}
+  - {name: b, type: carried, dimensions: 2}
 `, nil, "fit.wait=1500ms")
 	for name, print := range map[string]func() ([]byte, error){"YAML": c.YAML, "JSON": c.JSON} {
 		text, err := print()

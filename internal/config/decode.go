@@ -145,6 +145,10 @@ func (d *decoder) decode(node ast.Node, key string, f Field, target reflect.Valu
 	if _, null := node.(*ast.NullNode); null {
 		return // nothing is said: what was there stays
 	}
+	if f.free() {
+		d.decodeFree(node, key, f, target)
+		return
+	}
 	if sequence, ok := node.(*ast.SequenceNode); ok && f.list() {
 		d.decodeList(sequence, key, f, target)
 		return

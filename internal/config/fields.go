@@ -23,6 +23,7 @@ type Field struct {
 	Enum     []string
 	Min, Max string // as written in the tags, empty: none
 	NonEmpty bool
+	Of       string // the only type of the list's elements that has the key; empty: all
 	Type     reflect.Type
 	Fields   []Field // of a group, or of the elements of a list
 	index    int     // in its struct
@@ -53,6 +54,7 @@ func structFields(t reflect.Type, prefix string, docs map[string]string) []Field
 			Min:      sf.Tag.Get("min"),
 			Max:      sf.Tag.Get("max"),
 			NonEmpty: sf.Tag.Get("nonempty") == "true",
+			Of:       sf.Tag.Get("of"),
 			Type:     sf.Type,
 			index:    i,
 		}
@@ -81,6 +83,9 @@ func (f Field) group() (reflect.Type, bool) {
 }
 
 func (f Field) list() bool { return f.Type.Kind() == reflect.Slice }
+
+// free tells whether the value is a group whose keys are the user's own.
+func (f Field) free() bool { return f.Type.Kind() == reflect.Map }
 
 // Env is the environment variable of the key; empty for a key inside a list, which is set as a whole.
 func (f Field) Env() string {

@@ -126,10 +126,8 @@ func defaults(list []Field, target reflect.Value) {
 
 // complete fills in what is derived from other settings.
 func (c *Config) complete() {
-	for i := range c.Embedders {
-		if e := &c.Embedders[i]; e.Dimensions == 0 {
-			e.Dimensions = 2048
-		}
+	for i, e := range c.Embedders {
+		c.Embedders[i] = e.Complete()
 	}
 	for i := range c.Mining.Tiers {
 		tier := &c.Mining.Tiers[i]

@@ -85,6 +85,8 @@ func shownDefault(f Field) string {
 	switch {
 	case f.Default != "":
 		return "`" + f.Default + "`"
+	case f.Of != "":
+		return "" // its doc comment says what an empty one means
 	case f.Type == durationType:
 		return "`0s`"
 	case f.Type.Kind() == reflect.Int, f.Type.Kind() == reflect.Uint64, f.Type.Kind() == reflect.Float64:
@@ -109,6 +111,9 @@ func description(f Field) string {
 		if f.list() {
 			parts[1] = "Any of " + strings.Join(quoted, ", ") + "."
 		}
+	}
+	if f.Of != "" {
+		parts = append(parts, "Of "+f.Of+".")
 	}
 	switch {
 	case f.Min != "" && f.Max != "" && f.Min != f.Max:
@@ -154,6 +159,12 @@ func valueSchema(f Field) map[string]any {
 		return map[string]any{"anyOf": []any{map[string]any{"type": []string{"array", "null"}, "items": items}, map[string]any{"type": "string"}}}
 	case len(f.Fields) > 0:
 		return groupSchema(f.Fields)
+	case f.free():
+		var value any = true
+		if f.Type.Elem().Kind() == reflect.String {
+			value = map[string]any{"type": []string{"string", "number", "boolean"}}
+		}
+		return map[string]any{"type": []string{"object", "null"}, "additionalProperties": value}
 	}
 	return scalarSchema(f)
 }

@@ -251,26 +251,6 @@ func (v *validation) names() {
 	}
 }
 
-func (v *validation) embedders() {
-	if len(v.config.Embedders) == 0 {
-		v.fail("embedders", "names no embedder")
-	}
-	seen := make(map[string]bool)
-	for i, e := range v.config.Embedders {
-		key := fmt.Sprintf("embedders[%d].", i)
-		if e.Name != "" && seen[e.Name] {
-			v.fail(key+"name", "%q is there twice", e.Name)
-		}
-		seen[e.Name] = true
-		if e.Weight == 0 {
-			v.fail(key+"weight", "must be above 0")
-		}
-		if e.Type == "carried" && e.Dimensions == 0 {
-			v.fail(key+"dimensions", "missing: the length of the vectors that the records carry")
-		}
-	}
-}
-
 func (v *validation) mining() {
 	m := v.config.Mining
 	if len(m.Tiers) == 0 {

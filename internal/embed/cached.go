@@ -47,6 +47,9 @@ func (c *Cache) wrap(embedder Embedder, definition config.Embedder) Embedder {
 		return &cachedFitted{cached: behind, fitted: fitted}
 	}
 	behind.identity = identity(definition, embedder.Dimensions(), nil)
+	if served, ok := embedder.(Served); ok {
+		return &cachedServed{cached: behind, served: served}
+	}
 	return behind
 }
 
@@ -57,6 +60,7 @@ var indifferent = []string{"Name", "Weight"}
 // identity is the hash of what determines an embedder's vectors beside kind and text: its definition, and what it has
 // learnt. Fields without a value are left out, so that vectors outlast the addition of a field.
 func identity(definition config.Embedder, dimensions int, learnt []byte) (id [sha256.Size]byte) {
+	definition = Resolved(definition)
 	definition.Dimensions = dimensions // that of the type, where none is given
 	fields := map[string]any{}
 	values := reflect.ValueOf(definition)
@@ -187,6 +191,20 @@ func (c *cachedFitted) learnt() error {
 		return err
 	}
 	c.identity = identity(c.definition, c.Dimensions(), data)
+	return nil
+}
+
+// cachedServed is cached for an embedder whose server may have to tell the length of its vectors first.
+type cachedServed struct {
+	*cached
+	served Served
+}
+
+func (c *cachedServed) Probe(ctx context.Context) error {
+	if err := c.served.Probe(ctx); err != nil {
+		return err
+	}
+	c.identity = identity(c.definition, c.Dimensions(), nil)
 	return nil
 }
 

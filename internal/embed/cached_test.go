@@ -2,6 +2,7 @@ package embed
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -158,7 +159,7 @@ func TestCachedIsTransparent(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
 	cache := openCache(t, t.TempDir())
-	behinds, err := New([]config.Embedder{{Name: "words", Type: TypeLexicalWord, Dimensions: 256}, {Name: "characters", Type: TypeLexicalChar, Dimensions: 256}}, cache)
+	behinds, err := New([]config.Embedder{{Name: "words", Type: TypeLexicalWord, Dimensions: 256}, {Name: "characters", Type: TypeLexicalChar, Dimensions: 256}}, &Resources{Cache: cache})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +198,7 @@ func TestCachedFitted(t *testing.T) {
 	definition := config.Embedder{Name: "w", Type: TypeLexicalWord}
 	embed := func(setup func(Fitted) error) ([]float32, []byte) {
 		t.Helper()
-		embedders, err := New([]config.Embedder{definition}, cache)
+		embedders, err := New([]config.Embedder{definition}, &Resources{Cache: cache})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +234,8 @@ func TestIdentity(t *testing.T) {
 	if identity(config.Embedder{Dimensions: 3}, 3, nil) != base {
 		t.Error("a default that is written out changes the identity")
 	}
-	free := []string{"Name", "Weight"} // said here again, for a wrong one gives wrong vectors
+	free := []string{"Name", "Weight", // said here again, for a wrong one gives wrong vectors
+		"URL", "APIKey", "APIKeyFile", "Headers", "TLS", "Proxy", "EncodingFormat", "Batch", "BatchBytes", "Concurrency", "Timeout", "RetryFor"}
 	kinds := reflect.TypeFor[config.Embedder]()
 	for i := range kinds.NumField() {
 		field := kinds.Field(i)
@@ -266,6 +268,8 @@ func set(t *testing.T, field reflect.Value) {
 			value.SetString("x")
 		}
 		field.SetMapIndex(reflect.ValueOf("k").Convert(field.Type().Key()), value)
+	case field.Kind() == reflect.Struct:
+		set(t, field.Field(0))
 	case field.Kind() == reflect.Slice:
 		field.Set(reflect.MakeSlice(field.Type(), 1, 1))
 	case field.Kind() == reflect.Pointer:
@@ -319,4 +323,77 @@ func TestCachedConcurrent(t *testing.T) {
 		})
 	}
 	callers.Wait()
+}
+
+// TestCachedServed: vectors of a server are kept under what determines them alone, however it is written and wherever the
+// server is, and once it has told their length.
+func TestCachedServed(t *testing.T) {
+	server := newScripted(t)
+	server.rule = refusing(400, "refuse")
+	server.Start()
+	t.Cleanup(server.Close)
+	cache := openCache(t, t.TempDir())
+	definition := config.Embedder{Name: "e5", Type: TypeOpenAI, URL: server.URL + "/v1", Model: "m", QueryPrefix: "q: ", Body: map[string]any{"n": uint64(1)}, RetryFor: 1}
+	build := func(definition config.Embedder) Embedder {
+		embedders, err := New([]config.Embedder{definition}, &Resources{Cache: cache})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if definition.Dimensions == 0 {
+			if err := embedders[0].(Served).Probe(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return embedders[0]
+	}
+	count := func(definition config.Embedder) (asked int) {
+		t.Helper()
+		embedder := build(definition)
+		before := len(server.requests())
+		vectors, failures, err := embedder.Embed(t.Context(), Query, itemsOf("a", "b"))
+		if err != nil || failures[0] != nil || len(vectors[0]) != serverDimensions {
+			t.Fatal(vectors, failures, err)
+		}
+		return len(server.requests()) - before
+	}
+	if n := count(definition); n != 1 {
+		t.Errorf("%d requests at first", n)
+	}
+	for name, change := range map[string]func(*config.Embedder){
+		"again":      func(*config.Embedder) {},
+		"dimensions": func(e *config.Embedder) { e.Dimensions = serverDimensions },
+		"connection": func(e *config.Embedder) { e.URL, e.APIKey, e.Batch, e.Name, e.Weight = e.URL+"/", "key", 1, "other", 3 },
+		"by kind":    func(e *config.Embedder) { e.Model, e.QueryModel, e.PassageModel = "", "m", "m" },
+		"number":     func(e *config.Embedder) { e.Body = map[string]any{"n": json.Number("1")} },
+	} {
+		same := definition
+		change(&same)
+		if n := count(same); n != 0 {
+			t.Errorf("%s: %d requests", name, n)
+		}
+	}
+	for name, change := range map[string]func(*config.Embedder){
+		"model":  func(e *config.Embedder) { e.Model = "n" },
+		"prefix": func(e *config.Embedder) { e.QueryPrefix = "" },
+		"body":   func(e *config.Embedder) { e.QueryBody = map[string]any{"n": 2} },
+		"asked":  func(e *config.Embedder) { e.Dimensions, e.RequestDimensions = serverDimensions, true },
+	} {
+		other := definition
+		change(&other)
+		if n := count(other); n != 1 {
+			t.Errorf("%s: %d requests", name, n)
+		}
+	}
+
+	server.rule = nil
+	server.script = []handler{healthy, status(401, ""), healthy}
+	failing := definition
+	failing.Batch, failing.Concurrency, failing.Dimensions = 1, 1, serverDimensions
+	if _, _, err := build(failing).Embed(t.Context(), Query, itemsOf("c", "d")); !errors.Is(err, ErrDenied) {
+		t.Fatal(err)
+	}
+	before := len(server.requests())
+	if _, _, err := build(failing).Embed(t.Context(), Query, itemsOf("c", "d")); err != nil || len(server.requests()) != before+1 {
+		t.Errorf("%d requests, error %v: what a failed call had is embedded again", len(server.requests())-before, err)
+	}
 }

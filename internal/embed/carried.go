@@ -45,15 +45,23 @@ func carriedVector(embedder Embedder, item Item) (vector []float32, found bool, 
 	if len(vector) != embedder.Dimensions() {
 		return nil, true, fmt.Errorf("embedder %s: the carried vector has %d numbers, want %d", embedder.Name(), len(vector), embedder.Dimensions())
 	}
+	if flaw := flawOf(vector, "the carried vector"); flaw != nil {
+		return nil, true, fmt.Errorf("embedder %s: %w", embedder.Name(), flaw)
+	}
+	return vector, true, nil
+}
+
+// flawOf says why a vector has no direction.
+func flawOf(vector []float32, name string) error {
 	zero := true
 	for i, value := range vector {
 		if wide := float64(value); math.IsNaN(wide) || math.IsInf(wide, 0) {
-			return nil, true, fmt.Errorf("embedder %s: number %d of the carried vector is %v, want a finite one", embedder.Name(), i, value)
+			return fmt.Errorf("number %d of %s is %v, want a finite one", i, name, value)
 		}
 		zero = zero && value == 0
 	}
 	if zero {
-		return nil, true, fmt.Errorf("embedder %s: the carried vector is all zeros, which has no direction", embedder.Name())
+		return fmt.Errorf("%s is all zeros, which has no direction", name)
 	}
-	return vector, true, nil
+	return nil
 }

@@ -2,10 +2,8 @@ package embed
 
 import (
 	"context"
-	"math"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"hardneg/internal/config"
@@ -60,11 +58,13 @@ func TestNew(t *testing.T) {
 	}{
 		{"default", []config.Embedder{{Name: "w", Type: "lexical-word"}, {Name: "c", Type: "lexical-char"}, {Name: "e", Type: "carried", Dimensions: 3}}, nil},
 		{"none", nil, []string{"none configured"}},
-		{"unknown type", []config.Embedder{{Name: "w", Type: "lexical"}}, []string{"embedders[0]", `w: unknown type "lexical", want lexical-word, lexical-char or carried`}},
+		{"unknown type", []config.Embedder{{Name: "w", Type: "lexical"}}, []string{"embedders[0]", `w: unknown type "lexical", want openai, lexical-word, lexical-char or carried`}},
 		{"no type", []config.Embedder{{Name: "w"}}, []string{"w: type is missing"}},
 		{"no name", []config.Embedder{{Type: "lexical-word"}}, []string{"embedders[0]: name is missing"}},
 		{"duplicate", []config.Embedder{{Name: "w", Type: "lexical-word"}, {Name: "w", Type: "lexical-char"}}, []string{`embedders[1]: the name "w" is taken by embedders[0]`}},
 		{"carried without length", []config.Embedder{{Name: "e", Type: "carried"}}, []string{"e: type carried needs dimensions"}},
+		{"openai without url", []config.Embedder{{Name: "e", Type: "openai", Model: "m"}}, []string{"e: type openai needs url, and model or both"}},
+		{"openai without a model for queries", []config.Embedder{{Name: "e", Type: "openai", URL: "http://h", PassageModel: "m"}}, []string{"e: type openai needs url, and model or both"}},
 		{"negative", []config.Embedder{{Name: "w", Type: "lexical-word", Dimensions: -1}}, []string{"w: dimensions -1 is outside"}},
 		{"too many", []config.Embedder{{Name: "w", Type: "lexical-word", Dimensions: 1 << 20}}, []string{"w: dimensions 1048576 is outside"}},
 		{"all at once", []config.Embedder{{Name: "a", Type: "x"}, {Name: "b", Type: "y"}}, []string{"a: unknown", "b: unknown"}},
@@ -97,113 +97,11 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestCarriedVectors: whatever the embedder, a vector that the record carried under its name is used, once checked.
-func TestCarriedVectors(t *testing.T) {
-	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
-	for _, embedder := range fitted(t,
-		config.Embedder{Name: "own", Type: "carried", Dimensions: 3},
-		config.Embedder{Name: "own-words", Type: "lexical-word", Dimensions: 3},
-		config.Embedder{Name: "own-chars", Type: "lexical-char", Dimensions: 3},
-	) {
-		for _, test := range []struct {
-			name   string
-			vector []float32
-			want   string
-		}{
-			{"used", []float32{3, 0, -4}, ""},
-			{"smallest", []float32{0, math.SmallestNonzeroFloat32, 0}, ""},
-			{"short", []float32{1, 2}, "the carried vector has 2 numbers, want 3"},
-			{"long", []float32{1, 2, 3, 4}, "the carried vector has 4 numbers, want 3"},
-			{"empty", []float32{}, "the carried vector has 0 numbers, want 3"},
-			{"NaN", []float32{1, nan, 0}, "number 1 of the carried vector is NaN, want a finite one"},
-			{"infinite", []float32{1, 0, inf}, "number 2 of the carried vector is -Inf, want a finite one"},
-			{"zero", []float32{0, 0, 0}, "the carried vector is all zeros"},
-		} {
-			vector, err := one(t, embedder, Item{Text: "partition", Carried: map[string][]float32{embedder.Name(): test.vector, "other": {1}}})
-			if test.want == "" {
-				if err != nil || !slices.Equal(vector, test.vector) {
-					t.Errorf("%s, %s: vector %v, error %v, want %v", embedder.Name(), test.name, vector, err, test.vector)
-				}
-			} else if err == nil || !strings.Contains(err.Error(), "embedder "+embedder.Name()+": ") || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("%s, %s: error %v, want the embedder's name and %q", embedder.Name(), test.name, err, test.want)
-			}
-		}
-	}
-}
-
 func TestCarriedIsMissing(t *testing.T) {
 	embedder := fitted(t, config.Embedder{Name: "own", Type: "carried", Dimensions: 3})[0]
 	_, err := one(t, embedder, Item{Text: "partition", Carried: map[string][]float32{"other": {1, 2, 3}}})
 	if err == nil || !strings.Contains(err.Error(), "embedder own: the record carries no vector, want embeddings.own with 3 numbers") {
 		t.Errorf("error %v", err)
-	}
-}
-
-// TestBatch: each item has its own outcome, in order, and it does not depend on the batch around it.
-func TestBatch(t *testing.T) {
-	for _, embedder := range lexicals(t) {
-		items := []Item{{Text: "..."}, {Text: passages[0]}, {Text: ""}, {Text: passages[5]}, {Text: "\xff\xfe"}}
-		vectors, failures, err := embedder.Embed(context.Background(), Query, items)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, item := range items {
-			alone, err := one(t, embedder, item)
-			if !slices.Equal(alone, vectors[i]) || (err == nil) != (failures[i] == nil) {
-				t.Errorf("%s: item %d differs in the batch", embedder.Name(), i)
-			}
-			if i%2 == 0 && (err == nil || !strings.Contains(err.Error(), "no words in it")) {
-				t.Errorf("%s: item %d: error %v, want that it has no words", embedder.Name(), i, err)
-			}
-		}
-	}
-}
-
-func lexicals(t testing.TB) []Embedder {
-	return fitted(t,
-		config.Embedder{Name: "words", Type: "lexical-word", Dimensions: 256},
-		config.Embedder{Name: "characters", Type: "lexical-char", Dimensions: 256})
-}
-
-// TestConcurrent: many callers at once, with -race, get what one alone gets.
-func TestConcurrent(t *testing.T) {
-	for _, embedder := range lexicals(t) {
-		var items []Item
-		for range 50 {
-			for _, passage := range passages {
-				items = append(items, Item{Text: passage})
-			}
-		}
-		want, _, err := embedder.Embed(context.Background(), Passage, items[:len(passages)])
-		if err != nil {
-			t.Fatal(err)
-		}
-		var callers sync.WaitGroup
-		for range 4 {
-			callers.Go(func() {
-				vectors, _, err := embedder.Embed(context.Background(), Passage, items)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				for i, vector := range vectors {
-					if !slices.Equal(vector, want[i%len(want)]) {
-						t.Errorf("%s: item %d differs", embedder.Name(), i)
-					}
-				}
-			})
-		}
-		callers.Wait()
-	}
-}
-
-func TestCancelled(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	for _, embedder := range append(lexicals(t), fitted(t, config.Embedder{Name: "own", Type: "carried", Dimensions: 3})...) {
-		if _, _, err := embedder.Embed(ctx, Passage, []Item{{Text: "partition"}}); err != context.Canceled {
-			t.Errorf("%s: error %v, want %v", embedder.Name(), err, context.Canceled)
-		}
 	}
 }
 
@@ -222,4 +120,10 @@ func TestNotFitted(t *testing.T) {
 	if err := fitted.Fit(slices.Values([]string{"...", ""})); err == nil || !strings.Contains(err.Error(), "no passage of the sample has any words") {
 		t.Errorf("error %v", err)
 	}
+}
+
+func lexicals(t testing.TB) []Embedder {
+	return fitted(t,
+		config.Embedder{Name: "words", Type: "lexical-word", Dimensions: 256},
+		config.Embedder{Name: "characters", Type: "lexical-char", Dimensions: 256})
 }

@@ -1,6 +1,7 @@
 package embed
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -12,11 +13,40 @@ const (
 	TypeLexicalWord = "lexical-word"
 	TypeLexicalChar = "lexical-char"
 	TypeCarried     = "carried"
+	TypeOpenAI      = "openai"
 )
 
+const typeNames = TypeOpenAI + ", " + TypeLexicalWord + ", " + TypeLexicalChar + " or " + TypeCarried
+
+// Resources are what embedders draw on beside their definitions. A nil one has nothing.
+type Resources struct {
+	// Cache keeps vectors; nil: none.
+	Cache *Cache
+	// Connections are embedders of which one of the same name and type as a definition says where the server is, with
+	// which key, and how requests are made; the definition says all that determines the vectors. Where there is none, the
+	// definition says both.
+	Connections []config.Embedder
+	// Observe is told of every request to a server, with the context of the call, by several goroutines at a time; nil:
+	// nobody watches.
+	Observe func(context.Context, Request)
+}
+
+// connected is a definition with its connection.
+func (r *Resources) connected(definition config.Embedder) config.Embedder {
+	for _, configured := range r.Connections {
+		if configured.Name == definition.Name && configured.Type == definition.Type {
+			return definition.Connected(configured)
+		}
+	}
+	return definition
+}
+
 // New builds the embedders of a configuration, in its order, behind the cache where that keeps their vectors. All that
-// is wrong with the definitions is reported at once.
-func New(definitions []config.Embedder, cache *Cache) ([]Embedder, error) {
+// is wrong with the definitions is reported at once. It reads no file but those of certificates, and asks no server.
+func New(definitions []config.Embedder, resources *Resources) ([]Embedder, error) {
+	if resources == nil {
+		resources = &Resources{}
+	}
 	if len(definitions) == 0 {
 		return nil, errors.New("embedders: none configured, at least one is needed")
 	}
@@ -31,12 +61,12 @@ func New(definitions []config.Embedder, cache *Cache) ([]Embedder, error) {
 			continue
 		}
 		places[definition.Name] = i
-		embedder, err := newEmbedder(definition)
+		embedder, err := newEmbedder(definition, resources)
 		if err != nil {
 			failures = append(failures, fmt.Errorf("embedders[%d]: %w", i, err))
 			continue
 		}
-		embedders = append(embedders, cache.wrap(embedder, definition))
+		embedders = append(embedders, resources.Cache.wrap(embedder, definition))
 	}
 	if len(failures) > 0 {
 		return nil, errors.Join(failures...)
@@ -44,7 +74,7 @@ func New(definitions []config.Embedder, cache *Cache) ([]Embedder, error) {
 	return embedders, nil
 }
 
-func newEmbedder(definition config.Embedder) (Embedder, error) {
+func newEmbedder(definition config.Embedder, resources *Resources) (Embedder, error) {
 	if definition.Name == "" {
 		return nil, errors.New("name is missing")
 	}
@@ -61,9 +91,11 @@ func newEmbedder(definition config.Embedder) (Embedder, error) {
 			return nil, fmt.Errorf("%s: type %s needs dimensions, the length of the vectors that records carry", definition.Name, TypeCarried)
 		}
 		return &carried{name: definition.Name, dimensions: definition.Dimensions}, nil
+	case TypeOpenAI:
+		return newOpenAI(resources.connected(definition), resources.Observe)
 	case "":
-		return nil, fmt.Errorf("%s: type is missing, want %s, %s or %s", definition.Name, TypeLexicalWord, TypeLexicalChar, TypeCarried)
+		return nil, fmt.Errorf("%s: type is missing, want %s", definition.Name, typeNames)
 	default:
-		return nil, fmt.Errorf("%s: unknown type %q, want %s, %s or %s", definition.Name, definition.Type, TypeLexicalWord, TypeLexicalChar, TypeCarried)
+		return nil, fmt.Errorf("%s: unknown type %q, want %s", definition.Name, definition.Type, typeNames)
 	}
 }

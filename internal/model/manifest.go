@@ -30,15 +30,6 @@ type Manifest struct {
 	Checksum   string     `json:"sha256"`             // of the payload
 }
 
-// Embedder is the definition of a part of the ensemble.
-type Embedder struct {
-	Name       string  `json:"name"`
-	Type       string  `json:"type"`
-	Weight     float64 `json:"weight"`
-	Dimensions int     `json:"dimensions"`
-	Bytes      int     `json:"bytes"` // of what was fitted, in the payload
-}
-
 // Captured is a point of the variance curve: the share of the sample's total variance in the first axes.
 type Captured struct {
 	Dimensions int     `json:"dimensions"`
@@ -56,12 +47,8 @@ const maxPayload = 1 << 29
 // seal serialises what was fitted and completes the manifest.
 func (m *Model) seal(manifest Manifest, definitions []config.Embedder) error {
 	for i, embedder := range m.embedders {
-		part := Embedder{
-			Name:       embedder.Name(),
-			Type:       definitions[i].Type,
-			Weight:     m.weights[i],
-			Dimensions: embedder.Dimensions(),
-		}
+		part := define(definitions[i])
+		part.Dimensions = embedder.Dimensions()
 		if fitted, ok := embedder.(embed.Fitted); ok {
 			data, err := fitted.MarshalBinary()
 			if err != nil {
@@ -97,7 +84,7 @@ func identify(manifest Manifest) string {
 	content := sha256.New()
 	fmt.Fprintf(content, "%d %d %d %s\n", manifest.Schema, manifest.Dimensions, manifest.Reducer, manifest.Checksum)
 	for _, part := range manifest.Embedders {
-		fmt.Fprintf(content, "%q %q %v %d %d\n", part.Name, part.Type, part.Weight, part.Dimensions, part.Bytes)
+		part.identify(content)
 	}
 	return hex.EncodeToString(content.Sum(nil)[:8])
 }
@@ -139,9 +126,8 @@ func (m *Model) Encode() (manifest []byte, chunks [][]byte, err error) {
 	return manifest, chunks, nil
 }
 
-// Decode takes what Encode gave. It fails if anything was lost or changed. The cache, if there is one, keeps the vectors
-// of texts.
-func Decode(cache *embed.Cache, manifest []byte, chunks [][]byte) (*Model, error) {
+// Decode takes what Encode gave. It fails if anything was lost or changed. It asks no server.
+func Decode(resources *embed.Resources, manifest []byte, chunks [][]byte) (*Model, error) {
 	var described Manifest
 	if err := json.Unmarshal(manifest, &described); err != nil {
 		return nil, fmt.Errorf("model: the manifest is not JSON: %w", err)
@@ -153,7 +139,7 @@ func Decode(cache *embed.Cache, manifest []byte, chunks [][]byte) (*Model, error
 	if err != nil {
 		return nil, fmt.Errorf("model %s: %w", described.ID, err)
 	}
-	m, err := described.open(payload, cache)
+	m, err := described.open(payload, resources)
 	if err != nil {
 		return nil, fmt.Errorf("model %s: %w", described.ID, err)
 	}
@@ -186,14 +172,14 @@ func (described Manifest) join(chunks [][]byte) ([]byte, error) {
 func (described Manifest) Definitions() []config.Embedder {
 	var definitions []config.Embedder
 	for _, part := range described.Embedders {
-		definitions = append(definitions, config.Embedder{Name: part.Name, Type: part.Type, Weight: part.Weight, Dimensions: part.Dimensions})
+		definitions = append(definitions, part.configuration())
 	}
 	return definitions
 }
 
 // open restores the model from a payload that agrees with the manifest.
-func (described Manifest) open(payload []byte, cache *embed.Cache) (*Model, error) {
-	m, err := assemble(described.Definitions(), cache)
+func (described Manifest) open(payload []byte, resources *embed.Resources) (*Model, error) {
+	m, err := assemble(described.Definitions(), resources)
 	if err != nil {
 		return nil, err
 	}

@@ -36,10 +36,13 @@ const blockRows = 256
 // Of 200 samples and more, one in 20, and at most 500, are held out from the axes: see Drift.
 //
 // Below minimum samples the variance says little about texts to come, so the reducer then keeps reduce.MaxDimensions
-// axes whatever they capture. The cache, if there is one, keeps the vectors of texts.
-func Fit(ctx context.Context, cache *embed.Cache, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
-	m, err := assemble(embedders, cache)
+// axes whatever they capture.
+func Fit(ctx context.Context, resources *embed.Resources, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
+	m, err := assemble(embedders, resources)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.probe(ctx); err != nil {
 		return nil, err
 	}
 	for _, embedder := range m.embedders {
@@ -76,8 +79,8 @@ const (
 var ErrSample = errors.New("model: nothing to fit on")
 
 // assemble builds the ensemble, not fitted yet.
-func assemble(definitions []config.Embedder, cache *embed.Cache) (*Model, error) {
-	embedders, err := embed.New(definitions, cache)
+func assemble(definitions []config.Embedder, resources *embed.Resources) (*Model, error) {
+	embedders, err := embed.New(definitions, resources)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +90,20 @@ func assemble(definitions []config.Embedder, cache *embed.Cache) (*Model, error)
 		m.length += embedder.Dimensions()
 	}
 	return m, nil
+}
+
+// probe asks the servers for the lengths that are not configured.
+func (m *Model) probe(ctx context.Context) error {
+	m.length = 0
+	for _, embedder := range m.embedders {
+		if served, ok := embedder.(embed.Served); ok && served.Dimensions() == 0 {
+			if err := served.Probe(ctx); err != nil {
+				return err
+			}
+		}
+		m.length += embedder.Dimensions()
+	}
+	return nil
 }
 
 func texts(sample []embed.Item) func(yield func(string) bool) {

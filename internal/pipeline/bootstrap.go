@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"hardneg/internal/config"
+	"hardneg/internal/embed"
 	"hardneg/internal/model"
 	"hardneg/stream"
 )
@@ -124,13 +125,16 @@ func (p *Pipeline) open(ctx context.Context) error {
 func describes(cfg *config.Config, info model.Manifest) bool {
 	reduced := len(info.Variance) > 0
 	return reduced == (cfg.Reduce.Method == "pca") && (!reduced || info.Dimensions <= cfg.Reduce.MaxDimensions) &&
-		slices.EqualFunc(cfg.Embedders, info.Embedders, func(c config.Embedder, m model.Embedder) bool {
-			return c.Name == m.Name && c.Type == m.Type && c.Weight == m.Weight && c.Dimensions == m.Dimensions
-		})
+		slices.EqualFunc(cfg.Embedders, info.Embedders, func(c config.Embedder, m model.Embedder) bool { return m.Is(c) })
+}
+
+// resources are what embedders draw on: a model says what to ask a server for, the configuration where and how.
+func (p *Pipeline) resources() *embed.Resources {
+	return &embed.Resources{Cache: p.cache, Connections: p.cfg.Embedders, Observe: p.observeEmbedder}
 }
 
 func (p *Pipeline) models() Models {
-	return Models{Kafka: p.kafka, Topic: p.cfg.Topics.Models, Cache: p.cache, Log: p.log}
+	return Models{Kafka: p.kafka, Topic: p.cfg.Topics.Models, Resources: p.resources(), Log: p.log}
 }
 
 // fit fits the first model on the documents that arrive, and publishes it. When several instances do so at once, all
@@ -138,8 +142,8 @@ func (p *Pipeline) models() Models {
 func (p *Pipeline) fit(ctx context.Context) (*model.Model, error) {
 	silent := p.models() // it is asked again and again
 	silent.Log = zerolog.Nop()
-	documents := arrivals{cfg: p.cfg, kafka: p.kafka, log: p.log, await: p.await, first: silent.First}
-	m, err := FitModel(ctx, p.cfg, p.cache, documents.sample, p.log)
+	documents := arrivals{cfg: p.cfg, kafka: p.kafka, log: p.log, await: func(err error) { p.await(cmp.Or(err, p.unfitted)) }, first: silent.First}
+	m, err := FitModel(ctx, p.cfg, p.resources(), documents.sample, p.log)
 	if err == nil {
 		err = p.models().Publish(ctx, m)
 	}

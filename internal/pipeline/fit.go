@@ -66,7 +66,7 @@ func Fit(ctx context.Context, o FitOptions) (*FitReport, error) {
 	}
 	var m *model.Model
 	err = timed("fit", func() (err error) {
-		m, err = model.Fit(ctx, o.Cache, o.Config.Embedders, o.Config.Reduce, o.Config.Fit.Minimum, sample, o.Progress)
+		m, err = model.Fit(ctx, &embed.Resources{Cache: o.Cache}, o.Config.Embedders, o.Config.Reduce, o.Config.Fit.Minimum, sample, o.Progress)
 		return err
 	})
 	if err != nil {

@@ -32,14 +32,15 @@ func chunkNumber(n int) string { return fmt.Sprintf("%06d", n) }
 type Models struct {
 	Kafka *stream.Client
 	Topic string
-	Cache *embed.Cache // of vectors; nil: none
 	Log   zerolog.Logger
+
+	Resources *embed.Resources // of the models that are read
 }
 
 // publication is what the topic holds of a model.
 type publication struct {
+	of       Models
 	id       string
-	cache    *embed.Cache
 	manifest []byte            // nil: there is none
 	offset   int64             // of the manifest, by which models are in order
 	chunks   map[string][]byte // by number, until the model is complete
@@ -55,7 +56,7 @@ var errNoManifest = errors.New("there is no manifest: it is being published, or 
 func (p *publication) take(part string, r stream.Record, complete func(*model.Model)) {
 	switch {
 	case part == manifestKey[1:] && r.Value == nil:
-		*p = publication{id: p.id, cache: p.cache, chunks: map[string][]byte{}, broken: errNoManifest}
+		*p = publication{of: p.of, id: p.id, chunks: map[string][]byte{}, broken: errNoManifest}
 	case part == manifestKey[1:] && !p.complete:
 		p.manifest, p.offset = r.Value, r.Offset
 		p.decode(complete)
@@ -76,7 +77,7 @@ func (p *publication) decode(complete func(*model.Model)) {
 	for _, number := range slices.Sorted(maps.Keys(p.chunks)) {
 		parts = append(parts, p.chunks[number])
 	}
-	m, err := model.Decode(p.cache, p.manifest, parts)
+	m, err := model.Decode(p.of.Resources, p.manifest, parts)
 	if err == nil && m.ID() != p.id {
 		err = fmt.Errorf("the manifest is that of model %s", m.ID())
 	}
@@ -102,7 +103,7 @@ func (t Models) scan(ctx context.Context, id string, complete func(*model.Model)
 		}
 		p := byID[of]
 		if p == nil {
-			p = &publication{id: of, cache: t.Cache, chunks: map[string][]byte{}, broken: errNoManifest}
+			p = &publication{of: t, id: of, chunks: map[string][]byte{}, broken: errNoManifest}
 			byID[of] = p
 			all = append(all, p)
 		}
@@ -201,7 +202,7 @@ type Source func(ctx context.Context, useless int) ([]embed.Item, error)
 
 // FitModel fits the configured ensemble and reducer on documents of a source, and publishes nothing. It asks for more
 // documents for as long as too few of them can be embedded.
-func FitModel(ctx context.Context, cfg *config.Config, cache *embed.Cache, documents Source, log zerolog.Logger) (*model.Model, error) {
+func FitModel(ctx context.Context, cfg *config.Config, resources *embed.Resources, documents Source, log zerolog.Logger) (*model.Model, error) {
 	for useless := 0; ; {
 		sample, err := documents(ctx, useless)
 		if err != nil {
@@ -209,7 +210,7 @@ func FitModel(ctx context.Context, cfg *config.Config, cache *embed.Cache, docum
 		}
 		log.Info().Int("documents", len(sample)).Msg("fitting a model")
 		start := time.Now()
-		m, err := model.Fit(ctx, cache, cfg.Embedders, cfg.Reduce, cfg.Fit.Minimum, sample)
+		m, err := model.Fit(ctx, resources, cfg.Embedders, cfg.Reduce, cfg.Fit.Minimum, sample)
 		if errors.Is(err, model.ErrSample) {
 			log.Warn().Err(err).Msg("waiting for documents that can be embedded")
 			useless = len(sample)

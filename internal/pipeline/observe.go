@@ -1,10 +1,12 @@
 package pipeline
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strconv"
 
+	"hardneg/internal/embed"
 	"hardneg/stream"
 )
 
@@ -93,10 +95,40 @@ func (p *Pipeline) stalled(e stream.Event) {
 
 // up tells whether a stage makes progress.
 func (p *Pipeline) up(stage string, err error) {
-	p.health.Set(stage, err)
 	value := 1.0
 	if err != nil {
 		value = 0
 	}
 	p.metrics.StageUp.WithLabelValues(stage).Set(value)
+	p.health.Set(stage, err)
+}
+
+// introduceEmbedders makes the metrics of embedders with a server exist from the start, so that a rate over a counter's
+// first step is right.
+func (p *Pipeline) introduceEmbedders() {
+	for _, e := range p.cfg.Embedders {
+		if e.Type != embed.TypeOpenAI {
+			continue
+		}
+		for _, outcome := range embed.Outcomes {
+			p.metrics.EmbedderRequests.WithLabelValues(e.Name, string(outcome))
+		}
+		p.metrics.EmbedderRetries.WithLabelValues(e.Name)
+		p.metrics.EmbedderTexts.WithLabelValues(e.Name)
+		p.metrics.EmbedderSeconds.WithLabelValues(e.Name)
+		p.metrics.EmbedderLimit.WithLabelValues(e.Name).Set(float64(e.Concurrency))
+	}
+}
+
+// observeEmbedder turns the requests of embedders to their servers into metrics, and into signs that a batch which
+// makes many of them goes on.
+func (p *Pipeline) observeEmbedder(ctx context.Context, r embed.Request) {
+	stream.Waiting(ctx)
+	p.metrics.EmbedderRequests.WithLabelValues(r.Embedder, string(r.Outcome)).Inc()
+	p.metrics.EmbedderSeconds.WithLabelValues(r.Embedder).Observe(r.Took.Seconds())
+	p.metrics.EmbedderTexts.WithLabelValues(r.Embedder).Add(float64(r.Texts))
+	p.metrics.EmbedderLimit.WithLabelValues(r.Embedder).Set(float64(r.Limit))
+	if r.Again {
+		p.metrics.EmbedderRetries.WithLabelValues(r.Embedder).Inc()
+	}
 }

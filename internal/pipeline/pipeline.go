@@ -87,6 +87,8 @@ type Pipeline struct {
 	metrics     *telemetry.Metrics
 	health      *telemetry.Health
 
+	unfitted error // why no model can be fitted, for as long as its embedders are to blame
+
 	failing struct { // errors of partitions that have not committed since, by stage
 		sync.Mutex
 		partitions map[string]map[int32]error
@@ -113,6 +115,7 @@ func runLive(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	p.introduceEmbedders()
 	if err := p.persist(ctx, func() error { return p.adopt(ctx) }); err != nil {
 		return quiet(ctx, err)
 	}
@@ -171,11 +174,19 @@ func newPipeline(o Options) (*Pipeline, error) {
 	return p, nil
 }
 
-// persist repeats what comes before the stages for as long as a server cannot be reached, and says so.
+// persist repeats what comes before the stages for as long as a server cannot be reached, or one of an embedder's denies
+// what it is asked, and says so.
 func (p *Pipeline) persist(ctx context.Context, f func() error) error {
 	for {
 		err := f()
-		if !errors.Is(err, index.ErrUnavailable) && !errors.Is(err, stream.ErrUnreachable) || ctx.Err() != nil {
+		p.unfitted = nil
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case errors.Is(err, index.ErrUnavailable), errors.Is(err, stream.ErrUnreachable):
+		case errors.Is(err, embed.ErrUnavailable), errors.Is(err, embed.ErrDenied):
+			p.unfitted = err
+		default:
 			return err
 		}
 		p.metrics.Failures.WithLabelValues(StageMiner).Inc()

@@ -226,7 +226,7 @@ func (r *rebuild) model(ctx context.Context) (m *model.Model, err error) {
 		return m, err
 	}
 	err = r.step(StepFit, func() error {
-		if m, err = FitModel(ctx, r.Config, r.Cache, r.sample, r.Log); err != nil {
+		if m, err = FitModel(ctx, r.Config, r.live.resources(), r.sample, r.Log); err != nil {
 			return err
 		}
 		return r.live.models().Publish(ctx, m)

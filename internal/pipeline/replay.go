@@ -211,7 +211,7 @@ func (r *replayer) prepare(ctx context.Context, rules ruleset) error {
 	cfg.Mining.Negatives, cfg.Triplets.MaxText = rules.Mining.Negatives, rules.MaxText
 	cfg.Topics.Triplets = "" // whatever the output is, it is not the live one
 	cfg.Queries.PositiveWeight, cfg.Queries.MinDwell = rules.Evidence.PositiveWeight, rules.Evidence.MinDwell
-	m, err := Models{Kafka: r.Kafka, Topic: cfg.Topics.Models, Cache: r.Cache, Log: r.Log}.Read(ctx, modelOf(generation))
+	m, err := Models{Kafka: r.Kafka, Topic: cfg.Topics.Models, Resources: &embed.Resources{Cache: r.Cache, Connections: cfg.Embedders}, Log: r.Log}.Read(ctx, modelOf(generation))
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,11 @@ func compileSchemas(t *testing.T) map[string]*jsonschema.Schema {
 	return compiled
 }
 
+// manifestWith is a manifest with one embedder.
+func manifestWith(embedder string) string {
+	return `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[` + embedder + `],"dimensions":512,"samples":1000,"variance":[{"dimensions":1,"share":0.1}],"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`
+}
+
 func TestSchemas(t *testing.T) {
 	compiled := compileSchemas(t)
 	weight := 0.5
@@ -74,7 +79,9 @@ func TestSchemas(t *testing.T) {
 		{"refresh", `{"kind":"evidence","query_id":"q","source":{"topic":"t","partition":0,"offset":0,"timestamp":0}}`, false},
 		{"dead-letter-headers", `{"hardneg-error":"e","hardneg-stage":"intake","hardneg-topic":"t","hardneg-partition":"0","hardneg-offset":"12","hardneg-timestamp":"1790000000000"}`, true},
 		{"dead-letter-headers", `{"hardneg-error":"e"}`, false},
-		{"model-manifest", `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}],"dimensions":512,"samples":1000,"variance":[{"dimensions":1,"share":0.1}],"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`, true},
+		{"model-manifest", manifestWith(`{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}`), true},
+		{"model-manifest", manifestWith(`{"name":"e5","type":"openai","weight":1,"dimensions":384,"bytes":0,"openai":{"url":"http://h/v1","query":{"model":"m","prefix":"query: ","body":{"a":1}},"passage":{"model":"m"},"request_dimensions":true}}`), true},
+		{"model-manifest", manifestWith(`{"name":"e5","type":"openai","weight":1,"dimensions":384,"bytes":0,"openai":{"url":"http://h/v1","query":{"model":"m"}}}`), false},
 		{"model-manifest", `{"schema":1,"id":"0123456789abcdef"}`, false},
 		{"model-manifest", `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}],"dimensions":512,"samples":1000,"held_out":{"documents":50,"share":0.4},"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`, true},
 		{"model-manifest", `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}],"dimensions":512,"samples":1000,"held_out":{"documents":50},"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`, false},

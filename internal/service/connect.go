@@ -2,11 +2,7 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -23,15 +19,15 @@ import (
 // patience is how long a dependency may take to answer at start.
 const patience = 8 * time.Second
 
-// Unreachable tells whether an error means that Kafka or Qdrant could not be reached.
+// Unreachable tells whether an error means that Kafka, Qdrant or the server of an embedder could not be reached.
 func Unreachable(err error) bool {
-	return errors.Is(err, stream.ErrUnreachable) || errors.Is(err, index.ErrUnreachable)
+	return errors.Is(err, stream.ErrUnreachable) || errors.Is(err, index.ErrUnreachable) || errors.Is(err, embed.ErrUnavailable)
 }
 
 // ConnectKafka makes a client by the configuration and checks that a broker answers. Unreachable tells whether
 // none does; a *config.Error is a file of certificates that can't be used.
 func ConnectKafka(ctx context.Context, c *config.Config, log zerolog.Logger) (*stream.Client, error) {
-	encryption, err := tlsConfig("kafka.tls", c.Kafka.TLS)
+	encryption, err := c.Kafka.TLS.Load("kafka.tls")
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +53,7 @@ func ConnectKafka(ctx context.Context, c *config.Config, log zerolog.Logger) (*s
 
 // ConnectQdrant is ConnectKafka for Qdrant.
 func ConnectQdrant(ctx context.Context, c *config.Config, log zerolog.Logger) (*index.Client, error) {
-	encryption, err := tlsConfig("qdrant.tls", c.Qdrant.TLS)
+	encryption, err := c.Qdrant.TLS.Load("qdrant.tls")
 	if err != nil {
 		return nil, err
 	}
@@ -90,33 +86,4 @@ func OpenCache(c *config.Config, log zerolog.Logger, metrics *telemetry.Metrics)
 		return nil, err
 	}
 	return &embed.Cache{Vectors: vectors, All: c.Cache.Embedders == "all"}, nil
-}
-
-// tlsConfig is nil without encryption.
-func tlsConfig(key string, t config.TLS) (*tls.Config, error) {
-	if !t.Enabled {
-		return nil, nil
-	}
-	wrong := func(field string, err error) error {
-		return &config.Error{Problems: []config.Problem{{Key: key + "." + field, Message: err.Error()}}}
-	}
-	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.Insecure}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, wrong("ca_file", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, wrong("ca_file", fmt.Errorf("%s holds no PEM certificate", t.CAFile))
-		}
-	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, wrong("cert_file", err)
-		}
-		out.Certificates = []tls.Certificate{pair}
-	}
-	return out, nil
 }

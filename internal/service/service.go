@@ -54,6 +54,9 @@ const closing = 5 * time.Second
 // dependency could not be reached at start; a *config.Error is one of the configuration.
 func Run(ctx context.Context, o Options) (err error) {
 	c := o.Config
+	if err := c.CheckFiles(); err != nil {
+		return err
+	}
 	var directory *dataDir
 	if o.Embedded || c.DataDir != "" {
 		directory, err = openDataDir(c.DataDir)

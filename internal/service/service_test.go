@@ -194,26 +194,3 @@ func TestMissingAddresses(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-
-func TestCertificates(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(file, []byte("no certificate"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for key, tls := range map[string]config.TLS{
-		"kafka.tls.ca_file":   {Enabled: true, CAFile: file},
-		"kafka.tls.cert_file": {Enabled: true, CertFile: file, KeyFile: file},
-	} {
-		_, err := tlsConfig("kafka.tls", tls)
-		var wrong *config.Error
-		if !errors.As(err, &wrong) || wrong.Problems[0].Key != key || !strings.Contains(err.Error(), file) && key == "kafka.tls.ca_file" {
-			t.Errorf("%s: %v", key, err)
-		}
-	}
-	if made, err := tlsConfig("kafka.tls", config.TLS{}); made != nil || err != nil {
-		t.Errorf("off: %v, %v", made, err)
-	}
-	if made, err := tlsConfig("kafka.tls", config.TLS{Enabled: true, ServerName: "x"}); err != nil || made.ServerName != "x" {
-		t.Errorf("on: %v, %v", made, err)
-	}
-}

@@ -32,6 +32,13 @@ type Metrics struct {
 	CapturedShare     *prometheus.GaugeVec   // model; what: OfSample, OfHeldOut, OfRecent
 	MeasuredDocuments *prometheus.CounterVec // model: documents behind OfRecent, the older ones with less weight
 	Drifted           *prometheus.GaugeVec   // model: 1 if notably more is lost of recent documents than of those held out
+
+	// Of embedders whose vectors come from a server.
+	EmbedderRequests *prometheus.CounterVec   // embedder, outcome
+	EmbedderRetries  *prometheus.CounterVec   // embedder: requests that repeat one that failed
+	EmbedderTexts    *prometheus.CounterVec   // embedder: texts that came back as vectors
+	EmbedderSeconds  *prometheus.HistogramVec // embedder: of one request
+	EmbedderLimit    *prometheus.GaugeVec     // embedder: requests that may be under way at a time
 }
 
 // Names of the metrics that commands read, and values of the label what.
@@ -48,8 +55,8 @@ const (
 // NewMetrics makes the metrics and registers them. It panics where one of the names is taken, which is a mistake
 // in the program.
 func NewMetrics(registerer prometheus.Registerer) *Metrics {
-	counter := func(name, help, label string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
@@ -90,6 +97,16 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 			Name: "hardneg_sweep_completed_timestamp_seconds", Help: "When the last complete sweep ended; 0: none has yet, in this instance."}),
 		SweepSkipped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hardneg_sweep_skipped_total", Help: "Queries that the sweep left out for now, because the miner was behind on their partition."}),
+
+		EmbedderRequests: counter("hardneg_embedder_requests_total", "Requests to an embedder's server, by how they went.", "embedder", "outcome"),
+		EmbedderRetries:  counter("hardneg_embedder_retries_total", "Requests to an embedder's server that repeat one that failed.", "embedder"),
+		EmbedderTexts:    counter("hardneg_embedder_texts_total", "Texts that came back as vectors from an embedder's server.", "embedder"),
+		EmbedderSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "hardneg_embedder_request_seconds",
+			Help:    "Seconds that requests to an embedder's server took.",
+			Buckets: prometheus.ExponentialBuckets(0.002, 2, 16),
+		}, []string{"embedder"}),
+		EmbedderLimit: gauge("hardneg_embedder_concurrency_limit", "Requests to an embedder's server that may be under way at a time.", "embedder"),
 	}
 	m.CapturedShare = gauge(CapturedShareName, "Share of the variance that the model's axes capture: of the sample that they were fitted on, "+
 		"of documents that were held out then, and of documents that were embedded recently.", "model", "what")
@@ -97,7 +114,8 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	m.Drifted = gauge(DriftedName, "1 while recent documents lose notably more of their variance than those held out when the model was fitted.", "model")
 	registerer.MustRegister(m.CapturedShare, m.MeasuredDocuments, m.Drifted)
 	registerer.MustRegister(m.Records, m.Outputs, m.DeadLetters, m.Batches, m.BatchSeconds, m.Lag, m.Failures,
-		m.StageUp, m.Stalled, m.EmbeddedTexts, m.CacheLookups, m.CacheBytes, m.CacheEvictions, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped)
+		m.StageUp, m.Stalled, m.EmbeddedTexts, m.CacheLookups, m.CacheBytes, m.CacheEvictions, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped,
+		m.EmbedderRequests, m.EmbedderRetries, m.EmbedderTexts, m.EmbedderSeconds, m.EmbedderLimit)
 	// Children exist from the start, so that a rate over a counter's first step is right.
 	for _, kind := range []string{"passage", "query"} {
 		m.EmbeddedTexts.WithLabelValues(kind)

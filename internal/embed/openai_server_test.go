@@ -1,0 +1,353 @@
+package embed
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hardneg/internal/config"
+)
+
+const serverDimensions = 3
+
+// asked is a request that a server got.
+type asked struct {
+	at     time.Time
+	header http.Header
+	path   string
+	model  string
+	format string
+	texts  []string
+	body   map[string]any
+}
+
+// handler answers a request; false leaves it to the next one, or to the healthy answer.
+type handler func(w http.ResponseWriter, r *http.Request, a asked) bool
+
+// scripted is an embeddings server that does what a test says. The first requests go to the script, one each; rule
+// is asked about all others, and what it leaves gets vectors.
+type scripted struct {
+	*httptest.Server
+	t    *testing.T
+	rule handler
+
+	mu      sync.Mutex
+	script  []handler
+	asked   []asked
+	running int
+	most    int // requests that were under way at a time
+}
+
+func newScripted(t *testing.T, script ...handler) *scripted {
+	s := &scripted{t: t, script: script}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	return s
+}
+
+func (s *scripted) serve(w http.ResponseWriter, r *http.Request) {
+	raw, err := io.ReadAll(r.Body)
+	var body struct {
+		Model  string
+		Format string `json:"encoding_format"`
+		Input  []string
+	}
+	a := asked{at: time.Now(), header: r.Header.Clone(), path: r.URL.Path}
+	if err := errors.Join(err, json.Unmarshal(raw, &body), json.Unmarshal(raw, &a.body)); err != nil || r.Method != http.MethodPost {
+		s.t.Errorf("%s %s: %v", r.Method, raw, err)
+	}
+	a.model, a.format, a.texts = body.Model, body.Format, body.Input
+	s.mu.Lock()
+	s.asked = append(s.asked, a)
+	s.running++
+	s.most = max(s.most, s.running)
+	next := s.rule
+	if len(s.script) > 0 {
+		next, s.script = s.script[0], s.script[1:]
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.running--
+	}()
+	if next == nil || !next(w, r, a) {
+		say(w, 200, entries(a, nil))
+	}
+}
+
+// requests are those that came so far.
+func (s *scripted) requests() []asked {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
+}
+
+// vectorOf is what the server makes of a text.
+func vectorOf(model, text string) []float32 {
+	sum := sha256.Sum256([]byte(model + "\n" + text))
+	vector := make([]float32, serverDimensions)
+	for i := range vector {
+		vector[i] = float32(int32(binary.LittleEndian.Uint32(sum[4*i:]))) / (1 << 31)
+	}
+	return vector
+}
+
+// entry is an element of data.
+type entry map[string]any
+
+// entries are the healthy ones, of which change may make others.
+func entries(a asked, change func(i int, e entry)) map[string]any {
+	data := make([]entry, len(a.texts))
+	for i, text := range a.texts {
+		data[i] = entry{"object": "embedding", "index": i, "embedding": coded(a.format, vectorOf(a.model, text))}
+		if change != nil {
+			change(i, data[i])
+		}
+	}
+	return map[string]any{"object": "list", "data": data, "model": a.model}
+}
+
+func coded(format string, vector []float32) any {
+	if format != "base64" {
+		return vector
+	}
+	var raw []byte
+	for _, value := range vector {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(value))
+	}
+	return base64.StdEncoding.EncodeToString(raw)
+}
+
+// say answers with JSON, or with a string as it is.
+func say(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if text, ok := body.(string); ok {
+		_, _ = io.WriteString(w, text)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+// status answers with a status, a body and headers in pairs.
+func status(code int, body any, headers ...string) handler {
+	return func(w http.ResponseWriter, _ *http.Request, _ asked) bool {
+		for pair := range slices.Chunk(headers, 2) {
+			w.Header().Set(pair[0], pair[1])
+		}
+		say(w, code, body)
+		return true
+	}
+}
+
+// changed answers with entries that are changed.
+func changed(change func(i int, e entry)) handler {
+	return func(w http.ResponseWriter, _ *http.Request, a asked) bool {
+		say(w, 200, entries(a, change))
+		return true
+	}
+}
+
+// refusing refuses a batch as a whole if one of its texts has the word.
+func refusing(code int, word string) handler {
+	return func(w http.ResponseWriter, _ *http.Request, a asked) bool {
+		if !slices.ContainsFunc(a.texts, func(text string) bool { return strings.Contains(text, word) }) {
+			return false
+		}
+		say(w, code, map[string]any{"error": map[string]any{"message": "the input has the word " + word, "type": "invalid_request_error"}})
+		return true
+	}
+}
+
+func healthy(http.ResponseWriter, *http.Request, asked) bool { return false }
+
+// hang answers when the client has gone.
+func hang(_ http.ResponseWriter, r *http.Request, _ asked) bool {
+	<-r.Context().Done()
+	return true
+}
+
+// cutOff breaks the connection within the body.
+func cutOff(w http.ResponseWriter, _ *http.Request, a asked) bool {
+	body, err := json.Marshal(entries(a, nil))
+	if err != nil {
+		panic(err)
+	}
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:len(body)/2])
+	conn.Close()
+	return true
+}
+
+// pipes is a listener of connections within the process: in a bubble of testing/synctest all waiting is then done in no
+// time.
+type pipes struct {
+	made   chan net.Conn
+	closed chan struct{}
+	close  sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.made:
+		return conn, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.close.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080} }
+
+func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case p.made <- theirs:
+		return ours, nil
+	case <-p.closed:
+		return nil, errors.New("connection refused")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// bench is an embedder and its server, in a bubble.
+type bench struct {
+	*scripted
+	t        *testing.T
+	embedder *openai
+	pipes    *pipes
+
+	tellings sync.Mutex
+	told     []Request
+}
+
+// inBubble runs a test with a clock that only moves while everybody waits.
+func inBubble(t *testing.T, definition config.Embedder, test func(t *testing.T, b *bench)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{t: t, scripted: newScripted(t), pipes: &pipes{made: make(chan net.Conn), closed: make(chan struct{})}}
+		b.Listener.Close()
+		b.Listener = b.pipes
+		b.Start()
+		if definition.Name == "" {
+			definition.Name = "e5"
+		}
+		if definition.Model == "" && definition.QueryModel == "" {
+			definition.Model = "m"
+		}
+		if definition.Dimensions == 0 {
+			definition.Dimensions = serverDimensions
+		}
+		definition.Type, definition.URL = TypeOpenAI, "http://server:8080/v1/"
+		embedders, err := New([]config.Embedder{definition}, &Resources{Observe: b.tell})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.embedder = embedders[0].(*openai)
+		transport := b.embedder.client.Transport.(*http.Transport)
+		transport.DialContext, transport.Proxy = b.pipes.dial, nil
+		t.Cleanup(func() {
+			transport.CloseIdleConnections()
+			b.Close()
+		})
+		test(t, b)
+	})
+}
+
+func (b *bench) tell(_ context.Context, r Request) {
+	b.tellings.Lock()
+	defer b.tellings.Unlock()
+	b.told = append(b.told, r)
+}
+
+// outcomes are how the requests went, in order.
+func (b *bench) outcomes() string {
+	b.tellings.Lock()
+	defer b.tellings.Unlock()
+	var all []string
+	for _, r := range b.told {
+		name := string(r.Outcome)
+		if r.Again {
+			name = "again " + name
+		}
+		all = append(all, name)
+	}
+	return strings.Join(all, ", ")
+}
+
+// embed embeds texts as passages.
+func (b *bench) embed(texts ...string) ([][]float32, []error, error) {
+	b.t.Helper()
+	return b.embedder.Embed(b.t.Context(), Passage, itemsOf(texts...))
+}
+
+func itemsOf(texts ...string) []Item {
+	items := make([]Item, len(texts))
+	for i, text := range texts {
+		items[i].Text = text
+	}
+	return items
+}
+
+// succeed embeds texts and expects their vectors.
+func (b *bench) succeed(texts ...string) {
+	b.t.Helper()
+	vectors, failures, err := b.embed(texts...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for i, text := range texts {
+		if failures[i] != nil || !slices.Equal(vectors[i], vectorOf("m", text)) {
+			b.t.Errorf("%q: vector %v, error %v, want %v", text, vectors[i], failures[i], vectorOf("m", text))
+		}
+	}
+}
+
+// expect checks the error of a whole call: what it is, and what it says.
+func expect(t *testing.T, err, is error, says ...string) {
+	t.Helper()
+	if !errors.Is(err, is) {
+		t.Fatalf("error %v, want one that is %q", err, is)
+	}
+	for _, part := range says {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q lacks %q", err, part)
+		}
+	}
+	for _, other := range []error{ErrUnavailable, ErrDenied, context.Canceled} {
+		if other != is && errors.Is(err, other) {
+			t.Errorf("error %q is %q too", err, other)
+		}
+	}
+}
+
+// numbered makes texts.
+func numbered(n int) []string {
+	texts := make([]string, n)
+	for i := range texts {
+		texts[i] = fmt.Sprintf("text %d", i)
+	}
+	return texts
+}

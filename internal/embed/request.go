@@ -1,0 +1,180 @@
+package embed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"hardneg/internal/config"
+)
+
+// newTransport makes the connections of an embedder. Where only files are wrong it comes with the error.
+func newTransport(e config.Embedder) (*http.Transport, error) {
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    e.Concurrency,
+		IdleConnTimeout:        30 * time.Second, // servers close theirs after a while, at worst under a request
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+	if e.Proxy != "" {
+		proxy, err := url.Parse(string(e.Proxy))
+		if err != nil {
+			return nil, errors.New("proxy is no URL")
+		}
+		t.Proxy = http.ProxyURL(proxy)
+	}
+	encryption, err := e.TLS.Load("embedder " + e.Name + ": tls")
+	t.TLSClientConfig = encryption
+	return t, err
+}
+
+// apiKey is a key of the configuration, or of a file that may change.
+type apiKey struct{ fixed, file string }
+
+// read is the key for the next request. The file is small and near: to read it each time is simplest.
+func (k apiKey) read() (string, error) {
+	if k.file == "" {
+		return k.fixed, nil
+	}
+	text, err := os.ReadFile(k.file)
+	if err != nil {
+		return "", fmt.Errorf("api_key_file: %w", err)
+	}
+	key := strings.TrimSpace(string(text))
+	if !httpguts.ValidHeaderFieldValue(key) {
+		return "", fmt.Errorf("api_key_file: %s holds a character that no header can", k.file)
+	}
+	return key, nil
+}
+
+// differs tells whether the key is another one by now.
+func (k apiKey) differs(from string) bool {
+	now, err := k.read()
+	return err == nil && now != from
+}
+
+// Bounds of what is read of an answer. A float32 in decimal has at most 16 characters; float64 are printed by some.
+const (
+	numberBytes    = 32
+	embeddingBytes = 1 << 10 // what surrounds an embedding
+	answerBytes    = 64 << 10
+)
+
+// request makes one request and reads the vectors, in the order of the texts.
+func (o *openai) request(caller context.Context, kind Kind, texts []string) ([][]float32, *fault) {
+	ctx, cancel := context.WithTimeout(caller, o.Timeout)
+	defer cancel()
+	key, err := o.key.read()
+	if err != nil {
+		return nil, &fault{outcome: Denied, text: err.Error(), cause: err}
+	}
+	request, err := o.prepare(ctx, kind, texts, key)
+	if err != nil {
+		return nil, &fault{outcome: Denied, text: err.Error(), cause: err}
+	}
+	response, err := o.client.Do(request)
+	if err != nil {
+		var inner *url.Error // whose text repeats method and URL
+		if errors.As(err, &inner) {
+			err = inner.Err
+		}
+		return nil, connectionFault(caller, o.Timeout, err)
+	}
+	defer response.Body.Close()
+	most := o.answerLimit(len(texts))
+	if response.StatusCode != http.StatusOK {
+		most = answerBytes
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, int64(most)+1))
+	if response.StatusCode != http.StatusOK {
+		f := statusFault(response, body, o.secrets(key)) // whatever could be read of it
+		f.rekeyed = f.status == http.StatusUnauthorized && o.key.differs(key)
+		return nil, f
+	}
+	if err != nil {
+		return nil, connectionFault(caller, o.Timeout, fmt.Errorf("the answer broke off after %d bytes: %w", len(body), err))
+	}
+	if len(body) > most {
+		return nil, &fault{outcome: Invalid, text: fmt.Sprintf("the answer to %d texts has more than %d bytes", len(texts), most)}
+	}
+	vectors, err := vectorsOf(body, len(texts), o.secrets(key))
+	if err != nil {
+		return nil, &fault{outcome: Invalid, text: err.Error(), cause: err}
+	}
+	return vectors, o.lengthFault(vectors)
+}
+
+func (o *openai) prepare(ctx context.Context, kind Kind, texts []string, key string) (*http.Request, error) {
+	fields := maps.Clone(o.kinds[kind].fields)
+	fields["input"] = texts
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(fields); err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, o.endpoint(), &body)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range o.Headers {
+		request.Header.Set(name, string(value))
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if request.Header.Get("Accept") == "" {
+		request.Header.Set("Accept", "application/json")
+	}
+	if request.Header.Get("User-Agent") == "" {
+		request.Header.Set("User-Agent", "hardneg")
+	}
+	if key != "" {
+		request.Header.Set("Authorization", "Bearer "+key)
+	}
+	return request, nil
+}
+
+// secrets are what an answer may repeat and a message must not.
+func (o *openai) secrets(key string) []string {
+	all := []string{key}
+	for _, value := range o.Headers {
+		all = append(all, string(value), strings.TrimPrefix(string(value), "Bearer "))
+	}
+	return all
+}
+
+func (o *openai) answerLimit(texts int) int {
+	dimensions := o.dimensions
+	if dimensions == 0 {
+		dimensions = maxDimensions
+	}
+	return answerBytes + texts*(embeddingBytes+numberBytes*dimensions)
+}
+
+// lengthFault compares the length of the vectors with what is configured, or was fitted on.
+func (o *openai) lengthFault(vectors [][]float32) *fault {
+	want := o.dimensions
+	if want == 0 {
+		want = len(vectors[0])
+	}
+	for _, vector := range vectors {
+		if len(vector) != want || len(vector) > maxDimensions {
+			return &fault{outcome: Denied, text: fmt.Sprintf("the server gives vectors of %d numbers, want %d: another model runs there, or dimensions is wrong", len(vector), want)}
+		}
+	}
+	return nil
+}
