@@ -24,7 +24,7 @@ type Config struct {
 	Topics Topics `yaml:"topics"`
 	// Models whose vectors are concatenated, in this order. A change needs a new model, and so a rebuild of the
 	// index.
-	Embedders []Embedder `yaml:"embedders" default:"[{name: words, type: lexical-word, dimensions: 2048}, {name: chars, type: lexical-char, dimensions: 2048}]"`
+	Embedders []Embedder `yaml:"embedders" default:"[{name: words, type: lexical-word, dimensions: 4096}, {name: chars, type: lexical-char, dimensions: 4096}]"`
 	// Vectors of texts, kept on disk so that none is embedded twice.
 	Cache Cache `yaml:"cache"`
 	// Reduction of the concatenated vectors.
@@ -157,7 +157,7 @@ type Embedder struct {
 	Type string `yaml:"type" enum:"openai|lexical-word|lexical-char|carried"`
 	// Weight of its unit vector in the concatenation.
 	Weight float64 `yaml:"weight" default:"1" min:"0"`
-	// Buckets of a lexical one, where 0 means 2048; length of the vectors of a carried one; of an openai one too,
+	// Buckets of a lexical one, where 0 means 4096; length of the vectors of a carried one; of an openai one too,
 	// where 0 means that the server is asked before a model is fitted.
 	Dimensions int `yaml:"dimensions" min:"0" max:"65536"`
 

@@ -54,7 +54,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("tiers %+v", c.Mining.Tiers)
 	}
 	if c.Fit.Wait != time.Minute || c.Fit.Sample != 10000 || !c.Reduce.Normalize || c.Reduce.SubtractMean ||
-		c.Topics.DeadLetters != "hardneg.dead-letters" || c.Embedders[1].Dimensions != 2048 || c.Embedders[0].Weight != 1 {
+		c.Topics.DeadLetters != "hardneg.dead-letters" || c.Embedders[1].Dimensions != 4096 || c.Embedders[0].Weight != 1 {
 		t.Errorf("defaults:\n%v", c)
 	}
 	if err := c.Validate(); err != nil {
@@ -174,7 +174,7 @@ queries: {retention: 0}
 	if !c.Qdrant.TLS.Enabled || c.Qdrant.TLS.ServerName != "x" {
 		t.Errorf("alias: %+v", c.Qdrant.TLS)
 	}
-	if c.Embedders[0].Weight != 2 || c.Embedders[0].Dimensions != 2048 || c.Embedders[1].Weight != 1 || c.Embedders[1].Dimensions != 384 {
+	if c.Embedders[0].Weight != 2 || c.Embedders[0].Dimensions != 4096 || c.Embedders[1].Weight != 1 || c.Embedders[1].Dimensions != 384 {
 		t.Errorf("embedders %+v", c.Embedders)
 	}
 	if last := c.Mining.Tiers[1]; last.UpTo != 8 || c.Fit.Wait != 90*time.Minute {

@@ -15,7 +15,7 @@ import (
 
 // What an embedder has where its key is empty or 0.
 const (
-	defaultBuckets     = 2048
+	defaultBuckets     = 4096
 	defaultBatch       = 32
 	defaultBatchBytes  = 64 << 10
 	defaultConcurrency = 4

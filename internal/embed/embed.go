@@ -35,7 +35,8 @@ type Embedder interface {
 	Embed(ctx context.Context, kind Kind, items []Item) ([][]float32, []error, error)
 }
 
-// Fitted is an Embedder that learns from a sample of passages before its first use, such as IDF weights.
+// Fitted is an Embedder that learns from a sample of passages before its first use, such as IDF weights. Fit
+// may range over the texts more than once.
 type Fitted interface {
 	Embedder
 	Fit(texts func(yield func(string) bool)) error

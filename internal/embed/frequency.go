@@ -44,6 +44,7 @@ func (t *tally) add(features []feature) {
 // exact up to 16 and within 3 % above, which moves an IDF by 0.03 at most.
 type frequencies struct {
 	passages int64
+	length   float64      // of the passages' vectors, median
 	levels   []uint8      // by place
 	idf      [256]float32 // by level
 }
@@ -88,29 +89,34 @@ func (f *frequencies) of(hash uint64) float32 {
 }
 
 const (
-	frequencyMagic  = "hnf1"
-	frequencyHeader = len(frequencyMagic) + 8
+	frequencyMagic  = "hnf2"
+	frequencyHeader = len(frequencyMagic) + 16
 )
 
 func (f *frequencies) marshal() []byte {
 	out := make([]byte, 0, frequencyHeader+len(f.levels))
 	out = append(out, frequencyMagic...)
 	out = binary.LittleEndian.AppendUint64(out, uint64(f.passages))
+	out = binary.LittleEndian.AppendUint64(out, math.Float64bits(f.length))
 	return append(out, f.levels...)
 }
 
 func unmarshalFrequencies(data []byte) (*frequencies, error) {
+	if magic := data[:min(len(data), len(frequencyMagic))]; len(magic) > 0 && string(magic) != frequencyMagic {
+		return nil, fmt.Errorf("document frequencies: they begin with %q, want %q: another version of hardneg wrote them", magic, frequencyMagic)
+	}
 	if len(data) != frequencyHeader+sketchSize {
 		return nil, fmt.Errorf("document frequencies: %d bytes, want %d", len(data), frequencyHeader+sketchSize)
-	}
-	if string(data[:len(frequencyMagic)]) != frequencyMagic {
-		return nil, fmt.Errorf("document frequencies: they begin with %q, want %q: another version of hardneg wrote them", data[:len(frequencyMagic)], frequencyMagic)
 	}
 	passages := binary.LittleEndian.Uint64(data[len(frequencyMagic):])
 	if passages == 0 || passages > math.MaxInt64/2 {
 		return nil, errors.New("document frequencies: the number of passages is out of range")
 	}
-	f := &frequencies{passages: int64(passages), levels: append([]uint8(nil), data[frequencyHeader:]...)}
+	length := math.Float64frombits(binary.LittleEndian.Uint64(data[len(frequencyMagic)+8:]))
+	if !(length >= 0 && length <= math.MaxFloat32) {
+		return nil, fmt.Errorf("document frequencies: the median length of the vectors is %v", length)
+	}
+	f := &frequencies{passages: int64(passages), length: length, levels: append([]uint8(nil), data[frequencyHeader:]...)}
 	f.weigh()
 	return f, nil
 }

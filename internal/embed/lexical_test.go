@@ -2,6 +2,8 @@ package embed
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -147,15 +149,12 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestWeight checks (1 + log tf)·idf with an oracle of maps and exact document frequencies, with buckets enough
+// TestWeight checks tf·(k₁+1)/(tf+k₁)·idf, k₁ = 1.2, with an oracle of maps and exact document frequencies, with buckets enough
 // for no two features to meet: the weights of the vector are those of the features.
 func TestWeight(t *testing.T) {
 	text := "records partition records topics records unheard of"
 	embedder := fitted(t, config.Embedder{Name: "words", Type: "lexical-word", Dimensions: 1 << 16})[0]
-	vector, err := one(t, embedder, Item{Text: text})
-	if err != nil {
-		t.Fatal(err)
-	}
+	vector := embedded(t, embedder, Query, text)
 	features := func(text string) map[string]int {
 		tokens := strings.Fields(strings.Map(func(r rune) rune {
 			if strings.ContainsRune(".,-", r) {
@@ -184,7 +183,7 @@ func TestWeight(t *testing.T) {
 		if strings.Contains(name, " ") {
 			weight = 0.5
 		}
-		want = append(want, weight*(1+math.Log(float64(tf)))*(1+math.Log(float64(len(passages)+1)/float64(df+1))))
+		want = append(want, weight*(2.2*float64(tf)/(float64(tf)+1.2))*(1+math.Log(float64(len(passages)+1)/float64(df+1))))
 	}
 	if slices.Min(vector) >= 0 || slices.Max(vector) <= 0 {
 		t.Error("all features have the same sign: those that share a bucket would add up, not cancel on average")
@@ -207,6 +206,67 @@ func TestWeight(t *testing.T) {
 		}
 	}
 }
+
+// TestTurn holds the vectors of passages against those of queries, which are not turned. With n a query vector's length
+// and w the configured share of the passages' median, the passage's vector has length √(n² + w²), and stands at
+// the angle atan(w/n) to the query's, the wider the shorter the text. The angle between two passages, but for
+// the noise of hashing, grows by no more than the difference of theirs.
+func TestTurn(t *testing.T) {
+	for name, turned := range map[string]float64{"lexical-word": 1, "lexical-char": 0.5} {
+		embedder := fitted(t, config.Embedder{Name: name, Type: name, Dimensions: 1 << 16})[0]
+		texts := append(slices.Clone(passages), "records in topics", strings.Join(passages, " "))
+		plain, passage := make([][]float32, len(texts)), make([][]float32, len(texts))
+		var lengths []float64
+		for i, text := range texts {
+			plain[i], passage[i] = embedded(t, embedder, Query, text), embedded(t, embedder, Passage, text)
+			if i < len(passages) {
+				lengths = append(lengths, euclid(plain[i]))
+			}
+		}
+		slices.Sort(lengths)
+		w := turned * lengths[len(lengths)/2]
+		angle := make([]float64, len(texts))
+		for i, text := range texts {
+			n := euclid(plain[i])
+			angle[i] = math.Atan(w / n)
+			if got, want := euclid(passage[i]), math.Hypot(n, w); math.Abs(got/want-1) > 1e-5 {
+				t.Errorf("%s: %q has length %v, want %v", name, text, got, want)
+			}
+			if got, want := cosine(plain[i], passage[i]), math.Cos(angle[i]); math.Abs(got-want) > 1e-5 {
+				t.Errorf("%s: %q: cosine of query and passage %v, want %v", name, text, got, want)
+			}
+			for j := range i {
+				got, want := cosine(passage[i], passage[j]), cosine(plain[i], plain[j])*math.Cos(angle[i]-angle[j])
+				if math.Abs(got-want) > 0.01 {
+					t.Errorf("%s: cosine of %q and %q is %.4f, want %.4f", name, text, texts[j], got, want)
+				}
+			}
+		}
+		if short, long := angle[len(texts)-2], angle[len(texts)-1]; !(short > long+0.2) {
+			t.Errorf("%s: a short text is turned by %v, a long one by %v", name, short, long)
+		}
+	}
+}
+
+func cosine(a, b []float32) float64 { return product(a, b) / euclid(a) / euclid(b) }
+
+func embedded(t testing.TB, embedder Embedder, kind Kind, text string) []float32 {
+	t.Helper()
+	vectors, failures, err := embedder.Embed(context.Background(), kind, []Item{{Text: text}})
+	if err = errors.Join(append(failures, err)...); err != nil {
+		t.Fatal(err)
+	}
+	return vectors[0]
+}
+
+func product(a, b []float32) (sum float64) {
+	for i := range a {
+		sum += float64(a[i]) * float64(b[i])
+	}
+	return sum
+}
+
+func euclid(a []float32) float64 { return math.Sqrt(product(a, a)) }
 
 // TestDeterminism: fitting again, from the same passages in another order, gives the same bytes and vectors; so does
 // a copy made through its bytes.
@@ -261,6 +321,9 @@ func TestUnmarshalGarbage(t *testing.T) {
 	foreign, empty := slices.Clone(good), slices.Clone(good)
 	foreign[0] = 'x'
 	clear(empty[4:12])
+	endless, older := slices.Clone(good), slices.Clone(good[:len(good)-8])
+	binary.LittleEndian.PutUint64(endless[12:], math.Float64bits(math.NaN()))
+	copy(older, "hnf1") // without a median
 	for _, test := range []struct {
 		data []byte
 		want string
@@ -269,7 +332,9 @@ func TestUnmarshalGarbage(t *testing.T) {
 		{good[:len(good)-1], "bytes, want"},
 		{append(slices.Clone(good), 0), "bytes, want"},
 		{foreign, "another version"},
+		{older, "another version"},
 		{empty, "number of passages"},
+		{endless, "median length"},
 	} {
 		if err := embedder.UnmarshalBinary(test.data); err == nil || !strings.Contains(err.Error(), "embedder w: ") || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error %v, want one with %q", err, test.want)

@@ -83,9 +83,9 @@ func newEmbedder(definition config.Embedder, resources *Resources) (Embedder, er
 	}
 	switch definition.Type {
 	case TypeLexicalWord:
-		return newLexical(definition.Name, definition.Dimensions, countWords), nil
+		return newLexical(definition.Name, definition.Dimensions, wordVocabulary), nil
 	case TypeLexicalChar:
-		return newLexical(definition.Name, definition.Dimensions, countCharacters), nil
+		return newLexical(definition.Name, definition.Dimensions, characterVocabulary), nil
 	case TypeCarried:
 		if definition.Dimensions == 0 {
 			return nil, fmt.Errorf("%s: type %s needs dimensions, the length of the vectors that records carry", definition.Name, TypeCarried)
