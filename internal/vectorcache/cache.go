@@ -87,7 +87,7 @@ func Open(o Options) (*Cache, error) {
 	if _, err := os.ReadDir(o.Path); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	c.write(func() error { return c.makeRoom(0) })
+	c.write(func() error { return nil })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.Log.Debug().Str("path", o.Path).Int("vectors", len(c.index)).Int64("bytes", c.bytes).Msg("cache of vectors open")
@@ -214,6 +214,9 @@ func (c *Cache) write(f func() error) {
 		err = errors.Join(err, c.refresh(false))
 	default:
 		if err = c.refresh(true); err == nil {
+			err = c.makeRoom(0) // another process may allow for more
+		}
+		if err == nil {
 			err = f()
 		}
 	}

@@ -119,33 +119,51 @@ func harm(t *testing.T, random *rand.Rand, path string) {
 	}
 }
 
-// TestSetAside: of a damaged file the whole records are kept, in another one, and one line says so.
+// TestSetAside: of a damaged file the whole records are kept, in another one, and one line says so, wherever the damage is.
 func TestSetAside(t *testing.T) {
-	path := t.TempDir()
-	c, _ := open(t, path, 1<<20)
-	put(c, 1, 2, 3, 4, 5)
-	_ = c.Close()
-	name := files(t, path, "*"+segmentSuffix)[0]
-	data, _ := os.ReadFile(name)
-	at := 0
-	for range 2 {
-		at += recordLength(recordValues(data[at:]))
-	}
-	data[at+header] ^= 1 // a value of the third
-	if err := os.WriteFile(name, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	c, log := open(t, path, 1<<20)
-	found := get(t, c, 1, 2, 3, 4, 5)
-	if !found[0] || !found[1] || found[2] || !found[3] || !found[4] {
-		t.Errorf("found %v, want all but the third", found)
-	}
-	aside := files(t, path, "*"+asideSuffix)
-	if len(aside) != 1 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), aside[0]) || !strings.Contains(log.String(), `"kept":4`) {
-		t.Errorf("%v set aside, log %s", aside, log)
-	}
-	if got, err := os.ReadFile(aside[0]); err != nil || string(got) != string(data) {
-		t.Errorf("the file that was set aside is not what was found (%v)", err)
+	for _, test := range []struct {
+		name   string
+		number int // of the record that is lost, from 1
+		damage func(data []byte, at int) []byte
+	}{
+		{"a value", 3, func(data []byte, at int) []byte { data[at+header] ^= 1; return data }},
+		{"a magic", 3, func(data []byte, at int) []byte { data[at] ^= 1; return data }},
+		{"a length, too long", 3, func(data []byte, at int) []byte { data[at+countAt+1] ^= 0x80; return data }},
+		{"a length, too short", 3, func(data []byte, at int) []byte { data[at+countAt] = 1; return data }},
+		{"zeros", 3, func(data []byte, at int) []byte { clear(data[at : at+header]); return data }},
+		{"the first", 1, func(data []byte, at int) []byte { data[at+1] ^= 1; return data }},
+		{"the last", 5, func(data []byte, at int) []byte { data[at+header] ^= 1; return data }},
+		{"zeros at the end", 5, func(data []byte, at int) []byte { clear(data[at:]); return data }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := t.TempDir()
+			c, _ := open(t, path, 1<<20)
+			put(c, 1, 2, 3, 4, 5)
+			_ = c.Close()
+			name := files(t, path, "*"+segmentSuffix)[0]
+			data, _ := os.ReadFile(name)
+			at := 0
+			for range test.number - 1 {
+				at += recordLength(recordValues(data[at:]))
+			}
+			data = test.damage(data, at)
+			if err := os.WriteFile(name, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			c, log := open(t, path, 1<<20)
+			for i, found := range get(t, c, 1, 2, 3, 4, 5) {
+				if found == (i+1 == test.number) {
+					t.Errorf("%d is there: %v", i+1, found)
+				}
+			}
+			aside := files(t, path, "*"+asideSuffix)
+			if len(aside) != 1 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), aside[0]) || !strings.Contains(log.String(), `"kept":4`) {
+				t.Fatalf("%v set aside, log %s", aside, log)
+			}
+			if got, err := os.ReadFile(aside[0]); err != nil || string(got) != string(data) {
+				t.Errorf("the file that was set aside is not what was found (%v)", err)
+			}
+		})
 	}
 }
 
@@ -173,6 +191,48 @@ func TestTornTail(t *testing.T) {
 	whole := recordLength(len(vectorOf(1))) + recordLength(len(vectorOf(3)))
 	if names := files(t, path, "*"+segmentSuffix); len(names) != 1 || size(t, path) != int64(whole) {
 		t.Errorf("%d bytes in %v, want %d in one file", size(t, path), names, whole)
+	}
+}
+
+// TestUnfinishedWrite: what another process has not finished writing is no damage to one that looks for vectors, and is
+// found once it is finished.
+func TestUnfinishedWrite(t *testing.T) {
+	path := t.TempDir()
+	c, log := open(t, path, 1<<20)
+	put(c, 1)
+	name := files(t, path, "*"+segmentSuffix)[0]
+	record := appendRecord(nil, keyOf(2), vectorOf(2))
+	unfinished := append(make([]byte, header), record[header:]...)
+	for _, bytes := range [][]byte{unfinished, record} {
+		file, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.WriteAt(bytes, int64(recordLength(len(vectorOf(1))))); err != nil {
+			t.Fatal(err)
+		}
+		_ = file.Close()
+		if found := get(t, c, 1, 2)[1]; found != (&bytes[0] == &record[0]) || log.Len() > 0 || len(files(t, path, "*"+asideSuffix)) > 0 {
+			t.Errorf("found %v, files %v, log %s", found, files(t, path, "*"), log)
+		}
+	}
+}
+
+// TestShrunk: a file that was cut under an open cache is set aside before anything is written behind its end.
+func TestShrunk(t *testing.T) {
+	path := t.TempDir()
+	c, log := open(t, path, 1<<20)
+	put(c, 1, 2)
+	if err := os.Truncate(files(t, path, "*"+segmentSuffix)[0], int64(recordLength(len(vectorOf(1)))+1)); err != nil {
+		t.Fatal(err)
+	}
+	put(c, 3)
+	if log.Len() == 0 {
+		t.Error("nothing was told")
+	}
+	c, log = open(t, path, 1<<20)
+	if found := get(t, c, 1, 2, 3); !found[0] || found[1] || !found[2] || log.Len() > 0 {
+		t.Errorf("found %v, log %s", found, log)
 	}
 }
 

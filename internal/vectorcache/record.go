@@ -16,6 +16,8 @@ const (
 	keyAt   = 16
 	header  = keyAt + len(Key{})
 
+	alignment = 4 // of records: lengths are multiples of it
+
 	maxValues = 1 << 16
 )
 

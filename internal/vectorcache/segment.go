@@ -15,9 +15,9 @@ type segment struct {
 	damaged bool
 }
 
-// walk reads the records behind those that are known. It stops at one that is not complete: it is being written, or its
-// writer was killed. Bytes that are no record mean damage where no other process can be writing (judge), and else
-// nothing yet.
+// walk reads the records behind those that are known. Where another process may be writing it stops at the first bytes
+// that are no complete record. Where none can be (judge) it goes on behind them: what has a record behind it, or is
+// no record cut short, is damage; a record cut short at the end is what a killed writer left.
 func (s *segment) walk(judge bool, found func(record []byte, offset int64)) error {
 	info, err := s.file.Stat()
 	if err != nil {
@@ -29,45 +29,54 @@ func (s *segment) walk(judge bool, found func(record []byte, offset int64)) erro
 		return nil
 	}
 	behind := s.size - s.walked
-	in := bufio.NewReaderSize(io.NewSectionReader(s.file, s.walked, behind), int(min(max(behind, int64(header)), 1<<20)))
-	var record []byte
-	for s.walked < s.size {
-		start, err := in.Peek(header)
-		if err == io.EOF {
-			return nil
-		}
+	in := bufio.NewReaderSize(io.NewSectionReader(s.file, s.walked, behind), int(min(behind, 1<<20)))
+	broken := false // what lies behind the last record
+	for at := s.walked; at < s.size; {
+		record, short, err := peek(in, s.size-at)
 		if err != nil {
 			return err
 		}
-		values := recordValues(start)
-		if values == 0 {
-			s.damaged = s.damaged || judge
+		step := alignment
+		switch {
+		case record != nil:
+			s.damaged = s.damaged || at > s.walked
+			found(record, at)
+			step = len(record)
+			s.walked, broken = at+int64(step), false
+		case !judge:
 			return nil
+		case at == s.walked:
+			broken = !short
 		}
-		length := recordLength(values)
-		if s.walked+int64(length) > s.size {
-			return nil
-		}
-		if cap(record) < length {
-			record = make([]byte, length)
-		}
-		record = record[:length]
-		if _, err := io.ReadFull(in, record); err == io.ErrUnexpectedEOF {
-			return nil // cut off meanwhile
-		} else if err != nil {
+		if _, err := in.Discard(step); err != nil && err != io.EOF {
 			return err
 		}
-		switch {
-		case intact(record):
-			found(record, s.walked)
-		case judge:
-			s.damaged = true
-		default:
-			return nil
-		}
-		s.walked += int64(length)
+		at += int64(step)
 	}
+	s.damaged = s.damaged || broken
 	return nil
+}
+
+// peek returns the record that is next, of so many bytes; nil where there is none, and whether what is there may be the
+// beginning of one.
+func peek(in *bufio.Reader, rest int64) (record []byte, short bool, err error) {
+	start, err := in.Peek(int(min(rest, int64(header))))
+	if err == nil && len(start) == header {
+		length := recordLength(recordValues(start))
+		if length == header {
+			return nil, false, nil
+		}
+		if int64(length) > rest {
+			return nil, true, nil
+		}
+		if record, err = in.Peek(length); err == nil && !intact(record) {
+			return nil, false, nil
+		}
+	}
+	if err == io.EOF { // cut off meanwhile
+		return nil, true, nil
+	}
+	return record, record == nil, err
 }
 
 // record reads the record at a place. It is false where the bytes are not what was written.
