@@ -114,17 +114,10 @@ func (x *Index) statePoint(s *State) (*qdrant.PointStruct, error) {
 	if err := x.checkState(s); err != nil {
 		return nil, err
 	}
-	tau := float32(neverReached)
-	for _, entry := range s.Entry {
-		tau = min(tau, entry.Low)
-	}
-	tau = max(tau, -neverReached)
+	tau, last := s.threshold()
 	vector := make([]float32, x.dimensions+1)
-	vector[x.dimensions] = -neverReached
-	if s.Vector != nil {
-		copy(vector, s.Vector)
-		vector[x.dimensions] = -tau
-	}
+	copy(vector, s.Vector)
+	vector[x.dimensions] = last
 	fields := payload{
 		fieldQuery: text(s.QueryID), fieldText: text(s.Text), fieldDeleted: boolean(s.Text == ""),
 		fieldNewest: placeValue(s.Newest), fieldEmbedded: boolean(s.Vector != nil), fieldTau: number(tau),
@@ -148,6 +141,33 @@ func (x *Index) statePoint(s *State) (*qdrant.PointStruct, error) {
 	}
 	fields[fieldCarried], fields[fieldPublished], fields[fieldApplied] = object(carried), object(published), object(applied)
 	return &qdrant.PointStruct{Id: qdrant.NewIDUUID(QueryPointID(s.QueryID)), Vectors: qdrant.NewVectorsDense(vector), Payload: fields}, nil
+}
+
+// threshold returns tau, and the last component of the state's vector.
+func (s *State) threshold() (tau, last float32) {
+	tau = neverReached
+	for _, entry := range s.Entry {
+		tau = min(tau, entry.Low)
+	}
+	tau = max(tau, -neverReached)
+	if s.Vector == nil {
+		return tau, -neverReached
+	}
+	return tau, -tau
+}
+
+// astray compares what is stored beside a state for look-ups and filters with what statePoint makes of the state.
+func (s *State) astray(fields payload, vector []float32) string {
+	tau, last := s.threshold()
+	switch {
+	case float32Of(fields[fieldTau]) != tau:
+		return fmt.Sprintf("tau %.5f, not %.5f", float32Of(fields[fieldTau]), tau)
+	case len(vector) > 0 && vector[len(vector)-1] != last:
+		return fmt.Sprintf("threshold %.5f in the vector, not %.5f", vector[len(vector)-1], last)
+	case fields[fieldDeleted].GetBoolValue() != (s.Text == ""):
+		return fmt.Sprintf("marked as forgotten: %v", s.Text != "")
+	}
+	return ""
 }
 
 // checkState refuses what Qdrant would not give back as it was.
@@ -199,7 +219,8 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 	if s.QueryID == "" {
 		return s, errors.New("a point without query_id: the collection was written by something else")
 	}
-	if vector := denseOf(vectors); fields[fieldEmbedded].GetBoolValue() && len(vector) > 0 {
+	vector := denseOf(vectors)
+	if fields[fieldEmbedded].GetBoolValue() && len(vector) > 0 {
 		s.Vector = vector[: len(vector)-1 : len(vector)-1]
 	}
 	if forgotten, ok := fields[fieldForgotten]; ok {
@@ -221,6 +242,7 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 		}
 		put(&s.Applied, int32(partition), offset.GetIntegerValue())
 	}
+	s.Astray = s.astray(fields, vector)
 	return s, nil
 }
 

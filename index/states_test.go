@@ -183,6 +183,55 @@ func state(r *rand.Rand, id string, token int64) index.State {
 	return index.State{QueryID: id, Text: "text of " + id, Vector: unit(r, dimensions), Token: token}
 }
 
+// TestStateAstray: what is stored beside a state for look-ups is compared with the state as it is read.
+func TestStateAstray(t *testing.T) {
+	each(t, func(t *testing.T, config index.Config) {
+		x, r := open(t, config), random(t)
+		client, collection := raw(t, config.Address), config.Prefix+"queries-g1"
+		s := state(r, "q", 1)
+		s.Entry = []mining.Interval{{Low: 0.25, High: 1}}
+		point := qdrant.NewIDUUID(index.QueryPointID("q"))
+		late := append(slices.Clone(s.Vector), -0.5)
+		for want, corrupt := range map[string]func() error{
+			"": func() error { return nil },
+			"tau 0.75000, not 0.25000": func() error {
+				_, err := client.SetPayload(t.Context(), &qdrant.SetPayloadPoints{CollectionName: collection, Wait: qdrant.PtrOf(true),
+					PointsSelector: qdrant.NewPointsSelector(point), Payload: qdrant.NewValueMap(map[string]any{"tau": 0.75})})
+				return err
+			},
+			"marked as forgotten: true": func() error {
+				_, err := client.SetPayload(t.Context(), &qdrant.SetPayloadPoints{CollectionName: collection, Wait: qdrant.PtrOf(true),
+					PointsSelector: qdrant.NewPointsSelector(point), Payload: qdrant.NewValueMap(map[string]any{"deleted": true})})
+				return err
+			},
+			"threshold -0.50000 in the vector, not -0.25000": func() error {
+				stored, err := client.Get(t.Context(), &qdrant.GetPoints{CollectionName: collection, Ids: []*qdrant.PointId{point}, WithPayload: qdrant.NewWithPayload(true)})
+				if err != nil {
+					return err
+				}
+				_, err = client.Upsert(t.Context(), &qdrant.UpsertPoints{CollectionName: collection, Wait: qdrant.PtrOf(true), Points: []*qdrant.PointStruct{
+					{Id: point, Vectors: qdrant.NewVectorsDense(late), Payload: stored[0].GetPayload()},
+				}})
+				return err
+			},
+		} {
+			if err := x.WriteStates(t.Context(), []index.State{s}, 1); err != nil {
+				t.Fatal(err)
+			}
+			if err := corrupt(); err != nil {
+				t.Fatal(err)
+			}
+			got, err := x.States(t.Context(), []string{"q"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got["q"].Astray != want {
+				t.Errorf("astray by %q, want %q", got["q"].Astray, want)
+			}
+		}
+	})
+}
+
 func TestStateGuard(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, r := open(t, config), random(t)

@@ -69,4 +69,5 @@ type State struct {
 	Fingerprint string          // of the mining configuration
 	Applied     map[int32]int64 // highest offset of each queries partition whose evidence is in here
 	StoredAt    int64           // Unix milliseconds
+	Astray      string          // as read: where what the look-ups and filters go by is not what follows from the rest
 }

@@ -32,8 +32,8 @@ the stages have worked off what was waiting for them. The exit code is 1 if ther
 --repair sends the queries that differ through refresh, where the miner mines them again, and looks again; the exit
 code is then 1 if differences are left. The rules are those that the miners published, whatever this command's configuration says.
 
-Kinds of differences. Of the stored state: positive (which documents have a list), stored (a slot), watch and entry (what
-decides which changes reach the query), rank (a published slot that it could not retract). Of the triplets topic:
+Kinds of differences. Of the stored state: positive (which documents have a list), stored (a slot), watch, entry and astray
+(what decides which changes reach the query), rank (a published slot that it could not retract). Of the triplets topic:
 missing, extra, published (other content), unknown (of a query without a state), stray (what no miner writes).`,
 		Example: `  hardneg audit --data-dir ./data --sample 500
   hardneg audit --config hardneg.yaml --all --repair -o json`,

@@ -113,8 +113,8 @@ func (c comparison) checkRecords() {
 			errs.errorf("headers %v at %d/%d", headers, r.Partition, r.Offset)
 		}
 		source := sourceForm.FindStringSubmatch(headers["hardneg-source"])
-		if source == nil || !slices.Contains([]string{c.kafka.documents, c.kafka.queries, "rebuild", "sweep"}, source[1]) {
-			errs.errorf("header hardneg-source %q at %d/%d names no record of documents or queries, no rebuild and no sweep", headers["hardneg-source"], r.Partition, r.Offset)
+		if source == nil || !slices.Contains([]string{c.kafka.documents, c.kafka.queries, "rebuild", "sweep", "audit"}, source[1]) {
+			errs.errorf("header hardneg-source %q at %d/%d names no record of documents or queries, and nothing of hardneg's own", headers["hardneg-source"], r.Partition, r.Offset)
 		}
 	}
 }

@@ -23,6 +23,7 @@ var (
 
 	schedules = flag.Int("schedules", 2, "crash schedules, one after the other")
 	rolling   = flag.Bool("rolling", false, "measure the pauses of a rolling restart")
+	longAudit = flag.Duration("long-audit", 4*time.Second, "how long TestLongAudit makes changes; above a minute on a whole collection")
 
 	replaySpeed = flag.Bool("replay-speed", false, "measure a replay against live mining")
 )

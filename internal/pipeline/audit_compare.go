@@ -12,12 +12,13 @@ import (
 	"hardneg/mining"
 )
 
-// Kinds of differences. In the first five the state of a query is not what it should be, in the others the triplets topic.
+// Kinds of differences. In the first six the state of a query is not what it should be, in the others the triplets topic.
 const (
 	DiffPositive  = "positive"  // whether a document has a list, its version, its similarity, or why the list is short
 	DiffStored    = "stored"    // a slot
 	DiffWatch     = "watch"     // the documents that the query watches: a future miss
 	DiffEntry     = "entry"     // the ranges in which new documents reach it: a future miss
+	DiffAstray    = "astray"    // what look-ups and filters go by does not follow from the state: a future miss
 	DiffRank      = "rank"      // a slot is published above the ranks that the state knows of: it could not be retracted
 	DiffMissing   = "missing"   // a slot is not published
 	DiffExtra     = "extra"     // a slot is published that should be empty
@@ -248,6 +249,9 @@ func compareState(state index.State, want mining.Outcome) []Difference {
 	}
 	if !slices.Equal(state.Watch, want.Watch) {
 		found = append(found, Difference{Kind: DiffWatch, Query: state.QueryID, Stored: without(state.Watch, want.Watch), Recomputed: without(want.Watch, state.Watch)})
+	}
+	if state.Astray != "" {
+		found = append(found, Difference{Kind: DiffAstray, Query: state.QueryID, Stored: state.Astray})
 	}
 	if !mining.SameEntry(state.Entry, want.Entry) {
 		found = append(found, Difference{Kind: DiffEntry, Query: state.QueryID, Stored: entryText(state.Entry), Recomputed: entryText(want.Entry)})
