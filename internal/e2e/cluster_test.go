@@ -101,14 +101,14 @@ func (c *cluster) running() []*instance {
 func (c *cluster) allReady() {
 	c.t.Helper()
 	for _, i := range c.running() {
-		i.ready(time.Minute)
+		i.ready(patience)
 	}
 }
 
 // awaitTopics waits until the first instance has made the topics.
 func (c *cluster) awaitTopics() {
 	c.t.Helper()
-	c.instances[0].eventually(time.Minute, "topics", func() error {
+	c.instances[0].eventually(patience, "topics", func() error {
 		for _, topic := range []string{c.k.documents, c.k.queries, c.k.refresh, c.k.triplets, c.k.deadLetters} {
 			if _, err := c.k.partitions(c.t.Context(), topic); err != nil {
 				return err
@@ -137,7 +137,7 @@ func (c *cluster) expelGhosts() int {
 			}
 			own[0].terminate()
 			own[0].spawn()
-			own[0].ready(time.Minute)
+			own[0].ready(patience)
 		}
 	}
 	return ghosts

@@ -79,10 +79,10 @@ func TestCrashes(t *testing.T) {
 		close(stop)
 		changes.Wait()
 		t.Logf("kill %d, inside a transaction: %v, servers too: %v", i+1, hit, both)
-		stages.ready(2 * time.Minute)
+		stages.ready(patience)
 	}
 	expelGhosts(k, stages)
-	took := k.quiet(5 * time.Minute)
+	took := k.quiet(patience)
 	t.Logf("quiet %v after the last kill: %v", took.Round(time.Millisecond), w)
 	t.Log(compare(t, servers, k, w, ""))
 	checkAborted(t, k, tail)
@@ -98,7 +98,7 @@ func expelGhosts(k *kafka, stages *service) {
 		}
 		stages.stop()
 		stages.spawn()
-		stages.ready(2 * time.Minute)
+		stages.ready(patience)
 	}
 	k.t.Fatal("a group keeps a member that was killed")
 }
@@ -213,7 +213,7 @@ func checkFollowed(t testing.TB, k *kafka, followed *tail) (records, markers int
 }
 
 func (f *tail) check(partition int32, committed, aborted, open map[int64]bool) error {
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		f.mu.Lock()
 		missing := 0

@@ -52,7 +52,7 @@ func newKafka(t testing.TB, address string, names topics) *kafka {
 // produce writes records and waits for their acknowledgement; their partitions and offsets are set.
 func (k *kafka) produce(records ...*kgo.Record) {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(k.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(k.t.Context(), patience)
 	defer cancel()
 	if err := k.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		k.t.Fatal("produce:", err)
@@ -228,7 +228,7 @@ func (k *kafka) settled(ctx context.Context) (map[int32]int64, error) {
 // readCommitted reads a topic from its start to its last stable offset by a read_committed consumer.
 func (k *kafka) readCommitted(topic string) []*kgo.Record {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(k.t.Context(), patience)
 	defer cancel()
 	awaited := map[int32]int64{} // the last committed record of each partition
 	partitions, err := k.partitions(ctx, topic)

@@ -40,6 +40,10 @@ func environmentSeed() uint64 {
 	return n
 }
 
+// patience is how long a test waits for what must come before it calls it missing. A test that passes never waits for
+// it, however busy the machine.
+const patience = 5 * time.Minute
+
 // buildDir holds the program under test.
 var buildDir string
 

@@ -114,7 +114,7 @@ func (s *schedule) run() {
 	if s.kafka != nil {
 		s.ghosts = s.expelGhosts()
 	}
-	took := s.k.quiet(2 * time.Minute)
+	took := s.k.quiet(patience)
 	report := compare(s.t, s.qdrant, s.k, s.feed.world, s.prefix)
 	s.abortedRecords, s.aborted = checkFollowed(s.t, s.k, s.tail)
 	s.deadLetters = checkOutcomes(s.t, s.k, s.feed)

@@ -79,7 +79,7 @@ func (s *service) spawn() {
 	exited, command := make(chan error, 1), s.command
 	s.exited = exited
 	go func() { exited <- command.Wait() }()
-	s.eventually(time.Minute, "addresses.json", func() error {
+	s.eventually(patience, "addresses.json", func() error {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			return err
@@ -153,8 +153,8 @@ func (s *service) end(by syscall.Signal) {
 		if err != nil {
 			s.t.Errorf("the interrupted service ended with %v, want exit code 0", err)
 		}
-	case <-time.After(30 * time.Second):
-		s.t.Error("the interrupted service was still running after 30 s")
+	case <-time.After(patience):
+		s.t.Errorf("the interrupted service was still running after %v", patience)
 		_ = s.command.Process.Kill()
 		<-s.exited
 	}
@@ -207,7 +207,7 @@ func hardneg(t testing.TB, most time.Duration, args ...string) outcome {
 // load runs `hardneg load` against the service.
 func (s *service) load(args ...string) {
 	s.t.Helper()
-	out := hardneg(s.t, 3*time.Minute, append([]string{"load", "--data-dir", s.dir}, args...)...)
+	out := hardneg(s.t, patience, append([]string{"load", "--data-dir", s.dir}, args...)...)
 	if out.code != 0 {
 		s.t.Fatalf("hardneg load %s: exit code %d\n%s", strings.Join(args, " "), out.code, out.stderr)
 	}

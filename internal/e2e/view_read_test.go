@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/qdrant/go-client/qdrant"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -35,7 +34,7 @@ func qdrantClient(t testing.TB, address string) *qdrant.Client {
 // scroll reads all points of a collection with payloads and vectors.
 func scroll(t testing.TB, client *qdrant.Client, collection string, each func(map[string]*qdrant.Value, []float32)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var from *qdrant.PointId
 	for {

@@ -29,8 +29,8 @@ func TestView(t *testing.T) {
 	start := time.Now()
 	s.load("beir", dir, "--split", "train")
 	w.loaded(t, dir, "train")
-	s.ready(2 * time.Minute)
-	k.quiet(3 * time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	t.Logf("quiet %v after the load began: %v", time.Since(start).Round(time.Millisecond), w)
 	t.Log(compare(t, s, k, w, ""))
 	if t.Failed() {
@@ -39,7 +39,7 @@ func TestView(t *testing.T) {
 	changes := newChurn(w, random(t)).steps(500)
 	start = time.Now()
 	k.produce(changes...)
-	k.quiet(2 * time.Minute)
+	k.quiet(patience)
 	t.Logf("quiet %v after %d changes: %v", time.Since(start).Round(time.Millisecond), len(changes), w)
 	t.Log(compare(t, s, k, w, ""))
 	checkTwins(t, s, k, w, "")
@@ -97,7 +97,7 @@ func checkTwins(t *testing.T, s *service, k *kafka, w *world, prefix string) {
 		}
 	}
 	k.produce(records...)
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	client := qdrantClient(t, s.Qdrant)
 	corpus, vectors := readCorpus(t, client, prefix), readQueryVectors(t, client, prefix)
 	errs := few{t: t}
