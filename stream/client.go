@@ -185,7 +185,8 @@ func (b *backoff) pause(ctx context.Context) error {
 	return pause(ctx, d/2+rand.N(d/2+1))
 }
 
-// again repeats f while repeat says so of its error, for as long as patience, or ctx, lasts.
+// again repeats f while repeat says so of its error, for as long as patience, or ctx, lasts. An error after which ctx was
+// cancelled is a context.Canceled too: it is no failure that would not have passed.
 func again(ctx context.Context, repeat func(error) bool, f func() error) error {
 	wait := backoff{least: time.Millisecond, most: 500 * time.Millisecond}
 	for start := time.Now(); ; {
@@ -194,7 +195,11 @@ func again(ctx context.Context, repeat func(error) bool, f func() error) error {
 			return err
 		}
 		Waiting(ctx)
-		if wait.pause(ctx) != nil {
+		switch {
+		case wait.pause(ctx) == nil:
+		case errors.Is(ctx.Err(), context.Canceled):
+			return fmt.Errorf("%w: %w", context.Canceled, err)
+		default:
 			return err
 		}
 	}

@@ -100,3 +100,16 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("Ping: %v", err)
 	}
 }
+
+// TestAgainCancelled: who stops a service while it waits for something gets no failure.
+func TestAgainCancelled(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	err := again(ctx, harmless, func() error {
+		cancel()
+		return fmt.Errorf("topic x: %w", kafka.UnknownTopicOrPartition)
+	})
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, kafka.UnknownTopicOrPartition) || actionFor(err) != retry {
+		t.Errorf("%v, action %v", err, actionFor(err))
+	}
+}
