@@ -118,6 +118,10 @@ func actionFor(err error) action {
 	return restart
 }
 
+// Transient tells whether err passes by itself: the broker cannot be reached or is not ready, or somebody's transaction
+// is open, which lasts up to its time-out.
+func Transient(err error) bool { return errors.Is(err, ErrUnreachable) || harmless(err) }
+
 // lost tells whether err leaves open what the broker did: no answer came, or that it does not know.
 func lost(err error) bool {
 	var code kafka.Error // which is a net.Error, too, but mostly a definite answer

@@ -18,6 +18,8 @@ type churn struct {
 	next    int
 	removed map[string]text    // documents to bring back
 	gone    map[string]*logged // queries to log again
+
+	plausible bool // clicks fall on documents that share words with their query, as a ranking would show them
 }
 
 func newChurn(w *world, r *rand.Rand) *churn {
@@ -82,12 +84,12 @@ func (c *churn) step() []*kgo.Record {
 		return []*kgo.Record{c.judge(id, " "+query+" ", d, "never-there")}
 	case 10: // half a positive
 		id := pick(c, c.world.queries)
-		return []*kgo.Record{c.click(id, c.world.queries[id].text, pick(c, c.world.documents), 0.5)}
+		return []*kgo.Record{c.click(id, c.world.queries[id].text, c.clicked(c.world.queries[id].text), 0.5)}
 	case 11: // the rest of it, or a click on evidence
 		id := pick(c, c.world.queries)
 		q := c.world.queries[id]
 		if len(q.evidence) == 0 {
-			return []*kgo.Record{c.judge(id, q.text, pick(c, c.world.documents))}
+			return []*kgo.Record{c.judge(id, q.text, c.clicked(q.text))}
 		}
 		return []*kgo.Record{c.click(id, q.text, pick(c, q.evidence), 0.5)}
 	case 12: // forgotten, or back
@@ -131,6 +133,30 @@ func (c *churn) somePositive() string {
 		}
 	}
 	return pick(c, c.world.documents)
+}
+
+// clicked is any document, or, where clicks are plausible, the one of a hundred that shares most words with the query. A
+// list of a document that ranks among thousands costs a thousand times what others do, and no ranking shows it.
+func (c *churn) clicked(query string) string {
+	if !c.plausible {
+		return pick(c, c.world.documents)
+	}
+	words := strings.Fields(strings.ToLower(query))
+	ids := slices.Sorted(maps.Keys(c.world.documents))
+	best, most := "", -1
+	for range 100 {
+		id := ids[c.IntN(len(ids))]
+		shared := 0
+		for _, word := range words {
+			if strings.Contains(strings.ToLower(c.world.documents[id].text), word) {
+				shared++
+			}
+		}
+		if shared > most {
+			best, most = id, shared
+		}
+	}
+	return best
 }
 
 // edited replaces a stretch of a document's words by another's.

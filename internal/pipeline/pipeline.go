@@ -116,14 +116,14 @@ func runLive(ctx context.Context, o Options) error {
 		return err
 	}
 	p.introduceEmbedders()
-	if err := p.persist(ctx, func() error { return p.adopt(ctx) }); err != nil {
-		return quiet(ctx, err)
-	}
-	if err := EnsureTopics(ctx, p.kafka, p.cfg); err != nil {
-		return err
-	}
-	if err := p.keepPartitions(ctx); err != nil {
-		return err
+	for _, begin := range []func() error{
+		func() error { return p.adopt(ctx) },
+		func() error { return EnsureTopics(ctx, p.kafka, p.cfg) },
+		func() error { return p.keepPartitions(ctx) },
+	} {
+		if err := p.persist(ctx, begin); err != nil {
+			return quiet(ctx, err)
+		}
 	}
 	stages, ctx := errgroup.WithContext(ctx)
 	stages.Go(func() error { return p.watchLive(ctx) })
@@ -174,8 +174,8 @@ func newPipeline(o Options) (*Pipeline, error) {
 	return p, nil
 }
 
-// persist repeats what comes before the stages for as long as a server cannot be reached, or one of an embedder's denies
-// what it is asked, and says so.
+// persist repeats what comes before the stages for as long as a server cannot be reached or is not ready, or one of an
+// embedder's denies what it is asked, and says so.
 func (p *Pipeline) persist(ctx context.Context, f func() error) error {
 	for {
 		err := f()
@@ -183,7 +183,7 @@ func (p *Pipeline) persist(ctx context.Context, f func() error) error {
 		switch {
 		case ctx.Err() != nil:
 			return err
-		case errors.Is(err, index.ErrUnavailable), errors.Is(err, stream.ErrUnreachable):
+		case errors.Is(err, index.ErrUnavailable), stream.Transient(err):
 		case errors.Is(err, embed.ErrUnavailable), errors.Is(err, embed.ErrDenied):
 			p.unfitted = err
 		default:
