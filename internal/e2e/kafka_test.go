@@ -187,27 +187,30 @@ func (k *kafka) lag(ctx context.Context, group, topic string) (int, error) {
 }
 
 // quiet waits until every stage has committed all there is, twice in a row with nothing new in between, and returns
-// how long that took.
+// how long that took. It fails where nothing has moved for as long as most.
 func (k *kafka) quiet(most time.Duration) time.Duration {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(k.t.Context(), most)
-	defer cancel()
 	start := time.Now()
+	moved, last := start, error(fmt.Errorf("nothing was looked at"))
 	var before map[int32]int64
-	last := error(fmt.Errorf("nothing was looked at"))
-	for ctx.Err() == nil {
+	for time.Since(moved) < most {
+		ctx, cancel := context.WithTimeout(k.t.Context(), most)
 		now, err := k.settled(ctx)
+		cancel()
 		switch {
 		case err != nil:
+			if err.Error() != last.Error() {
+				moved = time.Now()
+			}
 			last, before = err, nil
 		case before != nil && maps.Equal(before, now):
 			return time.Since(start)
 		default:
-			before = now
+			before, moved = now, time.Now()
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	k.t.Fatalf("not quiet within %v: %v", most, last)
+	k.t.Fatalf("nothing has moved for %v, and it is not quiet: %v", most, last)
 	return 0
 }
 
