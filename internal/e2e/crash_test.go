@@ -45,6 +45,7 @@ func TestCrashes(t *testing.T) {
 	servers := newService(t, append(small, "--embedded", "--embedded-kafka", kafkaAddress, "--embedded-qdrant", qdrantAddress, "--stages", "intake")...)
 	stages := newService(t, append(small, "--set", "kafka.brokers="+kafkaAddress, "--set", "qdrant.address="+qdrantAddress,
 		"--set", "kafka.session_timeout=6s", "--set", "topics.purge_refresh=0s", // whose aborted records are counted
+		"--set", "kafka.max_batch=50", // done between two kills, however slow the machine
 		"--stages", "indexer,miner")...)
 	servers.spawn()
 	stages.spawn()
