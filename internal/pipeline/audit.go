@@ -69,7 +69,8 @@ type auditor struct {
 	view   *auditView
 	behind int64
 
-	searchable int // candidates of the widest search
+	searchable int    // candidates of the widest search
+	documents  uint64 // live ones, when the audit began
 }
 
 // Audit recomputes queries from scratch, by exact search, and reports where the states or the triplets topic differ
@@ -131,6 +132,9 @@ func (a *auditor) open(ctx context.Context) (err error) {
 			a.Config.Qdrant.Address, a.Config.Qdrant.Prefix)
 	}
 	a.Config = forGeneration(a.Config, a.index.Generation())
+	if a.documents, _, err = a.index.Counts(ctx); err != nil {
+		return err
+	}
 	if a.rules, err = readRules(ctx, a.Kafka, a.Config); err != nil {
 		return err
 	}

@@ -97,7 +97,8 @@ func (a *auditor) recompute(ctx context.Context, ids []string) (map[string]recom
 		all[id] = recomputed{state, known, a.mining.Mine(in)}
 	}
 	for limit := auditFirstLimit; len(open) > 0; limit *= 4 {
-		if limit > a.searchable {
+		// One pass over all documents costs less than searches that bring as many.
+		if limit > a.searchable || limit > auditFirstLimit && uint64(limit*len(open)) > a.documents {
 			return all, a.scan(ctx, open, all)
 		}
 		var more []mining.Input
