@@ -120,7 +120,10 @@ func actionFor(err error) action {
 
 // Transient tells whether err passes by itself: the broker cannot be reached or is not ready, or somebody's transaction
 // is open, which lasts up to its time-out.
-func Transient(err error) bool { return errors.Is(err, ErrUnreachable) || harmless(err) }
+func Transient(err error) bool {
+	var code kafka.Error
+	return errors.Is(err, ErrUnreachable) || actionFor(err) == retry || errors.As(err, &code) && lost(err)
+}
 
 // lost tells whether err leaves open what the broker did: no answer came, or that it does not know.
 func lost(err error) bool {
