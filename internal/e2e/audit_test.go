@@ -19,11 +19,11 @@ const pacePerSecond = 20
 // client, each in another way, and has them found and repaired. The index is searched exactly, and the sweep is off: what a
 // look-up missed would stay.
 func TestLongAudit(t *testing.T) {
-	dir, settings := subset(t, collection(t), 600, 120), small
-	if *longAudit > time.Minute {
-		dir, settings = collection(t), nil
+	dir := collection(t)
+	if *longAudit <= time.Minute {
+		dir = subset(t, dir, 600, 120)
 	}
-	s := newService(t, append(slices.Clone(settings), "--embedded")...)
+	s := newService(t, append(slices.Clone(small), "--embedded")...)
 	s.spawn()
 	names := namedTopics("hardneg", "")
 	k, w := newKafka(t, s.Kafka, names), newWorld(names)
