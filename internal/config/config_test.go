@@ -403,6 +403,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(Default().String())
 	f.Add("kafka: &a {tls: *a}")
 	f.Add("embedders: &e [*e]")
+	f.Add("embedders: [{name: a, type: openai, url: \"https://h/v1\", model: m, body: {a: [1, 2.5, {b: null}], c: x}, headers: {X-A: b}}]")
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text string) {
 		path := filepath.Join(dir, "hardneg.yaml")
