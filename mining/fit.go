@@ -3,7 +3,6 @@ package mining
 import (
 	"context"
 	"fmt"
-	"math"
 	"math/rand/v2"
 )
 
@@ -39,38 +38,47 @@ func (o *ReducerOptions) validate(d int) error {
 // rows gained 6e-3, 2.5e-3, 2.7e-4 and 7e-6. So what is left to gain is well below the last gain.
 const converged = 5e-4
 
-// FitReducer finds the principal axes of the rows (n × d): the eigenvectors of their centred covariance
-// C = Xᵀ(X−1μ)/(n−1), the largest first, until they capture o.Variance of the total, or o.MaxDimensions.
+// FitReducer finds the principal axes of the rows (n × d), which stay as they are: see Sample.Fit.
+func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, error) {
+	if err := rows.check("sample"); err != nil {
+		return nil, err
+	}
+	s := NewSample(rows.Rows, rows.Cols)
+	if err := s.Add(rows); err != nil {
+		return nil, err
+	}
+	return s.Fit(ctx, o)
+}
+
+// Fit finds the principal axes of the sample: the eigenvectors of its centred covariance C = Xᵀ(X−1μ)/(n−1), the largest
+// first, until they capture o.Variance of the total, or o.MaxDimensions. The sample is used up by it.
 //
-// C is never formed, and only its projections are solved. An orthonormal basis Q of a block Krylov space of C grows
+// Of C only projections are solved. An orthonormal basis Q of a block Krylov space of C grows
 // by blocks, every new block being C times the last, made orthogonal to all before (Musco and Musco, "Randomized
 // Block Krylov Methods for Stronger and Faster Approximate Singular Value Decomposition", NeurIPS 2015, after Halko,
-// Martinsson and Tropp, "Finding Structure with Randomness", SIAM Review 2011). The eigenvectors of T = QCQᵀ, taken
-// back through Q, are the axes (Rayleigh–Ritz). The total variance is the trace of C, which is cheap and exact, so the
-// share that the axes capture is known at every step.
+// Martinsson and Tropp, "Finding Structure with Randomness", SIAM Review 2011). In that basis C is a band matrix, T = QCQᵀ
+// (block Lanczos; Golub and Underwood, 1977), and the eigenvectors of T, taken back through Q, are the axes
+// (Rayleigh–Ritz). The total variance is the trace of C, which is cheap and exact, so the share that the axes capture is
+// known at every step.
 //
-// Large products are float32, T and what is solved of it float64. The result depends on the rows and the seed
-// alone, not on the number of processors.
+// Large products are float32, T and what is solved of it float64. The result depends on the rows, the seed and the kind
+// of processor, not on the number of processors.
 //
 // A sample of few rows spans few directions; a text outside them would project to nothing, or to noise. So the axes
 // are completed with random orthonormal directions up to o.MinDimensions: on those, unseen texts keep their distances
 // approximately (Johnson and Lindenstrauss), where the sample says nothing better.
 //
 // A fit can take minutes; when ctx ends it stops with ctx's error, within a block.
-func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, error) {
-	if err := rows.check("sample"); err != nil {
-		return nil, err
-	}
-	if rows.Rows == 0 {
+func (s *Sample) Fit(ctx context.Context, o ReducerOptions) (*Reducer, error) {
+	if s.n == 0 {
 		return nil, fmt.Errorf("mining: the sample to fit on is empty")
 	}
-	if err := o.validate(rows.Cols); err != nil {
+	if err := o.validate(s.d); err != nil {
 		return nil, err
 	}
-	f := &fit{rows: rows, random: rand.New(rand.NewPCG(o.Seed, 0)), progress: o.Progress}
-	if err := f.moments(); err != nil {
-		return nil, err
-	}
+	f := &fit{sample: s, random: rand.New(rand.NewPCG(o.Seed, 0)), progress: o.Progress}
+	mean, total := s.finish()
+	f.total = total
 	axes, values, err := f.axes(ctx, o.Variance*f.total, o.MaxDimensions)
 	if err != nil {
 		return nil, err
@@ -93,7 +101,7 @@ func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, e
 		}
 	}
 	r := &Reducer{
-		Dimensions: rows.Cols, Mean: f.mean, Components: axes, Share: share, Total: f.total,
+		Dimensions: s.d, Mean: mean, Components: axes, Share: share, Total: f.total,
 		SubtractMean: o.SubtractMean, Normalize: o.Normalize,
 	}
 	r.onAxes = r.meanOnAxes()
@@ -101,52 +109,19 @@ func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, e
 }
 
 type fit struct {
-	rows   Matrix    // n × d
-	mean   []float32 // d
-	total  float64   // trace of the covariance
+	sample *Sample
+	total  float64 // trace of the covariance
 	random *rand.Rand
 
 	progress func(dimensions int)
 	krylov
 }
 
-// moments computes mean and total variance, and refuses what is not finite.
-func (f *fit) moments() error {
-	n, d := f.rows.Rows, f.rows.Cols
-	sum := make([]float64, d)
-	for i := range n {
-		for j, v := range f.rows.Row(i) {
-			sum[j] += float64(v)
-		}
-	}
-	f.mean = make([]float32, d)
-	for j, s := range sum {
-		sum[j] = s / float64(n)
-		f.mean[j] = float32(sum[j])
-	}
-	var squares float64
-	for i := range n {
-		var row float64
-		for j, v := range f.rows.Row(i) {
-			e := float64(v) - sum[j]
-			row += e * e
-		}
-		if math.IsNaN(row) || math.IsInf(row, 0) {
-			return fmt.Errorf("mining: row %d of the sample: %w", i, ErrNotFinite)
-		}
-		squares += row
-	}
-	if n > 1 {
-		f.total = squares / float64(n-1)
-	}
-	return nil
-}
-
 // axes are the leading eigenvectors of the covariance, as rows, and their eigenvalues: until these add up to
 // target, or most of them, or as many as the sample has.
 func (f *fit) axes(ctx context.Context, target float64, most int) (Matrix, []float64, error) {
 	if f.total == 0 {
-		return Matrix{Cols: f.rows.Cols}, nil, nil
+		return Matrix{Cols: f.sample.d}, nil, nil
 	}
 	f.begin()
 	var last *spectrum
@@ -158,10 +133,10 @@ func (f *fit) axes(ctx context.Context, target float64, most int) (Matrix, []flo
 		if f.progress != nil {
 			f.progress(f.size)
 		}
-		if grown && (f.size < check || (f.trace() < target && f.size < most*3/2)) {
+		if grown && (f.size < check || (f.trace < target && f.size < most*3/2)) {
 			continue
 		}
-		solved := f.solve()
+		solved := newSpectrum(f.t)
 		k := solved.choose(target, most)
 		// The basis must hold more than the axes it is asked for, so that the last of them are found well, too: it has
 		// grown enough once growing changes next to nothing of what these axes capture.
@@ -169,13 +144,13 @@ func (f *fit) axes(ctx context.Context, target float64, most int) (Matrix, []flo
 			return f.rotate(solved.vectors(k)), solved.values[:k], nil
 		}
 		last = solved
-		check = f.size + max(krylovBlock, f.size/5)
+		check = f.size + max(2*krylovBlock, f.size/5)
 	}
 }
 
 // complete appends random orthonormal rows to the axes, up to k.
 func (f *fit) complete(axes Matrix, k int) Matrix {
-	full := NewMatrix(k, f.rows.Cols)
+	full := NewMatrix(k, f.sample.d)
 	copy(full.Data, axes.Data)
 	for i := axes.Rows; i < k; {
 		row := full.Row(i)

@@ -8,9 +8,22 @@ import (
 	"gonum.org/v1/gonum/blas/blas32"
 )
 
-// TestProducts compares with float64 loops, on sizes below, at and beyond those of runs and blocks.
-func TestProducts(t *testing.T) {
-	for _, s := range []struct{ m, n, k int }{{1, 1, 1}, {3, 5, 7}, {8, 64, 512}, {70, 130, 1300}, {65, 1030, 67}, {129, 9, 513}} {
+// everyKernel runs the test with each kernel that the processor has, and without any.
+func everyKernel(t *testing.T, test func(t *testing.T)) {
+	defer func(k *kernel) { fastest = k }(fastest)
+	for i := range kernels {
+		fastest = &kernels[i]
+		t.Run(fastest.name, test)
+	}
+	fastest = nil
+	t.Run("portable", test)
+}
+
+func TestProducts(t *testing.T) { everyKernel(t, testProducts) }
+
+// testProducts compares with float64 loops, on sizes below, at and beyond those of tiles, runs and blocks.
+func testProducts(t *testing.T) {
+	for _, s := range []struct{ m, n, k int }{{1, 1, 1}, {3, 5, 7}, {8, 64, 512}, {70, 130, 1300}, {65, 1030, 67}, {129, 9, 513}, {241, 257, 255}, {12, 32, 256}, {500, 33, 300}, {31, 700, 520}} {
 		a, b := sampleLike(s.m, s.k, 0, 1), sampleLike(s.n, s.k, 0, 2)
 		across := NewMatrix(s.k, s.n)
 		transpose(b, across)
@@ -41,12 +54,7 @@ func BenchmarkProducts(b *testing.B) {
 	const n, d = 4096, 4096
 	a, block, tall := sampleLike(n, d, 0.3, 1), sampleLike(krylovBlock, d, 0, 1), NewMatrix(n, krylovBlock)
 	wide, out := sampleLike(krylovBlock, n, 0, 2), NewMatrix(krylovBlock, d)
-	for name, product := range map[string]func(){
-		"transposed":       func() { mulTransposed(a, block, tall) },
-		"transposed/gonum": func() { blas32.Gemm(blas.NoTrans, blas.Trans, 1, a.general(), block.general(), 0, tall.general()) },
-		"plain":            func() { addMul(1, wide, a, out) },
-		"plain/gonum":      func() { blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, wide.general(), a.general(), 1, out.general()) },
-	} {
+	run := func(name string, product func()) {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				product()
@@ -54,4 +62,14 @@ func BenchmarkProducts(b *testing.B) {
 			b.ReportMetric(2*n*d*krylovBlock*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOPS")
 		})
 	}
+	defer func(k *kernel) { fastest = k }(fastest)
+	for i := range kernels {
+		fastest = &kernels[i]
+		run("transposed/"+fastest.name, func() { mulTransposed(a, block, tall) })
+		run("plain/"+fastest.name, func() { addMul(1, wide, a, out) })
+	}
+	run("transposed/portable", func() { portableMulTransposed(a, block, tall) })
+	run("plain/portable", func() { portableAddMul(1, wide, a, out) })
+	run("transposed/gonum", func() { blas32.Gemm(blas.NoTrans, blas.Trans, 1, a.general(), block.general(), 0, tall.general()) })
+	run("plain/gonum", func() { blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, wide.general(), a.general(), 1, out.general()) })
 }

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	krylovBlock = 64 // rows added to the basis at a time: the width of gonum's blocks
+	krylovBlock = 32 // rows added to the basis at a time
 	// A row of which orthogonalisation leaves less than this share is rounding error of float32, not a direction.
 	breakdown = 1e-4
 )
@@ -17,22 +17,22 @@ type krylov struct {
 	rank  int       // dimensions that the sample can span
 	basis Matrix    // Q, orthonormal rows; as many as there is room for
 	size  int       // rows in use
-	t     []float64 // T = QCQᵀ, size × size within a square of basis.Rows
+	t     band      // T = QCQᵀ
+	trace float64   // of T
 	next  Matrix    // C times the last block, less its part within Q: where the basis grows next
 	norms []float64 // lengths of next's rows before that part was taken away
-	wide  Matrix    // krylovBlock × n
-	tall  Matrix    // n × krylovBlock
 }
 
 func (f *fit) begin() {
-	n, d := f.rows.Rows, f.rows.Cols
-	f.rank = min(n-1, d)
-	f.basis = NewMatrix(min(f.rank, 4*krylovBlock), d)
-	f.t = make([]float64, f.basis.Rows*f.basis.Rows)
-	f.wide, f.tall = NewMatrix(krylovBlock, n), NewMatrix(n, krylovBlock)
+	f.rank = min(f.sample.n-1, f.sample.d)
+	f.basis = NewMatrix(min(f.rank, 8*krylovBlock), f.sample.d)
+	f.t.width = krylovBlock
 }
 
 // grow adds a block to the basis and projects C on it; false if the basis spans all that the sample does.
+//
+// C times a block lies in that block, the last, and the next, whose rows are added in the order of those that they come
+// from; so T has krylovBlock elements on both sides of its diagonal, and what the products show beyond is rounding error.
 func (f *fit) grow() bool {
 	first := f.size
 	full := min(first+krylovBlock, f.rank)
@@ -59,51 +59,55 @@ func (f *fit) grow() bool {
 	f.norms = rowNorms(f.next)
 	h := f.project(f.next)
 	for i := range block.Rows {
-		for j, v := range h.Row(i) {
-			f.t[j*f.basis.Rows+first+i] = float64(v)
-			f.t[(first+i)*f.basis.Rows+j] = float64(v)
+		at := first + i
+		row := make([]float64, 0, krylovBlock+1)
+		for _, v := range h.Row(i)[max(0, at-krylovBlock) : at+1] {
+			row = append(row, float64(v))
 		}
+		f.t.append(row)
+		f.trace += row[len(row)-1]
 	}
 	return true
 }
 
 // sketch is a block of random combinations of the centred rows of the sample.
 func (f *fit) sketch() Matrix {
-	for i := range f.wide.Data {
-		f.wide.Data[i] = float32(f.random.NormFloat64())
+	directions := f.sample.rows.Rows
+	if f.sample.square.Rows > 0 {
+		directions = f.sample.d
 	}
-	return f.combine(f.wide)
+	m := NewMatrix(krylovBlock, directions)
+	for i := range m.Data {
+		m.Data[i] = float32(f.random.NormFloat64())
+	}
+	if f.sample.square.Rows > 0 {
+		return f.covariance(m)
+	}
+	return f.combine(m)
 }
 
 // covariance is C times each row of the block.
 func (f *fit) covariance(block Matrix) Matrix {
-	n, b := f.rows.Rows, block.Rows
-	tall := Matrix{n, b, f.tall.Data[:n*b]}
-	mulTransposed(f.rows, block, tall)
-	wide := Matrix{b, n, f.wide.Data[:b*n]}
-	transpose(tall, wide)
-	for i := range b {
-		shift := float32(blas32.DDot(vector(f.mean), vector(block.Row(i))))
-		row := wide.Row(i)
-		for j, v := range row {
-			row[j] = (v - shift) / float32(n-1)
-		}
+	if f.sample.square.Rows > 0 {
+		return multiply(block, f.sample.square) // C is its own transpose
 	}
-	return f.combine(wide)
+	weights := multiply(block, f.sample.rows)
+	blas32.Scal(1/float32(f.sample.n-1), vector(weights.Data))
+	return f.combine(weights)
 }
 
 // combine is weights (b × n) times the centred sample.
 func (f *fit) combine(weights Matrix) Matrix {
-	out := NewMatrix(weights.Rows, f.rows.Cols)
-	addMul(1, weights, f.rows, out)
-	for i := range weights.Rows {
-		var sum float64
-		for _, w := range weights.Row(i) {
-			sum += float64(w)
-		}
-		blas32.Axpy(float32(-sum), vector(f.mean), vector(out.Row(i)))
-	}
+	out := NewMatrix(weights.Rows, f.sample.d)
+	addMul(1, weights, f.sample.rows, out)
 	return out
+}
+
+// multiply is a·bᵀ.
+func multiply(a, b Matrix) Matrix {
+	c := NewMatrix(a.Rows, b.Rows)
+	mulTransposed(a, b, c)
+	return c
 }
 
 // project takes the part within the basis away from the rows of w, and gives its coordinates, w·Qᵀ.
@@ -112,8 +116,7 @@ func (f *fit) project(w Matrix) Matrix {
 		return Matrix{}
 	}
 	q := f.basis.slice(0, f.size)
-	h := NewMatrix(w.Rows, f.size)
-	mulTransposed(w, q, h)
+	h := multiply(w, q)
 	addMul(-1, h, q, w)
 	return h
 }
@@ -142,26 +145,14 @@ func (f *fit) extend(rows Matrix, lengths []float64, full int) {
 }
 
 func (f *fit) enlarge() {
-	room := min(f.rank, 2*f.basis.Rows)
-	basis := NewMatrix(room, f.basis.Cols)
+	basis := NewMatrix(min(f.rank, f.basis.Rows*3/2), f.basis.Cols)
 	copy(basis.Data, f.basis.Data)
-	t := make([]float64, room*room)
-	for i := range f.size {
-		copy(t[i*room:], f.t[i*f.basis.Rows:i*f.basis.Rows+f.size])
-	}
-	f.basis, f.t = basis, t
-}
-
-func (f *fit) trace() (sum float64) {
-	for i := range f.size {
-		sum += f.t[i*f.basis.Rows+i]
-	}
-	return sum
+	f.basis = basis
 }
 
 // rotate gives the axes: coefficients (k × size) times the basis.
 func (f *fit) rotate(coefficients Matrix) Matrix {
-	out := NewMatrix(coefficients.Rows, f.rows.Cols)
+	out := NewMatrix(coefficients.Rows, f.sample.d)
 	addMul(1, coefficients, f.basis.slice(0, f.size), out)
 	for i := range out.Rows {
 		normalize(out.Row(i))
