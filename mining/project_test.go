@@ -186,22 +186,3 @@ func TestFitReducerErrors(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkReducerProject(b *testing.B) {
-	m := sampleLike(1024, 4096, 0.6, 1)
-	r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 1, MaxDimensions: 512, MinDimensions: 512, Normalize: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	in, out := m.slice(0, 256), NewMatrix(256, r.Out())
-	for name, energy := range map[string]*Energy{"plain": nil, "measured": new(Energy)} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				if _, err := r.project(in, out, energy); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(256*float64(b.N)/b.Elapsed().Seconds(), "vectors/s")
-		})
-	}
-}
