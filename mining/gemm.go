@@ -87,10 +87,9 @@ func addMul(alpha float32, a, b, c Matrix) {
 	})
 }
 
-// addSquare computes c += aᵀ·a for a (m × n) and c (n × n), on and below the diagonal of c; above it is left as it falls.
-func addSquare(a, c Matrix) {
-	across := NewMatrix(a.Cols, a.Rows)
-	transpose(a, across)
+// addSquare computes c += aᵀ·a for a (m × n), across, its transpose, and c (n × n), on and below the diagonal of c; what
+// is above means nothing.
+func addSquare(across, a, c Matrix) {
 	if fastest == nil {
 		portableAddMul(1, across, a, c)
 		return

@@ -20,6 +20,7 @@ type Sample struct {
 	sum     []float64 // Σ(x−shift)
 	squares float64   // Σ|x−shift|²
 	rows    Matrix    // x−shift; unused where the covariance is kept
+	across  []float32 // room for the transpose of pending
 	square  Matrix    // Σ(x−shift)(x−shift)ᵀ, on and below the diagonal; no rows where those of the sample are kept
 }
 
@@ -32,6 +33,7 @@ func NewSample(expected, d int) *Sample {
 	s.pending = NewMatrix(min(sampleBlock, max(1, expected)), d)
 	if expected > d {
 		s.square = NewMatrix(d, d)
+		s.across = make([]float32, len(s.pending.Data))
 	} else {
 		s.rows = Matrix{Cols: d, Data: make([]float32, 0, expected*d)}
 	}
@@ -96,7 +98,9 @@ func (s *Sample) flush() {
 		s.rows.Rows += block.Rows
 		return
 	}
-	addSquare(block, s.square)
+	across := Matrix{s.d, block.Rows, s.across[:s.d*block.Rows]}
+	transpose(block, across)
+	addSquare(across, block, s.square)
 }
 
 // finish gives the mean, the total variance (the trace of the covariance C), and turns what is kept into C, or into
@@ -105,7 +109,7 @@ func (s *Sample) finish() (mean []float32, total float64) {
 	if s.waiting > 0 {
 		s.flush()
 	}
-	s.pending = Matrix{}
+	s.pending, s.across = Matrix{}, nil
 	mean, offset := make([]float32, s.d), make([]float32, s.d) // from shift
 	total = s.squares
 	for j, sum := range s.sum {

@@ -21,24 +21,47 @@ const (
 	holdOutMost  = 500
 )
 
-// holdOut takes rows out of a matrix, evenly spread. It overwrites the matrix.
-func holdOut(rows mining.Matrix) (rest, control mining.Matrix) {
-	control.Cols = rows.Cols
-	if rows.Rows < holdOutFrom {
-		return rows, control
+// holdOut divides rows into those that axes are fitted on and those that are held out, evenly spread.
+type holdOut struct {
+	rest    *mining.Sample
+	control mining.Matrix
+	every   int // one in so many is held out; 0: none
+	rows    int // that were added
+}
+
+// newHoldOut prepares for rows of so many samples, some of which may turn out to have none.
+func newHoldOut(samples, dimensions int) *holdOut {
+	h := &holdOut{control: mining.Matrix{Cols: dimensions}}
+	if samples >= holdOutFrom {
+		h.every = max(holdOutEvery, (samples+holdOutMost-1)/holdOutMost)
+		samples -= samples / h.every
 	}
-	every := max(holdOutEvery, (rows.Rows+holdOutMost-1)/holdOutMost)
-	n := 0
+	h.rest = mining.NewSample(samples, dimensions)
+	return h
+}
+
+func (h *holdOut) add(rows mining.Matrix) error {
 	for i := range rows.Rows {
-		if i%every == every-1 {
-			control.Data = append(control.Data, rows.Row(i)...)
-			control.Rows++
+		h.rows++
+		if h.every > 0 && h.rows%h.every == 0 {
+			h.control.Data = append(h.control.Data, rows.Row(i)...)
+			h.control.Rows++
 			continue
 		}
-		copy(rows.Row(n), rows.Row(i))
-		n++
+		if err := h.rest.Add(mining.Matrix{Rows: 1, Cols: rows.Cols, Data: rows.Row(i)}); err != nil {
+			return err
+		}
 	}
-	return mining.Matrix{Rows: n, Cols: rows.Cols, Data: rows.Data[:n*rows.Cols]}, control
+	return nil
+}
+
+// divided gives both. Where there were too few rows after all, none is held out.
+func (h *holdOut) divided() (rest *mining.Sample, control mining.Matrix, err error) {
+	if h.rows >= holdOutFrom {
+		return h.rest, h.control, nil
+	}
+	err = h.rest.Add(h.control)
+	return h.rest, mining.Matrix{Cols: h.control.Cols}, err
 }
 
 // Drift compares what new documents lose under a model with what was lost of those that were held out when it was

@@ -73,28 +73,50 @@ func TestCurve(t *testing.T) {
 	}
 }
 
-// TestHoldOut: every row is on one side, in its order, and the others are evenly spread, few and bounded.
+// TestHoldOut: every row is on one side, those held out are evenly spread, few and bounded, and there are none of few rows,
+// however many were expected.
 func TestHoldOut(t *testing.T) {
-	for _, n := range []int{1, 19, 199, 200, 201, 1000, 9999, 10_000, 10_001, 60_000} {
-		rows := mining.NewMatrix(n, 1)
-		for i := range n {
-			rows.Data[i] = float32(i)
+	for _, c := range []struct{ expected, n int }{
+		{1, 1}, {19, 19}, {199, 199}, {200, 200}, {201, 201}, {1000, 1000}, {9999, 9999}, {10_000, 10_000}, {10_001, 10_001}, {60_000, 60_000},
+		{10_000, 199}, {10_000, 5}, {10_000, 4000}, {60_000, 200},
+	} {
+		n := c.n
+		h := newHoldOut(c.expected, 1)
+		for first := 0; first < n; first += 100 {
+			block := mining.NewMatrix(min(100, n-first), 1)
+			for i := range block.Data {
+				block.Data[i] = float32(first + i)
+			}
+			if err := h.add(block); err != nil {
+				t.Fatal(err)
+			}
 		}
-		rest, control := holdOut(rows)
-		if control.Rows != len(control.Data) || rest.Rows != len(rest.Data) || rest.Rows+control.Rows != n {
-			t.Fatalf("%d rows: %d and %d", n, rest.Rows, control.Rows)
+		rest, control, err := h.divided()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if control.Rows != len(control.Data) || rest.Rows()+control.Rows != n {
+			t.Fatalf("%+v: %d and %d", c, rest.Rows(), control.Rows)
 		}
 		switch want := n / 20; {
-		case n < 200 && control.Rows != 0, n >= 200 && n <= 10_000 && control.Rows != want, n > 10_000 && (control.Rows > 500 || control.Rows < 400):
-			t.Errorf("%d rows: %d are held out", n, control.Rows)
+		case n < 200 && control.Rows != 0, n >= 200 && c.expected <= 10_000 && control.Rows != want, n == c.expected && n > 10_000 && (control.Rows > 500 || control.Rows < 400):
+			t.Errorf("%+v: %d are held out", c, control.Rows)
 		}
-		seen := map[float32]bool{}
-		for _, part := range []mining.Matrix{rest, control} {
-			for i, v := range part.Data {
-				if seen[v] || i > 0 && v <= part.Data[i-1] {
-					t.Fatalf("%d rows: %v twice, or out of order", n, v)
-				}
-				seen[v] = true
+		for i, v := range control.Data {
+			if want := float32(h.every*(i+1) - 1); v != want {
+				t.Fatalf("%+v: row %v is held out, want %v", c, v, want)
+			}
+		}
+		// Of the rows 0 to n−1 the mean of one side tells that of the other.
+		if r, err := rest.Fit(t.Context(), mining.ReducerOptions{Variance: 1}); err != nil {
+			t.Fatal(err)
+		} else {
+			sum := float64(r.Mean[0]) * float64(n-control.Rows)
+			for _, v := range control.Data {
+				sum += float64(v)
+			}
+			if want := float64(n) * float64(n-1) / 2; math.Abs(sum-want) > 1e-6*want {
+				t.Errorf("%+v: the rows of both sides add up to %v, want %v", c, sum, want)
 			}
 		}
 	}

@@ -107,7 +107,7 @@ func TestLexicalFitAlone(t *testing.T) {
 
 func unreduced(t *testing.T, sample []embed.Item, words, characters int) *Model {
 	t.Helper()
-	m, err := Fit(context.Background(), []config.Embedder{
+	m, err := Fit(context.Background(), nil, []config.Embedder{
 		{Name: "words", Type: embed.TypeLexicalWord, Dimensions: words, Weight: 1},
 		{Name: "characters", Type: embed.TypeLexicalChar, Dimensions: characters, Weight: 1},
 	}, config.Reduce{Method: "none"}, 1, sample)

@@ -121,10 +121,10 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if reduce.Method != "pca" && reduce.Method != "none" {
 		return 0, nil, fmt.Errorf("reduce.method: %q, want pca or none", reduce.Method)
 	}
-	rows := mining.Matrix{Cols: m.length}
+	var rows *holdOut
 	var refused error
 	if reduce.Method != "none" {
-		rows.Data = make([]float32, 0, len(sample)*m.length)
+		rows = newHoldOut(len(sample), m.length)
 	}
 	block := mining.NewMatrix(min(blockRows, len(sample)), m.length)
 	for start := 0; start < len(sample); start += blockRows {
@@ -139,8 +139,10 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 			}
 		}
 		samples += len(kept)
-		if reduce.Method != "none" {
-			rows.Data = append(rows.Data, block.Data[:len(kept)*m.length]...)
+		if rows != nil {
+			if err := rows.add(mining.Matrix{Rows: len(kept), Cols: m.length, Data: block.Data[:len(kept)*m.length]}); err != nil {
+				return 0, nil, err
+			}
 		}
 		for _, f := range progress {
 			f(StepEmbedded, end)
@@ -149,11 +151,10 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if samples == 0 {
 		return 0, nil, fmt.Errorf("%w: all %d are refused: %w", ErrSample, len(sample), cmp.Or(refused, errors.New("the sample is empty")))
 	}
-	if reduce.Method == "none" {
+	if rows == nil {
 		m.reducer = mining.Identity(m.length)
 		return samples, nil, nil
 	}
-	rows.Rows = samples
 	options := mining.ReducerOptions{
 		Variance:      reduce.Variance,
 		MaxDimensions: min(reduce.MaxDimensions, m.length),
@@ -169,10 +170,13 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if samples < minimum {
 		options.MinDimensions = options.MaxDimensions
 	}
-	rows, control := holdOut(rows)
-	m.reducer, err = mining.FitReducer(ctx, rows, options)
+	rest, control, err := rows.divided()
 	if err != nil {
-		return 0, nil, fmt.Errorf("model: reducing %d vectors of %d dimensions: %w", rows.Rows, m.length, err)
+		return 0, nil, err
+	}
+	m.reducer, err = rest.Fit(ctx, options)
+	if err != nil {
+		return 0, nil, fmt.Errorf("model: reducing %d vectors of %d dimensions: %w", rest.Rows(), m.length, err)
 	}
 	if control.Rows == 0 {
 		return samples, nil, nil
