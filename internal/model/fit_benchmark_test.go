@@ -68,8 +68,8 @@ func TestLexicalFitAlone(t *testing.T) {
 	}
 	// The same embedders with fewer buckets would add up those of the first two, and no dimensions to their span. Words
 	// that are written backwards have hashes that are independent of theirs.
-	first := unreduced(t, sample, 2048, 2048)
-	second := unreduced(t, backwards, 1024, 512)
+	first := lexicalPair(t, sample, 2048, 2048)
+	second := lexicalPair(t, backwards, 1024, 512)
 	length := first.Dimensions() + second.Dimensions()
 
 	var r fitReport
@@ -105,7 +105,7 @@ func TestLexicalFitAlone(t *testing.T) {
 	}
 }
 
-func unreduced(t *testing.T, sample []embed.Item, words, characters int) *Model {
+func lexicalPair(t *testing.T, sample []embed.Item, words, characters int) *Model {
 	t.Helper()
 	m, err := Fit(context.Background(), nil, []config.Embedder{
 		{Name: "words", Type: embed.TypeLexicalWord, Dimensions: words, Weight: 1},
