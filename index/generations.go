@@ -138,7 +138,7 @@ func (c *Client) Drop(ctx context.Context, generation string) error {
 		return fmt.Errorf("qdrant at %s: generation %s is live and cannot be dropped", c.config.Address, generation)
 	}
 	x := c.generation(generation, 0)
-	for _, name := range []string{x.documents, x.queries} {
+	for _, name := range []string{x.queries, x.documents} { // which tell Existing whether there is anything
 		if err := c.dropCollection(ctx, name); err != nil {
 			return err
 		}

@@ -83,7 +83,8 @@ func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
 		return err
 	}
 	for partition := range int32(n) {
-		if _, err := c.newProducer(ctx, transactionalID(prefix, topic, partition), time.Minute); err != nil {
+		// No transaction follows, so that any time-out will do that no broker finds too long.
+		if _, err := c.newProducer(ctx, transactionalID(prefix, topic, partition), time.Second); err != nil {
 			return fmt.Errorf("fencing the owner of %s/%d: %w", topic, partition, err)
 		}
 	}

@@ -22,6 +22,7 @@ const generationKey = "generation:"
 
 // Phases of a generation. Whether it is promoted is not among them: the aliases say.
 const (
+	phaseStarting = "starting" // nothing is in its collections
 	phaseSeeding  = "seeding"  // its collections are filled from those of the live one
 	phaseBuilding = "building" // its stages run, up to where those of the live one are
 	phaseLive     = "live"     // it is live, and all of its triplets are published
@@ -38,8 +39,8 @@ type generation struct {
 	Documents  map[int32]int64 `json:"documents_from,omitempty"` // where its indexer begins: the seeds hold all that is before
 	Queries    map[int32]int64 `json:"queries_from,omitempty"`   // the same of its intake
 	Partitions int             `json:"refresh_partitions"`
-	Keep       time.Duration   `json:"keep"` // how long the previous one stays after this one is live
-	StartedAt  time.Time       `json:"started_at"`
+	Keep       time.Duration   `json:"keep"`       // how long the previous one stays after this one is live
+	StartedAt  time.Time       `json:"started_at"` // when filling began
 	LiveAt     time.Time       `json:"live_at,omitzero"`
 }
 
@@ -123,18 +124,24 @@ func fence(ctx context.Context, kafka *stream.Client, cfg *config.Config) error 
 	return nil
 }
 
-// erase removes all that belongs to a generation which is not live. Where it is interrupted, it can be called again.
+// erase removes all that belongs to a generation which is not live. Where it is interrupted, it can be called again; as
+// long as something is left of a generation, so are its documents or its record.
 func erase(ctx context.Context, o Options, id string) error {
+	if live, _, err := o.Index.Active(ctx); err != nil {
+		return err
+	} else if live == id {
+		return fmt.Errorf("generation %s is live and cannot be erased", id)
+	}
 	cfg := forGeneration(o.Config, id)
 	for _, stage := range []string{StageIndexer, StageIntake, StageMiner} {
 		if err := o.Kafka.DeleteGroup(ctx, Group(cfg, stage)); err != nil {
 			return err
 		}
 	}
-	if err := o.Index.Drop(ctx, id); err != nil {
+	if err := o.Kafka.DeleteTopics(ctx, cfg.Topics.Refresh); err != nil {
 		return err
 	}
-	if err := o.Kafka.DeleteTopics(ctx, cfg.Topics.Refresh); err != nil {
+	if err := o.Index.Drop(ctx, id); err != nil {
 		return err
 	}
 	return o.Kafka.Produce(ctx, []stream.Output{{Topic: cfg.Topics.Models, Key: []byte(generationKey + id)}})

@@ -251,11 +251,11 @@ func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor
 			processor = p.sweeping(miner{p, a.Token})
 		}
 	}
-	switch {
-	case p.shadow != nil && stage != StageMiner:
-		return &follower{processor, p, stage, a.Partition, 0}
-	case p.shadow == nil && p.client != nil:
-		return &owner{processor, p, false}
+	if p.shadow != nil && stage != StageMiner {
+		processor = &follower{processor, p, stage, a.Partition, 0}
+	}
+	if p.client != nil {
+		processor = &owner{processor, p, false}
 	}
 	return processor
 }

@@ -69,7 +69,7 @@ type follower struct {
 
 func (f *follower) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
 	for last := batch[len(batch)-1].Offset; f.live <= last; {
-		committed, err := f.p.kafka.Committed(ctx, Group(f.p.shadow.live, f.stage), inputTopic(f.p.shadow.live, f.stage))
+		committed, err := f.p.kafka.CommittedSoFar(ctx, Group(f.p.shadow.live, f.stage), inputTopic(f.p.shadow.live, f.stage))
 		if err != nil {
 			return nil, err
 		}
@@ -109,6 +109,13 @@ func Rebuild(ctx context.Context, o RebuildOptions) (*RebuildReport, error) {
 		return nil, err
 	}
 	if under != nil && under.ID == r.live.live { // promoted by a run that was interrupted
+		m, err := r.live.models().Read(ctx, under.Model)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil && !r.asks(under, m) {
+			return nil, fmt.Errorf("generation %s, of other embedders or another source, is live and being published: wait until hardneg status says that it is done, and begin then", under.ID)
+		}
 		r.record = under
 		r.report.Generation, r.report.Previous, r.report.Model, r.report.Promoted = under.ID, under.Previous, under.Model, true
 		return r.report, r.step(StepPublish, func() error { return r.awaitPublished(ctx) })
@@ -117,11 +124,15 @@ func Rebuild(ctx context.Context, o RebuildOptions) (*RebuildReport, error) {
 		return nil, err
 	}
 	if r.record.Phase == phaseSeeding {
-		if err := r.seed(ctx); err != nil {
-			return nil, err
-		}
+		err = r.seed(ctx)
 	}
-	if err := r.build(ctx); err != nil {
+	if err == nil {
+		err = r.build(ctx)
+	}
+	if errors.Is(err, errPromoted) { // by another process that worked at it too
+		r.report.Promoted, err = true, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	if r.report.Documents, r.report.Queries, err = r.next.queries.Counts(ctx); err != nil || o.Hold {
@@ -179,21 +190,39 @@ func (r *rebuild) begin(ctx context.Context, under *generation) error {
 	}
 	now := time.Now().UTC()
 	r.record = &generation{
-		ID: m.ID() + "-" + strconv.FormatInt(now.UnixMilli(), 10), Model: m.ID(), Phase: phaseSeeding, Previous: r.live.live,
+		ID: m.ID() + "-" + strconv.FormatInt(now.UnixMilli(), 10), Model: m.ID(), Phase: phaseStarting, Previous: r.live.live,
 		FromTopics: r.FromTopics, Keep: r.Keep, StartedAt: now,
+	}
+	if err := r.write(ctx); err != nil { // before anything is made that nobody would know of
+		return err
+	}
+	if err := r.alone(ctx); err != nil {
+		return err
 	}
 	if err := r.open(ctx, m); err != nil {
 		return err
 	}
-	if r.record.Partitions, err = r.Kafka.Partitions(ctx, r.next.cfg.Topics.Refresh); err != nil {
+	return r.start(ctx)
+}
+
+// alone withdraws a generation where another rebuild began at the same time: of two, one at least sees the other.
+func (r *rebuild) alone(ctx context.Context) error {
+	known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
+	if err != nil {
 		return err
 	}
-	if r.FromTopics {
-		r.record.Phase = phaseBuilding
-	} else if err := r.start(ctx); err != nil {
-		return err
+	delete(known, r.record.ID)
+	other := unfinished(known, r.live.live)
+	if other == nil {
+		return nil
 	}
-	return r.write(ctx)
+	err = r.Kafka.Produce(ctx, []stream.Output{{Topic: r.Config.Topics.Models, Key: []byte(generationKey + r.record.ID)}})
+	return errors.Join(fmt.Errorf("another rebuild began at the same time, of generation %s", other.ID), err)
+}
+
+// asks tells whether a generation is the one that this rebuild is to make.
+func (r *rebuild) asks(g *generation, m *model.Model) bool {
+	return g.FromTopics == r.FromTopics && (r.Model == g.Model || r.Model == "" && describes(r.Config, m.Info()))
 }
 
 func (r *rebuild) resume(ctx context.Context, under *generation) error {
@@ -209,11 +238,14 @@ func (r *rebuild) resume(ctx context.Context, under *generation) error {
 		return fmt.Errorf("generation %s is being built by model %s, which topic %s does not have any more: remove it with --abort, and begin again",
 			under.ID, under.Model, r.Config.Topics.Models)
 	}
-	if under.FromTopics != r.FromTopics || r.Model != "" && r.Model != under.Model || r.Model == "" && !describes(r.Config, m.Info()) {
+	if !r.asks(under, m) {
 		return fmt.Errorf("generation %s is being built already, with other embedders or another source: finish it by the command that began it, or remove it with --abort", under.ID)
 	}
 	r.Log.Info().Str("generation", under.ID).Str("phase", under.Phase).Msg("going on with a rebuild that was interrupted")
-	return r.open(ctx, m)
+	if err := r.open(ctx, m); err != nil || under.Phase != phaseStarting {
+		return err
+	}
+	return r.start(ctx)
 }
 
 // model is the one asked for, or a new one.
@@ -240,7 +272,7 @@ func (r *rebuild) open(ctx context.Context, m *model.Model) (err error) {
 		return err
 	}
 	p := r.next
-	p.cfg, p.generation, p.live, p.record = forGeneration(r.Config, r.record.ID), r.record.ID, r.record.ID, r.record
+	p.cfg, p.generation, p.live, p.record = forGeneration(r.Config, r.record.ID), r.record.ID, r.record.Previous, r.record
 	p.model, p.carries, p.shadow = m, m.Info().Definitions(), &shadow{r.live.cfg}
 	if err := EnsureTopics(ctx, r.Kafka, p.cfg); err != nil {
 		return err
@@ -262,6 +294,7 @@ func (r *rebuild) build(ctx context.Context) error {
 	stages, running := errgroup.WithContext(ctx)
 	running, stop := context.WithCancel(running)
 	defer stop()
+	stages.Go(func() error { return r.next.watchLive(running) })
 	for _, stage := range []string{StageIndexer, StageIntake} {
 		stages.Go(func() error { return r.next.run(running, stage) })
 	}
@@ -282,14 +315,42 @@ func (r *rebuild) build(ctx context.Context) error {
 	if err == nil {
 		err = <-ready
 	}
-	if err != nil || r.Hold {
-		return err
+	if err == nil && !r.Hold {
+		err = ctx.Err()
 	}
-	if err := ctx.Err(); err != nil {
+	if err == nil || errors.Is(err, errSuperseded) {
+		_, err = r.current(ctx)
+	}
+	if err != nil || r.Hold {
 		return err
 	}
 	r.report.Promoted = true
 	return r.Index.Promote(ctx, r.next.queries)
+}
+
+// errPromoted says that the generation that is being built is live.
+var errPromoted = errors.New("the generation is promoted")
+
+// current reads what is known of the generation by now: another process may work at it too, and this one may have been
+// frozen for long.
+func (r *rebuild) current(ctx context.Context) (*generation, error) {
+	known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
+	if err != nil {
+		return nil, err
+	}
+	live, _, err := r.Index.Active(ctx)
+	switch now := known[r.record.ID]; {
+	case err != nil:
+		return nil, err
+	case live == r.record.ID:
+		return nil, errPromoted
+	case live != r.record.Previous:
+		return nil, fmt.Errorf("generation %s was built beside %s, but %s is live now: remove it with --abort, and begin again", r.record.ID, r.record.Previous, live)
+	case now == nil:
+		return nil, fmt.Errorf("generation %s was removed meanwhile", r.record.ID)
+	default:
+		return now, nil
+	}
 }
 
 // ready waits until the new generation could take over, and makes sure that it is complete.
@@ -324,7 +385,7 @@ func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, erro
 		start := time.Now()
 		reached := map[string]map[int32]int64{}
 		for _, stage := range []string{StageIndexer, StageIntake} {
-			committed, err := r.Kafka.Committed(ctx, Group(r.live.cfg, stage), inputTopic(r.live.cfg, stage))
+			committed, err := r.Kafka.CommittedSoFar(ctx, Group(r.live.cfg, stage), inputTopic(r.live.cfg, stage))
 			if err != nil {
 				return nil, err
 			}

@@ -48,11 +48,19 @@ func (r *rebuild) suffices(ctx context.Context) error {
 // start notes from where the new stages will read. What the live generation has committed by then is in its
 // collections: documents at once, evidence as soon as its miner has come to the end of what its intake has written.
 func (r *rebuild) start(ctx context.Context) (err error) {
+	if r.record.Partitions, err = r.Kafka.Partitions(ctx, r.next.cfg.Topics.Refresh); err != nil {
+		return err
+	}
+	if r.FromTopics {
+		r.record.Phase = phaseBuilding
+		return r.write(ctx)
+	}
+	r.record.Phase, r.record.StartedAt = phaseSeeding, time.Now().UTC()
 	for _, from := range []struct {
 		stage string
 		to    *map[int32]int64
 	}{{StageIndexer, &r.record.Documents}, {StageIntake, &r.record.Queries}} {
-		if *from.to, err = r.Kafka.Committed(ctx, Group(r.live.cfg, from.stage), inputTopic(r.live.cfg, from.stage)); err != nil {
+		if *from.to, err = r.Kafka.CommittedSoFar(ctx, Group(r.live.cfg, from.stage), inputTopic(r.live.cfg, from.stage)); err != nil {
 			return err
 		}
 	}
@@ -60,7 +68,10 @@ func (r *rebuild) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return r.await(ctx, r.live.cfg, StageMiner, written(offsets))
+	if err := r.await(ctx, r.live.cfg, StageMiner, written(offsets)); err != nil {
+		return err
+	}
+	return r.write(ctx)
 }
 
 // seed fills the collections of the new generation from those of the live one: content and evidence, embedded anew. What
@@ -74,6 +85,12 @@ func (r *rebuild) seed(ctx context.Context) error {
 	}
 	if err := r.inTime(ctx); err != nil {
 		return err
+	}
+	if now, err := r.current(ctx); err != nil {
+		return err
+	} else if now.Phase != phaseSeeding { // by another process, and its stages have gone on from there
+		r.record.Phase = now.Phase
+		return nil
 	}
 	for _, s := range []struct {
 		stage string
@@ -152,8 +169,10 @@ func (r *rebuild) seedSome(ctx context.Context, documents []index.Document) erro
 			d.Vector = vectors[i]
 			continue
 		}
-		if err := r.refused(ctx, StageIndexer, r.Config.Topics.Documents, d.Partition, d.Offset, countsAsDeleted(d.ID, refusals[i])); err != nil {
-			return err
+		if d.Offset < r.record.Documents[d.Partition] { // else the new indexer reads it, and says so
+			if err := r.refused(ctx, StageIndexer, r.Config.Topics.Documents, d.Partition, d.Offset, countsAsDeleted(d.ID, refusals[i])); err != nil {
+				return err
+			}
 		}
 		*d = index.Document{Document: mining.Document{ID: d.ID}, Partition: d.Partition, Offset: d.Offset, Deleted: true}
 	}
@@ -211,10 +230,12 @@ func (r *rebuild) seedQueries(ctx context.Context) error {
 			}
 			if s.Text != "" {
 				if refusals[at] != nil {
-					reason := fmt.Errorf("query %q: %w", s.QueryID, refusals[at])
-					if err := r.refused(ctx, StageMiner, r.Config.Topics.Queries, s.Newest.Partition, s.Newest.Offset, reason); err != nil {
+					if err := r.refusedQuery(ctx, s, refusals[at]); err != nil {
 						return err
 					}
+					// It begins anew with what the new intake reads. That it is there says that its dead letter is.
+					seed = index.State{QueryID: s.QueryID, Forgotten: s.Forgotten, Revision: s.Revision, StoredAt: s.StoredAt}
+					seeds = append(seeds, seed)
 					at++
 					continue
 				}
@@ -231,4 +252,17 @@ func (r *rebuild) seedQueries(ctx context.Context) error {
 		}
 		return r.Kafka.Produce(ctx, outputs)
 	})
+}
+
+// refusedQuery sends the record behind the text of a query to the dead letters, unless an interrupted run has, or the new
+// stages will read it, and say so.
+func (r *rebuild) refusedQuery(ctx context.Context, s index.State, reason error) error {
+	if s.Newest.Offset >= r.record.Queries[s.Newest.Partition] {
+		return nil
+	}
+	there, err := r.next.queries.Published(ctx, []string{s.QueryID})
+	if _, ok := there[s.QueryID]; ok || err != nil {
+		return err
+	}
+	return r.refused(ctx, StageMiner, r.Config.Topics.Queries, s.Newest.Partition, s.Newest.Offset, fmt.Errorf("query %q: %w", s.QueryID, reason))
 }

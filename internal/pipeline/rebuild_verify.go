@@ -3,21 +3,24 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hardneg/index"
 	"hardneg/internal/embed"
+	"hardneg/stream"
 )
 
 const shownMissing = 5
 
 // verify refuses a generation that lacks something. Whatever the live one has from records before the offsets that both
-// have come to, the new one must have too, as new or newer, but for queries that its model refuses.
+// have come to, the new one must have too, as new or newer, but for queries that its model refuses. That goes for deletes:
+// tombstones may have left the topic before the new indexer came to them, where a rebuild was interrupted or held for long.
 func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64) error {
 	var documents, queries []string
 	err := inBatches(seedTogether, func(add func(index.Document) error) error {
 		return r.live.queries.ScanDocuments(ctx, 0, func(d index.Document) error {
-			if d.Deleted || d.Offset >= reached[StageIndexer][d.Partition] {
+			if d.Offset >= reached[StageIndexer][d.Partition] {
 				return nil
 			}
 			return add(d)
@@ -27,6 +30,10 @@ func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64
 		documents = append(documents, lacking...)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	logs, err := r.Kafka.Offsets(ctx, r.Config.Topics.Queries)
 	if err != nil {
 		return err
 	}
@@ -46,10 +53,16 @@ func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64
 			return err
 		}
 		queries = append(queries, lacking...)
+		if lacking, err = r.lackingEvidence(ctx, due, logs); err != nil {
+			return err
+		}
+		queries = append(queries, lacking...)
 		if next = after; next == "" {
 			break
 		}
 	}
+	slices.Sort(queries)
+	queries = slices.Compact(queries)
 	if len(documents)+len(queries) == 0 {
 		return nil
 	}
@@ -82,7 +95,7 @@ func (r *rebuild) lackingDocuments(ctx context.Context, live []index.Document) (
 		return nil, err
 	}
 	for _, d := range live {
-		if n, ok := next[d.ID]; !ok || n.Partition == d.Partition && n.Offset < d.Offset {
+		if n, ok := next[d.ID]; !ok && !d.Deleted || ok && n.Partition == d.Partition && n.Offset < d.Offset {
 			lacking = append(lacking, d.ID)
 		}
 	}
@@ -102,6 +115,34 @@ func (r *rebuild) lackingQueries(ctx context.Context, live []index.Known) (lacki
 		n, ok := next[k.QueryID]
 		if !ok || n.Forgotten == nil && before(n.Newest, k.Newest) {
 			lacking = append(lacking, k.QueryID)
+		}
+	}
+	if len(lacking) == 0 {
+		return nil, nil
+	}
+	return r.accepted(ctx, lacking)
+}
+
+// lackingEvidence finds, for a generation that is made from the topics, queries with evidence from records that have left
+// the query log.
+func (r *rebuild) lackingEvidence(ctx context.Context, live []index.Known, logs []stream.Offsets) (lacking []string, err error) {
+	if !r.record.FromTopics || !slices.ContainsFunc(logs, func(o stream.Offsets) bool { return o.Start > 0 }) {
+		return nil, nil
+	}
+	ids := make([]string, len(live))
+	for i, k := range live {
+		ids[i] = k.QueryID
+	}
+	states, err := r.live.queries.States(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	left := func(l index.Logged) bool {
+		return int(l.Partition) < len(logs) && l.Offset < logs[l.Partition].Start
+	}
+	for _, id := range ids {
+		if slices.ContainsFunc(states[id].Positives, func(p index.Positive) bool { return slices.ContainsFunc(p.Log, left) }) {
+			lacking = append(lacking, id)
 		}
 	}
 	if len(lacking) == 0 {

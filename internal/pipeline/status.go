@@ -33,7 +33,7 @@ type StageStatus struct {
 // OtherGeneration is one that is being built, or was live before.
 type OtherGeneration struct {
 	Generation string        `json:"generation"`
-	Phase      string        `json:"phase"` // seeding, building, replaced
+	Phase      string        `json:"phase"` // starting, seeding, building, replaced
 	Stages     []StageStatus `json:"stages,omitempty"`
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"hardneg/index"
@@ -51,9 +52,10 @@ func (p *Pipeline) watchLive(ctx context.Context) error {
 	}
 }
 
-// owner is a Processor of a live generation. Before its first batch it asks whether the generation still is live. It does so
-// after InitProducerId: so either it sees that it is not, or what fenced the old generation after the aliases had moved
-// has fenced it.
+// owner is a Processor that works only for as long as the generation is live that was when its pipeline began. Before its
+// first batch it asks whether it still is. It does so after InitProducerId: so either it sees that it is not, or what fenced
+// the old generation after the aliases had moved has fenced it. A stage of a generation that is being built ends likewise
+// once that one is live: it is in the group of those that run then, and would keep from the triplets topic what it is given.
 type owner struct {
 	stream.Processor
 	p       *Pipeline
@@ -167,21 +169,8 @@ func (p *Pipeline) publishAll(ctx context.Context) error {
 		total += len(of)
 		return p.sendPublished(ctx, of)
 	}
-	err = inBatches(succeedBatch, func(add func(index.Published) error) error {
-		return p.queries.ScanPublished(ctx, add)
-	}, func(own []index.Published) error {
-		before, err := previous.Published(ctx, idsOf(own))
-		if err != nil {
-			return err
-		}
-		for i, q := range own {
-			own[i].Ranks, own[i].Revision = before[q.QueryID].Ranks, before[q.QueryID].Revision
-		}
-		return send(own)
-	})
-	if err != nil {
-		return err
-	}
+	// Those that the previous one has published come by what it says, and that does not change any more: one of its own
+	// that begins meanwhile must not hide what there is to retract of it.
 	err = inBatches(succeedBatch, func(add func(index.Published) error) error {
 		return previous.ScanPublished(ctx, func(q index.Published) error {
 			if len(q.Ranks) == 0 {
@@ -189,18 +178,24 @@ func (p *Pipeline) publishAll(ctx context.Context) error {
 			}
 			return add(q)
 		})
-	}, func(before []index.Published) error {
-		own, err := p.queries.Published(ctx, idsOf(before))
+	}, send)
+	if err != nil {
+		return err
+	}
+	err = inBatches(succeedBatch, func(add func(index.Published) error) error {
+		return p.queries.ScanPublished(ctx, add)
+	}, func(own []index.Published) error {
+		before, err := previous.Published(ctx, idsOf(own))
 		if err != nil {
 			return err
 		}
-		var ended []index.Published
-		for _, q := range before {
-			if _, ok := own[q.QueryID]; !ok {
-				ended = append(ended, q)
+		var rest []index.Published
+		for _, q := range own {
+			if b := before[q.QueryID]; len(b.Ranks) == 0 {
+				rest = append(rest, index.Published{QueryID: q.QueryID, Revision: b.Revision})
 			}
 		}
-		return send(ended)
+		return send(rest)
 	})
 	if err != nil {
 		return err
@@ -334,9 +329,20 @@ func (p *Pipeline) retireNow(ctx context.Context) error {
 			return fmt.Errorf("the %s still reads %d records that it had read", stage, left)
 		}
 	}
-	if err := erase(ctx, Options{Config: p.named, Kafka: p.kafka, Index: p.client}, p.record.Previous); err != nil {
+	known, err := readGenerations(ctx, p.kafka, p.cfg.Topics.Models)
+	if err != nil {
 		return err
 	}
-	p.log.Info().Str("generation", p.record.Previous).Msg("the previous generation is erased")
+	// That one may have been replaced before it had erased the one before it.
+	line := []string{p.record.Previous}
+	for g := known[p.record.Previous]; g != nil; g = known[g.Previous] {
+		line = append(line, g.Previous)
+	}
+	for _, id := range slices.Backward(line) { // the oldest first, or those before it would be forgotten
+		if err := erase(ctx, Options{Config: p.named, Kafka: p.kafka, Index: p.client}, id); err != nil {
+			return err
+		}
+		p.log.Info().Str("generation", id).Msg("the previous generation is erased")
+	}
 	return nil
 }

@@ -31,9 +31,11 @@ func inputTopic(cfg *config.Config, stage string) string {
 	}
 }
 
-// behind is the number of offsets between what a stage has committed and some ends of its input, by partition.
+// behind is the number of offsets between what a stage has committed and some ends of its input, by partition. A
+// transaction that is open does not count: of many partitions that work one has some at any time, so that to wait until
+// none is would be to wait for ever.
 func behind(ctx context.Context, kafka *stream.Client, cfg *config.Config, stage string, ends []end) (left int64, err error) {
-	committed, err := kafka.Committed(ctx, Group(cfg, stage), inputTopic(cfg, stage))
+	committed, err := kafka.CommittedSoFar(ctx, Group(cfg, stage), inputTopic(cfg, stage))
 	for _, e := range ends {
 		left += max(0, e.offset-max(committed[e.partition], e.start))
 	}

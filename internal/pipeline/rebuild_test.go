@@ -1,0 +1,350 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	"hardneg/internal/embed"
+	"hardneg/internal/records"
+	"hardneg/internal/telemetry"
+	"hardneg/stream"
+)
+
+// rebuild makes a generation from the topics, for the vectors of a world are carried by its records.
+func (w *world) rebuild(change func(*RebuildOptions)) (*RebuildReport, error) {
+	o := RebuildOptions{Options: Options{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log}, FromTopics: true, Keep: time.Hour}
+	if change != nil {
+		change(&o)
+	}
+	return Rebuild(w.t.Context(), o)
+}
+
+// lexicalWorld is a world of texts that any model embeds.
+func lexicalWorld(t *testing.T, documents int) *world {
+	w := newWorld(t, 1)
+	w.cfg.Embedders, w.cfg.Reduce = someEmbedders, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 8, Normalize: true, Seed: 1}
+	for i, item := range about("a", documents) {
+		w.produce("documents", "d"+strconv.Itoa(i), map[string]any{"text": item.Text})
+	}
+	w.produce("queries", "q", map[string]any{"query": "a1 a2 a3", "query_id": "q", "positives": []string{"d1"}})
+	return w
+}
+
+// published counts the triplets of each generation in the compacted view.
+func (w *world) published() map[string]int {
+	w.t.Helper()
+	view := map[string]string{}
+	err := w.kafka.ReadToEnd(w.t.Context(), w.cfg.Topics.Triplets, func(r stream.Record) error {
+		if delete(view, string(r.Key)); r.Value == nil {
+			return nil
+		}
+		var triplet struct{ Generation string }
+		err := json.Unmarshal(r.Value, &triplet)
+		view[string(r.Key)] = triplet.Generation
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, generation := range view {
+		counts[generation]++
+	}
+	return counts
+}
+
+// TestRebuildTwice: while one rebuild is frozen short of its end, another one promotes what both work at. The stages of the
+// first are in the groups of the service by then, and must not take from it what it has to publish.
+func TestRebuildTwice(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 11, 12)
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	held, err := w.rebuild(func(o *RebuildOptions) { o.Hold = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	thaw := make(chan struct{})
+	type outcome struct {
+		report *RebuildReport
+		err    error
+	}
+	first := make(chan outcome, 1)
+	go func() {
+		report, err := w.rebuild(func(o *RebuildOptions) {
+			o.Log = zerolog.New(io.Discard).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
+				if message == "rebuild" { // a step of it begins; its stages run beside
+					<-thaw
+				}
+			}))
+		})
+		first <- outcome{report, err}
+	}()
+	next := forGeneration(w.cfg, held.Generation)
+	w.await(time.Minute, "the stages of the first rebuild", func() bool {
+		for _, stage := range []string{StageIndexer, StageIntake, StageMiner} {
+			if n, err := w.kafka.Members(t.Context(), Group(next, stage)); err != nil || n == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	second, err := w.rebuild(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(thaw)
+	o := <-first
+	if o.err != nil || !o.report.Promoted || o.report.Generation != second.Generation {
+		t.Fatalf("the first rebuild: %+v, %v; want that it finds its generation %s promoted", o.report, o.err, second.Generation)
+	}
+	w.cfg = forGeneration(w.cfg, second.Generation)
+	w.settle()
+	w.compare("after both")
+	if counts := w.published(); len(counts) != 1 || counts[second.Generation] == 0 {
+		t.Errorf("triplets by generation: %v, want those of %s alone", counts, second.Generation)
+	}
+}
+
+// TestPromoteTheSuccessorAlone: a rebuild whose generation is not the live one's successor any more does not promote it.
+func TestPromoteTheSuccessorAlone(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 12, 6)
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	held, err := w.rebuild(func(o *RebuildOptions) { o.Hold = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := readGenerations(t.Context(), w.kafka, w.cfg.Topics.Models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rebuild{RebuildOptions: RebuildOptions{Options: Options{Config: w.cfg, Kafka: w.kafka, Index: w.index}}, record: known[held.Generation]}
+	if _, err := r.current(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	stop = func() {}
+	other, err := w.index.Create(t.Context(), held.Model+"-1", worldDimensions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.index.Promote(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.current(t.Context()); err == nil || !strings.Contains(err.Error(), "is live now") {
+		t.Errorf("beside another live generation: %v", err)
+	}
+	r.record = &generation{ID: held.Model + "-2", Previous: held.Model + "-1"}
+	if _, err := r.current(t.Context()); err == nil || !strings.Contains(err.Error(), "was removed") {
+		t.Errorf("of a generation that was removed: %v", err)
+	}
+}
+
+// TestRebuildMissesADelete: a tombstone that was compacted away while a rebuild was held would leave its document in the new
+// generation for ever.
+func TestRebuildMissesADelete(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 13, 6)
+	stop := w.instance()
+	defer stop()
+	w.settle()
+	held, err := w.rebuild(func(o *RebuildOptions) { o.Hold = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.produce("documents", "d7", nil)
+	delete(w.docs, "d7")
+	w.settle()
+	committed, err := w.kafka.Committed(t.Context(), Group(w.cfg, StageIndexer), w.cfg.Topics.Documents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := forGeneration(w.cfg, held.Generation)
+	if err := w.kafka.CommitOffsets(t.Context(), Group(next, StageIndexer), w.cfg.Topics.Documents, committed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.rebuild(nil); err == nil || !strings.Contains(err.Error(), "1 documents (d7) and 0 queries of the live one are missing or older") {
+		t.Errorf("the rebuild: %v, want that it misses the delete of d7", err)
+	}
+}
+
+// TestRebuildMissesEvidence: what has left the query log is missed, also where a younger record of its query is there.
+func TestRebuildMissesEvidence(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 14, 6)
+	stop := w.instance()
+	defer stop()
+	w.settle()
+	offsets, err := w.kafka.Offsets(t.Context(), w.cfg.Topics.Queries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 6 {
+		w.judge("q"+strconv.Itoa(i), "d"+strconv.Itoa(i+20))
+	}
+	w.settle()
+	for _, o := range offsets {
+		if err := w.kafka.DeleteRecords(t.Context(), w.cfg.Topics.Queries, o.Partition, o.HighWatermark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.rebuild(nil); err == nil || !strings.Contains(err.Error(), "0 documents and 6 queries") {
+		t.Errorf("the rebuild: %v, want that it misses evidence of 6 queries", err)
+	}
+}
+
+// TestGenerationsInARow: one that is replaced before it has erased the one before it leaves that to its successor.
+func TestGenerationsInARow(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 15, 6)
+	stop := w.instance()
+	defer stop()
+	w.settle()
+	if _, err := w.rebuild(nil); err != nil { // it keeps the first one for an hour
+		t.Fatal(err)
+	}
+	last, err := w.rebuild(func(o *RebuildOptions) { o.Keep = time.Millisecond })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.await(time.Minute, "only the last generation", func() bool {
+		held, err := w.index.Held(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		topics, err := w.kafka.Topics(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		topics = slices.DeleteFunc(topics, func(topic string) bool { return !strings.HasPrefix(topic, w.cfg.Topics.Refresh) })
+		return slices.Equal(held, []string{last.Generation}) && slices.Equal(topics, []string{w.cfg.Topics.Refresh + "-" + last.Generation})
+	})
+}
+
+// TestInterruptedBeforeItFills: whatever an interrupted rebuild has made, --abort removes.
+func TestInterruptedBeforeItFills(t *testing.T) {
+	t.Parallel()
+	w := lexicalWorld(t, 30)
+	stop := w.instance()
+	w.settle()
+	stop()
+	first, err := w.index.Held(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The live miner, which does not run, is awaited.
+	w.produce(w.cfg.Topics.Refresh, "q", map[string]any{"kind": records.KindRefresh, "query_id": "q", "source": records.Source{Topic: records.SourceSweep}})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := Options{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log}
+	_, err = Rebuild(ctx, RebuildOptions{Options: o, Progress: func(RebuildProgress) { cancel() }})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("the rebuild: %v", err)
+	}
+	if id, err := AbortRebuild(t.Context(), o); err != nil || id == "" {
+		t.Errorf("abort of %q: %v", id, err)
+	}
+	if held, err := w.index.Held(t.Context()); err != nil || !slices.Equal(held, first) {
+		t.Errorf("collections of %v are left, %v; want those of %v", held, err, first)
+	}
+	if topics, err := w.kafka.Topics(t.Context()); err != nil || slices.ContainsFunc(topics, func(topic string) bool { return strings.HasPrefix(topic, w.cfg.Topics.Refresh+"-") }) {
+		t.Errorf("topics %v are left, %v", topics, err)
+	}
+}
+
+// refusing is a model that refuses some texts.
+type refusing struct{ word string }
+
+func (m refusing) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([][]float32, []error, error) {
+	vectors, refusals := make([][]float32, len(items)), make([]error, len(items))
+	for i, item := range items {
+		if vectors[i] = []float32{1, 0}; strings.Contains(item.Text, m.word) {
+			vectors[i], refusals[i] = nil, errors.New("refused")
+		}
+	}
+	return vectors, refusals, nil
+}
+
+// TestRefusedOnce: what the new model refuses is one dead letter, of the filling, which may be interrupted, or of the stages
+// that will read the record.
+func TestRefusedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	next, err := w.index.Create(t.Context(), "next", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := w.index.Create(t.Context(), "live", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documents []index.Document
+	var states []index.State
+	for i := range 4 { // the last two behind the offsets from which the stages read
+		for _, topic := range []string{"documents", "queries"} {
+			err := w.kafka.Produce(t.Context(), []stream.Output{{Topic: topic, Partition: 0, Key: fmt.Appendf(nil, "%s %d", topic, i), Value: []byte("{}")}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		text := []string{"good", "bad"}[i%2]
+		d := index.Document{Text: text, Offset: int64(i)}
+		d.ID, d.Hash, d.Vector = "d"+strconv.Itoa(i), "h", []float32{1, 0}
+		documents = append(documents, d)
+		states = append(states, index.State{QueryID: "q" + strconv.Itoa(i), Text: text, Newest: index.Place{Offset: int64(i)}, Vector: []float32{1, 0}})
+	}
+	if err := live.SeedDocuments(t.Context(), documents); err != nil {
+		t.Fatal(err)
+	}
+	if err := live.SeedStates(t.Context(), states); err != nil {
+		t.Fatal(err)
+	}
+	o := RebuildOptions{Options: Options{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log}, Progress: func(RebuildProgress) {}}
+	o.Metrics = telemetry.NewMetrics(prometheus.NewRegistry())
+	r := &rebuild{RebuildOptions: o, record: &generation{Documents: map[int32]int64{0: 2}, Queries: map[int32]int64{0: 2}}}
+	for of, x := range map[**Pipeline]*index.Index{&r.live: live, &r.next: next} {
+		if *of, err = newPipeline(o.Options); err != nil {
+			t.Fatal(err)
+		}
+		(*of).queries, (*of).index, (*of).model = x, x, refusing{"bad"}
+	}
+	for range 2 { // the second time it goes on after a kill
+		if err := r.seedDocuments(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.seedQueries(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var letters []string
+	err = w.kafka.ReadToEnd(t.Context(), w.cfg.Topics.DeadLetters, func(r stream.Record) error {
+		letters = append(letters, string(r.Key))
+		return nil
+	})
+	slices.Sort(letters)
+	if want := []string{"documents 1", "queries 1"}; err != nil || !slices.Equal(letters, want) {
+		t.Errorf("dead letters of %q, %v; want %q", letters, err, want)
+	}
+	for _, id := range []string{"d1", "d3"} {
+		if found, err := next.Documents(t.Context(), []string{id}, 0); err != nil || !found[id].Deleted {
+			t.Errorf("refused document %s: %+v, %v; want a marker", id, found[id], err)
+		}
+	}
+}
