@@ -40,6 +40,10 @@ type Stage struct {
 	// or fail, which is the default. A partition without a committed offset begins at its earliest record.
 	OutOfRange string
 
+	// Until bounds what is read: it returns an offset of the partition behind one that is committed, once there is one, and
+	// no record from there on is processed before it is asked again. It waits until then, or until ctx ends. nil: no bound.
+	Until func(ctx context.Context, partition int32, committed int64) (int64, error)
+
 	New     func(Assignment) Processor
 	Observe func(Event) // may be called by several goroutines at a time; nil: nobody watches
 }

@@ -84,6 +84,43 @@ func TestPassThrough(t *testing.T) {
 	}
 }
 
+// TestUntil: nothing from a bound on is processed, and all that is before it, whatever is fetched together.
+func TestUntil(t *testing.T) {
+	c := testClient(t)
+	in, out := testTopic(t, c, "until-in", 1), testTopic(t, c, "until-out", 1)
+	if err := c.Produce(testContext(t), numbered(in, 0, 10)); err != nil {
+		t.Fatal(err)
+	}
+	var bound atomic.Int64
+	bound.Store(4)
+	w := &watch{t: t}
+	s := stageOf(in, w, passOn(out))
+	s.Until = func(ctx context.Context, _ int32, committed int64) (int64, error) {
+		for bound.Load() <= committed {
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
+				return 0, err
+			}
+		}
+		return bound.Load(), nil
+	}
+	stop := runStage(t, c, s)
+	for _, next := range []int64{7, 100} {
+		last := bound.Load()
+		eventually(t, fmt.Sprintf("the records before offset %d", last), func() bool {
+			at, err := c.Committed(testContext(t), s.Group, in)
+			return err == nil && at[0] == last
+		})
+		exactlyOnce(t, out, int(last))
+		bound.Store(next)
+	}
+	eventually(t, "the rest", func() bool { return len(readAll(t, out, true)) == 10 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	exactlyOnce(t, out, 10)
+	w.noFailures()
+}
+
 // The input is itself written in transactions: its markers must not be left as lag, nor what is aborted be seen.
 func TestTransactionalInput(t *testing.T) {
 	c := testClient(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -128,11 +129,25 @@ func (t *task) own(ctx, stop context.Context) (err error) {
 		if err != nil || stop.Err() != nil {
 			return err
 		}
-		if err := t.process(ctx, p, processor, b); err != nil {
-			return err
+		for more := true; more; {
+			part := b
+			if s.Until != nil && len(b.records) > 0 {
+				until, err := s.Until(stop, t.input.partition, committed.Load())
+				if stop.Err() != nil {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				part, b = b.cut(until)
+			}
+			more = part.next < b.next
+			if err := t.process(ctx, p, processor, part); err != nil {
+				return err
+			}
+			committed.Store(part.next)
+			t.wait.next = 0
 		}
-		committed.Store(b.next)
-		t.wait.next = 0
 	}
 }
 
@@ -265,6 +280,15 @@ func (t *task) transact(ctx context.Context, dog *watchdog, p *producer, process
 type readBatch struct {
 	records   []Record
 	next, end int64
+}
+
+// cut splits a batch at an offset; without records from there on, rest is the batch itself.
+func (b readBatch) cut(until int64) (part, rest readBatch) {
+	n := slices.IndexFunc(b.records, func(r Record) bool { return r.Offset >= until })
+	if n < 0 {
+		return b, b
+	}
+	return readBatch{records: b.records[:n:n], next: until, end: b.end}, readBatch{records: b.records[n:], next: b.next, end: b.end}
 }
 
 // reader fetches ahead of the processor, one fetch at most.

@@ -221,8 +221,11 @@ func (p *Pipeline) run(ctx context.Context, stage string) error {
 		Observe:             p.observe,
 		New:                 func(a stream.Assignment) stream.Processor { return p.processor(stage, a) },
 	}
-	if stage == StageMiner {
+	switch {
+	case stage == StageMiner:
 		s.PurgeEvery = p.cfg.Topics.PurgeRefresh
+	case p.shadow != nil:
+		s.Until = p.follow(stage)
 	}
 	p.up(stage, nil)
 	defer p.metrics.StageUp.WithLabelValues(stage).Set(0)
@@ -250,9 +253,6 @@ func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor
 		if a.Partition == 0 && p.queries != nil && p.shadow == nil {
 			processor = p.sweeping(miner{p, a.Token})
 		}
-	}
-	if p.shadow != nil && stage != StageMiner {
-		processor = &follower{processor, p, stage, a.Partition, 0}
 	}
 	if p.client != nil {
 		processor = &owner{processor, p, false}

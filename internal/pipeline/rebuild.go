@@ -57,34 +57,21 @@ const (
 // shadow is what a generation that is being built knows of the live one.
 type shadow struct{ live *config.Config }
 
-// follower is a stage of a generation that is being built, behind that of the live one: so no record is passed over when
+// follow keeps a stage of a generation that is being built behind that of the live one: so no record is passed over when
 // the live one ends, whose dead letters it is not to send a second time.
-type follower struct {
-	stream.Processor
-	p         *Pipeline
-	stage     string
-	partition int32
-	live      int64 // what the live stage has committed
-}
-
-func (f *follower) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
-	for last := batch[len(batch)-1].Offset; f.live <= last; {
-		committed, err := f.p.kafka.CommittedSoFar(ctx, Group(f.p.shadow.live, f.stage), inputTopic(f.p.shadow.live, f.stage))
-		if err != nil {
-			return nil, err
-		}
-		if f.live = committed[f.partition]; f.live > last {
-			break
-		}
-		stream.Waiting(ctx) // for the live stage, which may be down
-		if err := pause(ctx, pollPause); err != nil {
-			return nil, err
+func (p *Pipeline) follow(stage string) func(ctx context.Context, partition int32, committed int64) (int64, error) {
+	return func(ctx context.Context, partition int32, committed int64) (int64, error) {
+		for {
+			live, err := p.kafka.CommittedSoFar(ctx, Group(p.shadow.live, stage), inputTopic(p.shadow.live, stage))
+			if err != nil || live[partition] > committed {
+				return live[partition], err
+			}
+			if err := pause(ctx, pollPause); err != nil { // for the live stage, which may be down
+				return 0, err
+			}
 		}
 	}
-	return f.Processor.Process(ctx, batch)
 }
-
-func (f *follower) Close() error { return closeProcessor(f.Processor) }
 
 // rebuild is one run of Rebuild.
 type rebuild struct {
@@ -385,15 +372,11 @@ func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, erro
 		start := time.Now()
 		reached := map[string]map[int32]int64{}
 		for _, stage := range []string{StageIndexer, StageIntake} {
-			committed, err := r.Kafka.CommittedSoFar(ctx, Group(r.live.cfg, stage), inputTopic(r.live.cfg, stage))
+			committed, ends, err := r.reached(ctx, stage)
 			if err != nil {
 				return nil, err
 			}
 			reached[stage] = committed
-			ends := make([]end, 0, len(committed))
-			for partition, offset := range committed {
-				ends = append(ends, end{partition: partition, offset: offset})
-			}
 			if err := r.await(ctx, r.next.cfg, stage, ends); err != nil {
 				return nil, err
 			}
@@ -411,6 +394,15 @@ func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, erro
 		}
 		before = took
 	}
+}
+
+// reached is what a stage of the live generation has committed.
+func (r *rebuild) reached(ctx context.Context, stage string) (committed map[int32]int64, ends []end, err error) {
+	committed, err = r.Kafka.CommittedSoFar(ctx, Group(r.live.cfg, stage), inputTopic(r.live.cfg, stage))
+	for partition, offset := range committed {
+		ends = append(ends, end{partition: partition, offset: offset})
+	}
+	return committed, ends, err
 }
 
 // await waits for a stage, and tells how far it is; and where it makes no progress, that it waits.
@@ -441,18 +433,18 @@ func (r *rebuild) await(ctx context.Context, cfg *config.Config, stage string, e
 
 // awaitIndexed waits until the documents are indexed that the live generation has.
 func (r *rebuild) awaitIndexed(ctx context.Context) error {
-	offsets, err := r.Kafka.Offsets(ctx, r.next.cfg.Topics.Documents)
+	_, ends, err := r.reached(ctx, StageIndexer)
 	if err != nil {
 		return err
 	}
-	return r.await(ctx, r.next.cfg, StageIndexer, stable(offsets))
+	return r.await(ctx, r.next.cfg, StageIndexer, ends)
 }
 
 // awaitPublished waits until the service has published the new generation.
 func (r *rebuild) awaitPublished(ctx context.Context) error {
 	r.Log.Info().Str("generation", r.record.ID).Msg("promoted: the service publishes its triplets now")
 	cfg := forGeneration(r.Config, r.record.ID)
-	told := time.Now()
+	told, wait := time.Now(), 5*pollPause
 	for {
 		offsets, err := r.Kafka.Offsets(ctx, cfg.Topics.Refresh)
 		if err != nil {
@@ -463,7 +455,10 @@ func (r *rebuild) awaitPublished(ctx context.Context) error {
 			return err
 		}
 		r.Progress(RebuildProgress{Step: StepPublish, Done: -left})
-		if left == 0 { // only then it can be through, and the topic of models may be large
+		wait = min(2*wait, stuckAfter)
+		if left > 0 {
+			wait = 5 * pollPause
+		} else { // only then it can be through, and the topic of models, which may be large, is read again
 			known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
 			if err != nil {
 				return err
@@ -476,7 +471,7 @@ func (r *rebuild) awaitPublished(ctx context.Context) error {
 			told = now
 			r.Log.Info().Msg("waiting for the service to publish the new generation; it does so whenever it runs, so waiting can be ended")
 		}
-		if err := pause(ctx, 5*pollPause); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -266,6 +267,37 @@ func TestInterruptedBeforeItFills(t *testing.T) {
 	}
 	if topics, err := w.kafka.Topics(t.Context()); err != nil || slices.ContainsFunc(topics, func(topic string) bool { return strings.HasPrefix(topic, w.cfg.Topics.Refresh+"-") }) {
 		t.Errorf("topics %v are left, %v", topics, err)
+	}
+}
+
+// TestRebuildBesideNoService: a rebuild goes as far as the live generation has come, whatever its topics hold beyond that: the
+// service may be down, or stuck at what its model cannot embed any more.
+func TestRebuildBesideNoService(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 16, 6)
+	stop := w.instance()
+	w.settle()
+	stop()
+	for i := range worldDocuments {
+		w.write("d"+strconv.Itoa(i), w.random())
+	}
+	for i := range 6 {
+		w.judge("q"+strconv.Itoa(i), "d"+strconv.Itoa(i))
+	}
+	held, err := w.rebuild(func(o *RebuildOptions) { o.Hold = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stage := range []string{StageIndexer, StageIntake} {
+		var at [2]map[int32]int64
+		for i, cfg := range []*config.Config{w.cfg, forGeneration(w.cfg, held.Generation)} {
+			if at[i], err = w.kafka.Committed(t.Context(), Group(cfg, stage), inputTopic(cfg, stage)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !maps.Equal(at[0], at[1]) {
+			t.Errorf("the %s has come to %v, want that of the live generation, %v", stage, at[1], at[0])
+		}
 	}
 }
 

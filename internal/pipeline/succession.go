@@ -78,10 +78,8 @@ func (o *owner) Process(ctx context.Context, batch []stream.Record) ([]stream.Ou
 	return o.Processor.Process(ctx, batch)
 }
 
-func (o *owner) Close() error { return closeProcessor(o.Processor) }
-
-func closeProcessor(p stream.Processor) error {
-	if closer, ok := p.(io.Closer); ok {
+func (o *owner) Close() error {
+	if closer, ok := o.Processor.(io.Closer); ok {
 		return closer.Close()
 	}
 	return nil
