@@ -90,8 +90,8 @@ func TestModelCommands(t *testing.T) {
 	}
 	out := succeed(t, append(at, "fit", "--sample", "250")...)
 	id := dry.Manifest.ID // the same documents, sample and seed
-	for _, line := range []string{"model       " + id + ", published\n", "source      topic documents, 300 read\n", "dimensions  16 of 4096\n", "samples     250\n",
-		"of that of 12 documents held out\n", "\nEMBEDDER  TYPE          WEIGHT  DIMENSIONS  FITTED BYTES\n", "words     lexical-word  1       2048        1048588\n", "\nDIMENSIONS  CAPTURED\n         1  0."} {
+	for _, line := range []string{"model       " + id + ", published\n", "source      topic documents, 300 read\n", "dimensions  16 of 8192\n", "samples     250\n",
+		"of that of 12 documents held out\n", "\nEMBEDDER  TYPE          WEIGHT  DIMENSIONS  FITTED BYTES\n", "words     lexical-word  1       4096        1048596\n", "\nDIMENSIONS  CAPTURED\n         1  0."} {
 		if !strings.Contains(out, line) {
 			t.Errorf("%q is not in\n%s", line, out)
 		}
