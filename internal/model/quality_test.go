@@ -179,7 +179,7 @@ func general(m mining.Matrix) blas32.General {
 var bars = map[string]struct{ unreduced, at512 float64 }{
 	"scifact":  {0.68, 0.60},
 	"aws-docs": {0.54, 0.52},
-	"medquad":  {0.59, 0},
+	"medquad":  {0.59, 0.42},
 }
 
 // TestQuality holds the default ensemble to what it was measured at, without reduction, on one collection.
@@ -206,27 +206,29 @@ func TestQualityCurve(t *testing.T) {
 		t.Skip("takes minutes: set HARDNEG_TEST_QUALITY=1")
 	}
 	for _, name := range []string{"scifact", "aws-docs", "medquad"} {
-		c := openCollection(t, name, "test")
-		plain, took := fit(t, c, config.Reduce{Method: "none"})
-		fmt.Printf("%s: %d passages, %d queries, %d cores\n", name, len(c.passages), len(c.queries), runtime.GOMAXPROCS(0))
-		start := time.Now()
-		passages := vectors(t, plain, embed.Passage, c.passages)
-		embedding := time.Since(start)
-		fmt.Printf("IDF fitted in %.1f s, embedded at %.1f MB/s\n", took.Seconds(), float64(c.bytes)/1e6/embedding.Seconds())
-		queries := vectors(t, plain, embed.Query, c.queries)
-		got, want := c.ndcg(passages, queries), bars[name]
-		fmt.Printf("| %d (unreduced) | %.4f | 1 | %.1f GB | |\n", plain.Dimensions(), got, float64(plain.Dimensions())*4e6/1e9)
-		fmt.Printf("%.3f of the pairs have a semantic negative\n", c.semantic(passages, queries))
-		if got < want.unreduced {
-			t.Errorf("%s: nDCG@10 %.4f, want %v", name, got, want.unreduced)
-		}
-		if got := c.curve(t, passages, queries); got < want.at512 {
-			t.Errorf("%s: nDCG@10 %.4f at 512 dimensions, want %v", name, got, want.at512)
-		}
+		t.Run(name, func(t *testing.T) {
+			c := openCollection(t, name, "test")
+			plain, took := fit(t, c, config.Reduce{Method: "none"})
+			fmt.Printf("%s: %d passages, %d queries, %d cores\n", name, len(c.passages), len(c.queries), runtime.GOMAXPROCS(0))
+			start := time.Now()
+			passages := vectors(t, plain, embed.Passage, c.passages)
+			embedding := time.Since(start)
+			fmt.Printf("IDF fitted in %.1f s, embedded at %.1f MB/s\n", took.Seconds(), float64(c.bytes)/1e6/embedding.Seconds())
+			queries := vectors(t, plain, embed.Query, c.queries)
+			got, want := c.ndcg(passages, queries), bars[name]
+			fmt.Printf("| %d (unreduced) | %.4f | 1 | %.1f GB | |\n", plain.Dimensions(), got, float64(plain.Dimensions())*4e6/1e9)
+			fmt.Printf("%.3f of the pairs have a semantic negative\n", c.semantic(passages, queries))
+			if got < want.unreduced {
+				t.Errorf("nDCG@10 %.4f, want %v", got, want.unreduced)
+			}
+			if got := c.curve(t, passages, queries); got < want.at512 {
+				t.Errorf("nDCG@10 %.4f at 512 dimensions, want %v", got, want.at512)
+			}
+		})
 	}
 }
 
-var curveDimensions = []int{64, 128, 256, 384, 512, 768, 1024, 1536}
+var curveDimensions = []int{64, 128, 256, 384, 512, 768, 1024}
 
 // curve reduces the ensemble's vectors once, to the most dimensions, and cuts: axes are nested. It returns the nDCG@10
 // of 512.
