@@ -68,6 +68,7 @@ service needs the new configuration for what a model does not hold, such as the 
 	flags.BoolVar(&o.FromTopics, "from-topics", false, "read documents and query log from the topics, not from the live collections")
 	flags.StringVar(&o.Model, "model", "", "id of a published model to use (default: fit the configured embedders)")
 	flags.DurationVar(&o.Keep, "keep", time.Hour, "how long the old generation is kept once the new one is live")
+	flags.BoolVar(&o.Default, "default-embedders", false, "use the default embedders, though the live ones are others")
 	flags.BoolVar(&o.Hold, "hold", false, "end when the new generation is ready to be promoted; the next rebuild promotes it")
 	flags.BoolVar(&abort, "abort", false, "remove the generation that is being made")
 	flags.BoolVar(&yes, "yes", false, "with --abort: do not ask")
@@ -124,6 +125,9 @@ func (c *command) printRebuild(r *pipeline.RebuildReport) error {
 	}
 	_, err := fmt.Fprintf(c.stdout, "generation %s %s: %d documents, %d queries, %d dimensions; it replaces %s\n%s\n",
 		r.Generation, state, r.Documents, r.Queries, r.Dimensions, r.Previous, strings.Join(took, ", "))
+	if err == nil && r.Promoted {
+		_, err = fmt.Fprintln(c.stdout, "give the service the embedders that this command was given: it needs them for what a model does not hold, such as keys")
+	}
 	return err
 }
 

@@ -81,7 +81,7 @@ func readReady(ctx context.Context, address string) instance {
 func (s shownStatus) print(w io.Writer) error {
 	switch {
 	case s.Generation == "":
-		fmt.Fprintln(w, "no generation is live yet: the service waits for documents, or fits its first model")
+		fmt.Fprintln(w, "no generation is live yet: the service waits for documents or fits its first model (its log says which), and mines when it has")
 	case s.Publishing:
 		fmt.Fprintf(w, "generation %s is live, and its triplets are being published\n", s.Generation)
 	default:
@@ -106,9 +106,28 @@ func (s shownStatus) print(w io.Writer) error {
 		}
 	}
 	rows(s.Stages)
-	for _, g := range s.Others {
-		fmt.Fprintf(table, "generation %s: %s\n", g.Generation, g.Phase)
-		rows(g.Stages)
+	if err := table.Flush(); err != nil {
+		return err
 	}
-	return table.Flush()
+	for _, g := range s.Others {
+		fmt.Fprintf(w, "\ngeneration %s %s\n", g.Generation, phaseText(g))
+		rows(g.Stages)
+		if err := table.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// phaseText says what a generation beside the live one is for.
+func phaseText(g pipeline.OtherGeneration) string {
+	if g.Phase == pipeline.PhaseReplaced {
+		return "was replaced, and is kept for a while"
+	}
+	for _, stage := range g.Stages {
+		if stage.Members > 0 {
+			return "is being made by a rebuild that runs: " + g.Phase
+		}
+	}
+	return "was begun by a rebuild that does not run now (" + g.Phase + "): the same command goes on with it or promotes it, --abort removes it"
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ type RebuildOptions struct {
 	FromTopics bool          // read documents and query log from the topics, not from the live collections
 	Model      string        // id of a published model; empty: fit the configured ensemble
 	Keep       time.Duration // how long the previous generation stays once the new one is live
+	Default    bool          // the default embedders may take the place of others, though the configuration names none
 	Hold       bool          // end when the new generation could be promoted; the next rebuild goes on from there
 	Progress   func(RebuildProgress)
 }
@@ -166,6 +168,9 @@ func (r *rebuild) begin(ctx context.Context, under *generation) error {
 	if under != nil {
 		return r.resume(ctx, under)
 	}
+	if err := r.meant(ctx); err != nil {
+		return err
+	}
 	if !r.FromTopics {
 		if err := r.suffices(ctx); err != nil {
 			return err
@@ -226,9 +231,12 @@ func (r *rebuild) resume(ctx context.Context, under *generation) error {
 			under.ID, under.Model, r.Config.Topics.Models)
 	}
 	if !r.asks(under, m) {
-		return fmt.Errorf("generation %s is being built already, with other embedders or another source: finish it by the command that began it, or remove it with --abort", under.ID)
+		return fmt.Errorf("generation %s is being built already, by model %s (embedders %s, %d dimensions, from the topics: %t), and this is another rebuild (embedders %s, at most %d dimensions, "+
+			"from the topics: %t): finish it by the command that began it, or remove it with --abort", under.ID, under.Model, strings.Join(embedderNames(m.Info().Definitions()), ", "), m.Dimensions(),
+			under.FromTopics, strings.Join(embedderNames(r.Config.Embedders), ", "), r.Config.Reduce.MaxDimensions, r.FromTopics)
 	}
-	r.Log.Info().Str("generation", under.ID).Str("phase", under.Phase).Msg("going on with a rebuild that was interrupted")
+	r.Log.Info().Str("generation", under.ID).Str("phase", under.Phase).Strs("embedders", embedderNames(m.Info().Definitions())).
+		Msg("going on with a rebuild that was interrupted or held")
 	if err := r.open(ctx, m); err != nil || under.Phase != phaseStarting {
 		return err
 	}
@@ -240,7 +248,7 @@ func (r *rebuild) model(ctx context.Context) (m *model.Model, err error) {
 	if r.Model != "" {
 		m, err = r.live.models().Read(ctx, r.Model)
 		if err == nil && m == nil {
-			err = fmt.Errorf("topic %s has no complete model %s", r.Config.Topics.Models, r.Model)
+			err = fmt.Errorf("topic %s has no complete model %s; hardneg models list shows those that it has", r.Config.Topics.Models, r.Model)
 		}
 		return m, err
 	}
@@ -423,7 +431,7 @@ func (r *rebuild) await(ctx context.Context, cfg *config.Config, stage string, e
 		if now := time.Now(); now.Sub(progress) > stuckAfter && now.Sub(told) > stuckAfter {
 			told = now
 			r.Log.Warn().Str("stage", stage).Str("group", Group(cfg, stage)).Int64("records", left).
-				Msg("no progress: does the service run? The new generation goes no further than the live one")
+				Msg(r.stuck(ctx))
 		}
 		if err := pause(ctx, pollPause); err != nil {
 			return err

@@ -37,7 +37,8 @@ type OtherGeneration struct {
 	Stages     []StageStatus `json:"stages,omitempty"`
 }
 
-const phaseReplaced = "replaced"
+// PhaseReplaced is that of the generation before the live one, until it is erased.
+const PhaseReplaced = "replaced"
 
 // ReadStatus asks Kafka and Qdrant. It changes nothing, and needs no service that runs.
 func ReadStatus(ctx context.Context, cfg *config.Config, kafka *stream.Client, client *index.Client) (*Status, error) {
@@ -65,7 +66,7 @@ func ReadStatus(ctx context.Context, cfg *config.Config, kafka *stream.Client, c
 	if g := known[live]; g != nil {
 		s.Publishing = g.Phase != phaseLive
 		if _, err := client.Existing(ctx, g.Previous); err == nil {
-			s.Others = append(s.Others, OtherGeneration{Generation: g.Previous, Phase: phaseReplaced})
+			s.Others = append(s.Others, OtherGeneration{Generation: g.Previous, Phase: PhaseReplaced})
 		} else if !errors.Is(err, index.ErrNoGeneration) {
 			return nil, err
 		}
