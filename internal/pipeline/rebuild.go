@@ -369,6 +369,7 @@ func (r *rebuild) ready(ctx context.Context) error {
 
 const (
 	closeEnough = 5 * time.Second
+	lookAfter   = 10 * time.Second
 	mostBehind  = time.Minute
 	stuckAfter  = 30 * time.Second
 )
@@ -452,7 +453,7 @@ func (r *rebuild) awaitIndexed(ctx context.Context) error {
 func (r *rebuild) awaitPublished(ctx context.Context) error {
 	r.Log.Info().Str("generation", r.record.ID).Msg("promoted: the service publishes its triplets now")
 	cfg := forGeneration(r.Config, r.record.ID)
-	told, wait := time.Now(), 5*pollPause
+	told, wait, looked := time.Now(), 5*pollPause, time.Now()
 	for {
 		offsets, err := r.Kafka.Offsets(ctx, cfg.Topics.Refresh)
 		if err != nil {
@@ -466,7 +467,10 @@ func (r *rebuild) awaitPublished(ctx context.Context) error {
 		wait = min(2*wait, stuckAfter)
 		if left > 0 {
 			wait = 5 * pollPause
-		} else { // only then it can be through, and the topic of models, which may be large, is read again
+		}
+		// The topic of models may be large. Where records keep coming there is always something left.
+		if left == 0 || time.Since(looked) > lookAfter {
+			looked = time.Now()
 			known, err := readGenerations(ctx, r.Kafka, r.Config.Topics.Models)
 			if err != nil {
 				return err

@@ -23,6 +23,10 @@ const (
 	watchEvery   = time.Second
 	retireEvery  = 5 * time.Second
 	succeedBatch = 256
+
+	// succeedPatience is how long a batch waits for a miner that is behind. Under a load that it cannot follow it always is,
+	// and the new generation must come out nevertheless.
+	succeedPatience = 2 * time.Second
 )
 
 // superseded compares the live generation with the own one. A view that began without one makes the first.
@@ -222,18 +226,18 @@ func (p *Pipeline) awaitStage(ctx context.Context, stage string, ends []end) err
 // maxPublished bounds what one refresh record says to be published, in bytes of ids.
 const maxPublished = 1 << 20
 
-// sendPublished sends queries through refresh, when the miner is not far behind: what changes meanwhile must not wait
-// for all of them.
+// sendPublished sends queries through refresh, when the miner is not far behind, or soon: what changes meanwhile must not
+// wait for all of them.
 func (p *Pipeline) sendPublished(ctx context.Context, queries []index.Published) error {
 	if len(queries) == 0 {
 		return nil
 	}
-	for {
+	for since := p.now(); ; {
 		behind, _, err := p.backlog(ctx, maxBacklog)
 		if err != nil {
 			return err
 		}
-		if len(behind) == 0 {
+		if len(behind) == 0 || p.now().Sub(since) > succeedPatience {
 			break
 		}
 		if err := pause(ctx, pollPause); err != nil {
