@@ -98,6 +98,9 @@ func TestSampleRefuses(t *testing.T) {
 
 // TestFitMemory bounds all that is allocated from the first row to the axes, garbage included.
 func TestFitMemory(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector lets pools forget what they hold")
+	}
 	allocated := func(n, d, most int) uint64 {
 		next := rowsLike(d, 0.6, 1)
 		block := NewMatrix(100, d)
