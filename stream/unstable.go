@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -76,7 +77,7 @@ func (c *Client) holders(ctx context.Context, group string) (int32, []openTransa
 	if err != nil {
 		return 0, nil, err
 	}
-	partition := int32(javaHash(group) & 0x7fffffff % uint32(len(all)))
+	partition := groupPartition(group, len(all))
 	open, err := c.openOffsets(ctx, group, partition)
 	if err != nil || len(open) == 0 {
 		return partition, nil, err
@@ -91,6 +92,16 @@ func (c *Client) holders(ctx context.Context, group string) (int32, []openTransa
 		}
 	}
 	return partition, open, nil
+}
+
+// groupPartition is the partition of offsetsTopic that holds a group: by the absolute value of its hash, and 0 for the one
+// number that has none, as Kafka's Utils.abs has it.
+func groupPartition(group string, partitions int) int32 {
+	hash := int64(int32(javaHash(group)))
+	if hash == math.MinInt32 {
+		return 0
+	}
+	return int32(max(hash, -hash) % int64(partitions))
 }
 
 // javaHash is String.hashCode of a name in ASCII, by which Kafka chooses the partition of a group.

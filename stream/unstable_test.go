@@ -55,3 +55,16 @@ func TestJavaHash(t *testing.T) {
 		}
 	}
 }
+
+// A negative hash counts by its absolute value: "hardneg-miner" has 0xd6edcf77, which is -689057929.
+func TestGroupPartition(t *testing.T) {
+	for _, c := range []struct {
+		group      string
+		partitions int
+		want       int32
+	}{{"a", 50, 47}, {"", 50, 0}, {"hardneg-miner", 50, 29}, {"hardneg-miner", 4, 1}, {"polygenelubricants", 50, 0}} { // the last has the least number
+		if got := groupPartition(c.group, c.partitions); got != c.want {
+			t.Errorf("group %q is in partition %d of %d, want %d", c.group, got, c.partitions, c.want)
+		}
+	}
+}
