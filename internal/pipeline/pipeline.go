@@ -249,9 +249,10 @@ func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor
 	case StageIntake:
 		processor = intake{p}
 	default:
-		processor = miner{p, a.Token}
+		m := miner{p, a.Token}
+		processor = m
 		if a.Partition == 0 && p.queries != nil && p.shadow == nil {
-			processor = p.sweeping(miner{p, a.Token})
+			processor = p.sweeping(m)
 		}
 	}
 	if p.client != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,13 +20,13 @@ import (
 
 // RebuildOptions say how to make a new generation.
 type RebuildOptions struct {
-	Options                  // Metrics and Health are not needed
-	FromTopics bool          // read documents and query log from the topics, not from the live collections
-	Model      string        // id of a published model; empty: fit the configured ensemble
-	Keep       time.Duration // how long the previous generation stays once the new one is live
-	Default    bool          // the default embedders may take the place of others, though the configuration names none
-	Hold       bool          // end when the new generation could be promoted; the next rebuild goes on from there
-	Progress   func(RebuildProgress)
+	Options                          // Metrics and Health are not needed
+	FromTopics bool                  // read documents and query log from the topics, not from the live collections
+	Model      string                // id of a published model; empty: fit the configured ensemble
+	Keep       time.Duration         // how long the previous generation stays once the new one is live
+	Default    bool                  // the default embedders may take the place of others, though the configuration names none
+	Hold       bool                  // end when the new generation could be promoted; the next rebuild goes on from there
+	Progress   func(RebuildProgress) // is called by one goroutine at a time; nil: nobody watches
 }
 
 // RebuildProgress is how far a rebuild is.
@@ -89,8 +90,13 @@ type rebuild struct {
 // that.
 func Rebuild(ctx context.Context, o RebuildOptions) (*RebuildReport, error) {
 	o.Metrics, o.Health = telemetry.NewMetrics(prometheus.NewRegistry()), telemetry.NewHealth()
-	if o.Progress == nil {
-		o.Progress = func(RebuildProgress) {}
+	show, one := o.Progress, sync.Mutex{}
+	o.Progress = func(p RebuildProgress) {
+		if show != nil {
+			one.Lock()
+			defer one.Unlock()
+			show(p)
+		}
 	}
 	r := &rebuild{RebuildOptions: o, report: &RebuildReport{Seconds: map[string]float64{}}}
 	under, err := r.find(ctx)
@@ -307,8 +313,9 @@ func (r *rebuild) build(ctx context.Context) error {
 		ready <- r.ready(running)
 	}()
 	err := stages.Wait() // the transactions under way are finished
+	notReady := <-ready  // which ends with the stages, and must have ended before the report goes on
 	if err == nil {
-		err = <-ready
+		err = notReady
 	}
 	if err == nil && !r.Hold {
 		err = ctx.Err()
