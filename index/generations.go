@@ -195,7 +195,8 @@ func (x *Index) ScanPublished(ctx context.Context, f func(Published) error) erro
 	})
 }
 
-// Published returns what these queries have published, by id. Unknown ids are missing from the map.
+// Published returns what these queries have published, by id. Unknown ids are missing from the map. Without the queries
+// collection it is ErrNoGeneration.
 func (x *Index) Published(ctx context.Context, queryIDs []string) (map[string]Published, error) {
 	found := make(map[string]Published, len(queryIDs))
 	err := x.points(ctx, x.queries, pointIDs(queryIDs, QueryPointID), withPublished, qdrant.NewWithVectors(false), func(p *qdrant.RetrievedPoint) error {
@@ -203,5 +204,8 @@ func (x *Index) Published(ctx context.Context, queryIDs []string) (map[string]Pu
 		found[q.QueryID] = q
 		return nil
 	})
+	if status.Code(err) == codes.NotFound {
+		err = fmt.Errorf("%w: %w", ErrNoGeneration, err)
+	}
 	return found, err
 }

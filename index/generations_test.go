@@ -45,8 +45,9 @@ func TestGenerations(t *testing.T) {
 		if x, err := c.Live(ctx); err != nil || x.Generation() != "g2" || x.Dimensions() != 2*dimensions {
 			t.Errorf("live: %v, %v", x, err)
 		}
-		if x, err := c.Existing(ctx, "g1"); err != nil || x.Dimensions() != dimensions {
-			t.Errorf("the one before: %v, %v", x, err)
+		before, err := c.Existing(ctx, "g1")
+		if err != nil || before.Dimensions() != dimensions {
+			t.Fatalf("the one before: %v, %v", before, err)
 		}
 		for range 2 {
 			if err := c.Drop(ctx, "g1"); err != nil {
@@ -55,6 +56,9 @@ func TestGenerations(t *testing.T) {
 		}
 		if _, err := c.Existing(ctx, "g1"); !errors.Is(err, index.ErrNoGeneration) {
 			t.Errorf("a generation that was dropped: %v", err)
+		}
+		if _, err := before.Published(ctx, []string{"q"}); !errors.Is(err, index.ErrNoGeneration) {
+			t.Errorf("what a generation that was dropped has published: %v", err)
 		}
 		live("g2")
 	})

@@ -18,6 +18,7 @@ type rawBatch struct {
 	control       bool
 	commit        bool    // of a control batch
 	offsets       []int64 // of its records
+	keys          []string
 }
 
 // rawLog reads a partition's batches from an offset up to its high watermark, by fetch requests of its own that ask
@@ -108,7 +109,7 @@ func readBatch(b *kmsg.RecordBatch) (rawBatch, error) {
 		if batch.control {
 			batch.commit = len(r.Key) >= 4 && binary.BigEndian.Uint16(r.Key[2:]) == 1
 		}
-		batch.offsets = append(batch.offsets, b.FirstOffset+int64(r.OffsetDelta))
+		batch.offsets, batch.keys = append(batch.offsets, b.FirstOffset+int64(r.OffsetDelta)), append(batch.keys, string(r.Key))
 		records = records[n+int(length):]
 	}
 	return batch, nil

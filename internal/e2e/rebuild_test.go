@@ -47,7 +47,9 @@ func (c *cluster) live() (generation string) {
 }
 
 // adopt lets the client know the groups and the refresh topic of a generation.
-func (c *cluster) adopt(generation string) {
+func (c *cluster) adopt(generation string) { c.k.topics = c.generationTopics(generation) }
+
+func (c *cluster) generationTopics(generation string) topics {
 	named := namedTopics(c.name, c.prefix)
 	if strings.Contains(generation, "-") {
 		suffix := "-" + generation
@@ -56,7 +58,7 @@ func (c *cluster) adopt(generation string) {
 			c.name + suffix + "-indexer": named.documents, c.name + suffix + "-intake": named.queries, c.name + suffix + "-miner": named.refresh,
 		}
 	}
-	c.k.topics = named
+	return named
 }
 
 // rebuild is a `hardneg rebuild` in the background.
@@ -96,8 +98,9 @@ func (r *rebuild) wait(most time.Duration) {
 }
 
 // TestRebuild replaces the generation while documents and queries keep coming, from the live collections and from the
-// topics. In the end the view equals the oracle on the new vectors, no revision went back, and each bad record has one
-// dead letter, however many generations read it.
+// topics. At any time each list is the oracle's on the vectors of the generation that it names, as far as what is under way
+// lets one know; in the end the view equals the oracle on the new vectors, no revision went back, and each bad record has
+// one dead letter, however many generations read it.
 func TestRebuild(t *testing.T) {
 	c := newCluster(t)
 	c.join([]string{"indexer", "intake", "miner"})
@@ -110,8 +113,9 @@ func TestRebuild(t *testing.T) {
 	go f.run()
 	c.allReady()
 	seen := []string{c.live()}
+	m := newMoments(c, f)
 	for i, from := range [][]string{nil, {"--from-topics"}} {
-		c.rebuild(slices.Concat([]string{"--set", ensembles[i], "--keep", "1s"}, from)...).wait(3 * time.Minute)
+		m.during(c.rebuild(slices.Concat([]string{"--set", ensembles[i], "--keep", "1s"}, from)...), 3*time.Minute)
 		now := c.live()
 		if slices.Contains(seen, now) {
 			t.Fatalf("after the rebuild generation %s is live, after %v", now, seen)
@@ -119,6 +123,10 @@ func TestRebuild(t *testing.T) {
 		seen = append(seen, now)
 		c.adopt(now)
 	}
+	for range 10 {
+		m.look()
+	}
+	m.enough(seen)
 	f.end()
 	c.allReady()
 	took := c.k.quiet(2 * time.Minute)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,6 +35,12 @@ func qdrantClient(t testing.TB, address string) *qdrant.Client {
 // scroll reads all points of a collection with payloads and vectors.
 func scroll(t testing.TB, client *qdrant.Client, collection string, each func(map[string]*qdrant.Value, []float32)) {
 	t.Helper()
+	if err := tryScroll(t, client, collection, each); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tryScroll(t testing.TB, client *qdrant.Client, collection string, each func(map[string]*qdrant.Value, []float32)) error {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var from *qdrant.PointId
@@ -43,7 +50,7 @@ func scroll(t testing.TB, client *qdrant.Client, collection string, each func(ma
 			WithPayload: qdrant.NewWithPayload(true), WithVectors: qdrant.NewWithVectors(true),
 		})
 		if err != nil {
-			t.Fatalf("scroll %s: %v", collection, err)
+			return fmt.Errorf("scroll %s: %w", collection, err)
 		}
 		for _, p := range answer.GetResult() {
 			vector := p.GetVectors().GetVector().GetDense().GetData()
@@ -54,7 +61,7 @@ func scroll(t testing.TB, client *qdrant.Client, collection string, each func(ma
 			each(p.GetPayload(), vector)
 		}
 		if from = answer.GetNextPageOffset(); from == nil {
-			return
+			return nil
 		}
 	}
 }
@@ -75,8 +82,17 @@ func readCorpus(t testing.TB, client *qdrant.Client, prefix string) corpus {
 
 func readCorpusOf(t testing.TB, client *qdrant.Client, collection string) corpus {
 	t.Helper()
+	c, err := corpusOf(t, client, collection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func corpusOf(t testing.TB, client *qdrant.Client, collection string) (corpus, error) {
+	t.Helper()
 	c := corpus{}
-	scroll(t, client, collection, func(payload map[string]*qdrant.Value, vector []float32) {
+	err := tryScroll(t, client, collection, func(payload map[string]*qdrant.Value, vector []float32) {
 		if payload["deleted"].GetBoolValue() {
 			return
 		}
@@ -94,7 +110,7 @@ func readCorpusOf(t testing.TB, client *qdrant.Client, collection string) corpus
 		}
 		c[p.id] = p
 	})
-	return c
+	return c, err
 }
 
 // readQueryVectors reads the vectors of the queries that are not forgotten. The last component of a stored vector is

@@ -92,6 +92,9 @@ func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 	if err := s.notRecreated(ctx, tasks); err != nil {
 		return nil, err
 	}
+	if err := s.inherit(ctx, tasks); err != nil {
+		return nil, err
+	}
 	outputs, err := s.embed(ctx, tasks)
 	if err != nil {
 		return nil, err

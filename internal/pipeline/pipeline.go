@@ -74,6 +74,7 @@ type Pipeline struct {
 	generation  string
 	live        string                     // the generation that was live at start; empty: none yet
 	record      *generation                // what is known of it; nil: it was not made by rebuild
+	previous    *index.Index               // the generation before, until all of this one is published; else nil
 	shadow      *shadow                    // the generation is being built beside the live one; nil: it is live
 	supersede   chan error                 // another generation is live
 	told        map[string]map[int32]int64 // by stage: before these offsets an earlier generation sent the dead letters

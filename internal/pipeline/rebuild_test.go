@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -298,6 +299,77 @@ func TestRebuildBesideNoService(t *testing.T) {
 		if !maps.Equal(at[0], at[1]) {
 			t.Errorf("the %s has come to %v, want that of the live generation, %v", stage, at[1], at[0])
 		}
+	}
+}
+
+// TestSuccessionOfAQuery: what a change touches after the promotion, before it is this query's turn to be published, leaves
+// nothing behind of the old generation, not even of what the new one does not know. The query's records are one transaction,
+// so they lie at offsets in a row.
+func TestSuccessionOfAQuery(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 17, 6)
+	stop := w.instance()
+	w.settle()
+	held, err := w.rebuild(func(o *RebuildOptions) { o.Hold = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	old, err := w.index.Existing(t.Context(), held.Previous)
+	if err != nil {
+		t.Fatal(err)
+	}
+	states, err := old.States(t.Context(), []string{"q0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := states["q0"]
+	state.Published["only the old one"] = 2
+	state.Revision += 1_000_000_000
+	if err := old.WriteStates(t.Context(), []index.State{state}, state.Token); err != nil {
+		t.Fatal(err)
+	}
+	next := forGeneration(w.cfg, held.Generation)
+	w.produce(next.Topics.Refresh, "q0", map[string]any{"kind": records.KindRefresh, "query_id": "q0", "source": records.Source{Topic: "documents"}})
+	promoted := make(chan error, 1)
+	go func() {
+		_, err := w.rebuild(nil)
+		promoted <- err
+	}()
+	w.await(time.Minute, "the promotion", func() bool {
+		live, _, err := w.index.Active(t.Context())
+		return err == nil && live == held.Generation
+	})
+	stop = w.instance()
+	defer func() { stop() }()
+	if err := <-promoted; err != nil {
+		t.Fatal(err)
+	}
+	w.cfg = next
+	w.settle()
+	w.compare("after the promotion")
+	var offsets []int64
+	var slots []string
+	err = w.kafka.ReadToEnd(t.Context(), w.cfg.Topics.Triplets, func(r stream.Record) error {
+		of := stream.Header{Key: HeaderGeneration, Value: []byte(held.Generation)}
+		if !strings.HasPrefix(string(r.Key), `["q0",`) || !slices.ContainsFunc(r.Headers, func(h stream.Header) bool { return reflect.DeepEqual(h, of) }) {
+			return nil
+		}
+		offsets, slots = append(offsets, r.Offset), append(slots, string(r.Key))
+		var triplet records.Triplet
+		if r.Value != nil {
+			if err := json.Unmarshal(r.Value, &triplet); err != nil || triplet.Revision <= state.Revision {
+				t.Errorf("%s at offset %d has revision %d, %v, not above %d", r.Key, r.Offset, triplet.Revision, err, state.Revision)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.Index(slots, `["q0","only the old one",1]`)
+	if at < 0 || offsets[at]-offsets[0] != int64(at) {
+		t.Errorf("records %v at offsets %v: want the retraction of what only the old generation had in one transaction with the first", slots, offsets)
 	}
 }
 

@@ -90,14 +90,21 @@ func (o *owner) Close() error {
 }
 
 // takeOver ends what the stages of the previous generation do, before the first of this one's begins, and notes how far
-// they told of what cannot be used.
+// they told of what cannot be used. Until all of this generation is published it keeps the collections of that one at hand.
 func (p *Pipeline) takeOver(ctx context.Context) error {
 	if p.record == nil {
 		return nil
 	}
 	previous := forGeneration(p.named, p.record.Previous)
 	if p.record.Phase != phaseLive {
-		if err := fence(ctx, p.kafka, previous); err != nil {
+		err := fence(ctx, p.kafka, previous)
+		if err != nil {
+			return err
+		}
+		p.previous, err = p.client.Existing(ctx, p.record.Previous)
+		if errors.Is(err, index.ErrNoGeneration) {
+			p.log.Warn().Err(err).Msg("triplets that only the previous generation had are not retracted: hardneg audit --all --repair does it")
+		} else if err != nil {
 			return err
 		}
 	}
@@ -154,50 +161,74 @@ func (p *Pipeline) succeedOnce(ctx context.Context) error {
 	return nil
 }
 
-// publishAll sends every query through refresh that this generation or the previous one knows, with what the previous
-// one has published of it, and waits until the miners are through. It keeps no place: where it is interrupted all begins
-// again, and what was published already is published once more.
-func (p *Pipeline) publishAll(ctx context.Context) error {
-	previous, err := p.client.Existing(ctx, p.record.Previous)
+// inherit gives the queries that this owner has not published yet what the generation before has in the triplets topic of
+// them, so that the old lists and the new ones change places in one transaction, whatever it is that touches a query
+// first. What that generation says does not change any more: its stages are fenced.
+func (s miner) inherit(ctx context.Context, tasks []*task) error {
+	if s.previous == nil {
+		return nil
+	}
+	var ids []string
+	for _, t := range tasks {
+		if t.forced {
+			ids = append(ids, t.id)
+		}
+	}
+	published, err := s.previous.Published(ctx, ids)
 	if errors.Is(err, index.ErrNoGeneration) {
-		p.log.Warn().Err(err).Msg("triplets that only the previous generation had are not retracted: hardneg audit --all --repair does it")
-		previous = p.queries
-	} else if err != nil {
-		return err
+		return nil // it is erased: all of this one was published before
 	}
-	p.log.Info().Str("generation", p.generation).Str("previous", p.record.Previous).Msg("publishing the new generation")
-	total := 0
-	send := func(of []index.Published) error {
-		total += len(of)
-		return p.sendPublished(ctx, of)
-	}
-	// Those that the previous one has published come by what it says, and that does not change any more: one of its own
-	// that begins meanwhile must not hide what there is to retract of it.
-	err = inBatches(succeedBatch, func(add func(index.Published) error) error {
-		return previous.ScanPublished(ctx, func(q index.Published) error {
-			if len(q.Ranks) == 0 {
-				return nil
-			}
-			return add(q)
-		})
-	}, send)
 	if err != nil {
 		return err
 	}
-	err = inBatches(succeedBatch, func(add func(index.Published) error) error {
-		return p.queries.ScanPublished(ctx, add)
-	}, func(own []index.Published) error {
-		before, err := previous.Published(ctx, idsOf(own))
+	for _, t := range tasks {
+		before, ok := published[t.id]
+		if !ok || !t.known && len(before.Ranks) == 0 {
+			continue
+		}
+		t.records = append(t.records, records.Refresh{
+			Kind: records.KindRefresh, QueryID: t.id, Force: true, Published: before.Ranks, Revision: before.Revision,
+			Source: records.Source{Topic: records.SourceRebuild, Timestamp: s.now().UnixMilli()},
+		})
+		t.sources = append(t.sources, t.sources[len(t.sources)-1])
+	}
+	return nil
+}
+
+// publishAll sends every query through refresh that this generation or the previous one knows, and waits until the miners
+// are through. No owner has published what the rebuild stored, so all of it goes out. It keeps no place: where it is
+// interrupted all begins again.
+func (p *Pipeline) publishAll(ctx context.Context) error {
+	p.log.Info().Str("generation", p.generation).Str("previous", p.record.Previous).Msg("publishing the new generation")
+	total := 0
+	send := func(ids []string) error {
+		total += len(ids)
+		return p.touch(ctx, ids)
+	}
+	if p.previous != nil {
+		err := inBatches(succeedBatch, func(add func(string) error) error {
+			return p.previous.ScanPublished(ctx, func(q index.Published) error {
+				if len(q.Ranks) == 0 {
+					return nil
+				}
+				return add(q.QueryID)
+			})
+		}, send)
 		if err != nil {
 			return err
 		}
-		var rest []index.Published
-		for _, q := range own {
-			if b := before[q.QueryID]; len(b.Ranks) == 0 {
-				rest = append(rest, index.Published{QueryID: q.QueryID, Revision: b.Revision})
+	}
+	err := inBatches(succeedBatch, func(add func(string) error) error {
+		return p.queries.ScanPublished(ctx, func(q index.Published) error { return add(q.QueryID) })
+	}, func(ids []string) error {
+		if p.previous != nil { // those that it has published are on their way
+			before, err := p.previous.Published(ctx, ids)
+			if err != nil {
+				return err
 			}
+			ids = slices.DeleteFunc(ids, func(id string) bool { return len(before[id].Ranks) > 0 })
 		}
-		return send(rest)
+		return send(ids)
 	})
 	if err != nil {
 		return err
@@ -223,13 +254,10 @@ func (p *Pipeline) awaitStage(ctx context.Context, stage string, ends []end) err
 	}
 }
 
-// maxPublished bounds what one refresh record says to be published, in bytes of ids.
-const maxPublished = 1 << 20
-
-// sendPublished sends queries through refresh, when the miner is not far behind, or soon: what changes meanwhile must not
-// wait for all of them.
-func (p *Pipeline) sendPublished(ctx context.Context, queries []index.Published) error {
-	if len(queries) == 0 {
+// touch sends queries through refresh, when the miner is not far behind, or soon: what changes meanwhile must not wait for
+// all of them.
+func (p *Pipeline) touch(ctx context.Context, ids []string) error {
+	if len(ids) == 0 {
 		return nil
 	}
 	for since := p.now(); ; {
@@ -244,34 +272,13 @@ func (p *Pipeline) sendPublished(ctx context.Context, queries []index.Published)
 			return err
 		}
 	}
-	var outputs []stream.Output
-	for _, q := range queries {
-		r := records.Refresh{
-			Kind: records.KindRefresh, QueryID: q.QueryID, Force: true, Revision: q.Revision,
-			Source: records.Source{Topic: records.SourceRebuild, Timestamp: p.now().UnixMilli()},
-		}
-		bytes := 0
-		for id, rank := range q.Ranks {
-			if bytes += len(id); bytes > maxPublished {
-				outputs = append(outputs, p.refreshOutput(r, nil))
-				r.Published, bytes = nil, len(id)
-			}
-			if r.Published == nil {
-				r.Published = map[string]int{}
-			}
-			r.Published[id] = rank
-		}
-		outputs = append(outputs, p.refreshOutput(r, nil))
+	outputs := make([]stream.Output, len(ids))
+	for i, id := range ids {
+		outputs[i] = p.refreshOutput(records.Refresh{
+			Kind: records.KindRefresh, QueryID: id, Source: records.Source{Topic: records.SourceRebuild, Timestamp: p.now().UnixMilli()},
+		}, nil)
 	}
 	return p.kafka.Produce(ctx, outputs)
-}
-
-func idsOf(queries []index.Published) []string {
-	ids := make([]string, len(queries))
-	for i, q := range queries {
-		ids[i] = q.QueryID
-	}
-	return ids
 }
 
 // inBatches hands what a scan finds on in batches of n.
