@@ -259,9 +259,13 @@ func TestSearchIsExact(t *testing.T) {
 			if exhausted != hits[0].Exhausted || len(ranking) != len(hits[0].Documents) {
 				t.Fatalf("limit %d: ranked %d, exhausted %v", limit, len(ranking), exhausted)
 			}
+			read, err := x.DocumentsAt(t.Context(), []string{ranking[0].Point, index.DocumentPointID("unknown")}, index.WithVector)
+			if d := read[ranking[0].Point]; err != nil || len(read) != 1 || d.ID != hits[0].Documents[0].ID || d.Vector == nil {
+				t.Fatalf("the first of the ranking: %v, %v", read, err)
+			}
 			for i, d := range hits[0].Documents {
-				if score := dot(probes[0], d.Vector); ranking[i].ID != d.ID || math.Abs(float64(ranking[i].Score)-score) > mining.Slack {
-					t.Fatalf("limit %d: rank %d is %s with %v, want %s with %v", limit, i, ranking[i].ID, ranking[i].Score, d.ID, score)
+				if score := dot(probes[0], d.Vector); ranking[i].Point != index.DocumentPointID(d.ID) || math.Abs(float64(ranking[i].Score)-score) > mining.Slack {
+					t.Fatalf("limit %d: rank %d is %s with %v, want %s with %v", limit, i, ranking[i].Point, ranking[i].Score, d.ID, score)
 				}
 			}
 		}

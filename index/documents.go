@@ -197,14 +197,25 @@ func (want Fields) selectors() (*qdrant.WithPayloadSelector, *qdrant.WithVectors
 
 // Documents returns the documents and delete markers with these ids, by id. Unknown ids are missing from the map.
 func (x *Index) Documents(ctx context.Context, ids []string, want Fields) (map[string]Document, error) {
-	withPayload, withVectors := want.selectors()
 	documents := make(map[string]Document, len(ids))
-	err := x.points(ctx, x.documents, pointIDs(ids, DocumentPointID), withPayload, withVectors, func(p *qdrant.RetrievedPoint) error {
+	err := x.documentsOf(ctx, pointIDs(ids, DocumentPointID), want, func(_ string, d Document) { documents[d.ID] = d })
+	return documents, err
+}
+
+// DocumentsAt is Documents by the ids of points, as Rank returns them.
+func (x *Index) DocumentsAt(ctx context.Context, points []string, want Fields) (map[string]Document, error) {
+	documents := make(map[string]Document, len(points))
+	err := x.documentsOf(ctx, pointIDs(points, func(point string) string { return point }), want, func(point string, d Document) { documents[point] = d })
+	return documents, err
+}
+
+func (x *Index) documentsOf(ctx context.Context, points []*qdrant.PointId, want Fields, f func(point string, d Document)) error {
+	withPayload, withVectors := want.selectors()
+	return x.points(ctx, x.documents, points, withPayload, withVectors, func(p *qdrant.RetrievedPoint) error {
 		d, err := documentFrom(p.GetPayload(), p.GetVectors())
-		documents[d.ID] = d
+		f(p.GetId().GetUuid(), d)
 		return err
 	})
-	return documents, err
 }
 
 // points reads points by id, in batches.

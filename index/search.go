@@ -107,12 +107,12 @@ func (x *Index) checkQuery(vector []float32) error {
 
 // Ranked is a document in a ranking.
 type Ranked struct {
-	ID    string
+	Point string  // its DocumentPointID: DocumentsAt reads it
 	Score float32 // dot product with the query, as the server summed it
 }
 
-// Rank returns the limit live documents nearest to a query by dot product, the nearest first, without their vectors:
-// rankings may be long. exhausted says that fewer came than asked.
+// Rank returns the limit live documents nearest to a query by dot product, the nearest first, without anything of
+// theirs: rankings may be long. exhausted says that fewer came than asked.
 func (x *Index) Rank(ctx context.Context, query []float32, limit int) (ranking []Ranked, exhausted bool, err error) {
 	if err := x.checkQuery(query); err != nil {
 		return nil, false, fmt.Errorf("rank: %w", err)
@@ -123,12 +123,12 @@ func (x *Index) Rank(ctx context.Context, query []float32, limit int) (ranking [
 	}
 	template := qdrant.QueryPoints{
 		CollectionName: x.documents, Filter: live, Params: params,
-		WithPayload: qdrant.NewWithPayloadInclude(fieldDocument), WithVectors: qdrant.NewWithVectors(false),
+		WithPayload: qdrant.NewWithPayload(false), WithVectors: qdrant.NewWithVectors(false),
 	}
 	err = x.queryBatches(ctx, &template, [][]float32{query}, limit, hitBytes, func(_ int, points []*qdrant.ScoredPoint) error {
 		ranking = make([]Ranked, len(points))
 		for i, point := range points {
-			ranking[i] = Ranked{ID: stringOf(point.GetPayload()[fieldDocument]), Score: point.GetScore()}
+			ranking[i] = Ranked{Point: point.GetId().GetUuid(), Score: point.GetScore()}
 		}
 		return nil
 	})

@@ -57,7 +57,8 @@ const (
 	// so many waits for what was in the topics at the time.
 	auditLooks    = 4
 	auditPause    = 100 * time.Millisecond
-	auditPatience = 20 * time.Second // without progress of the stages
+	auditPatience = 20 * time.Second // without progress of a stage that nobody runs
+	batchPatience = 2 * time.Minute  // of one that runs: a batch may be large, and the machine busy
 )
 
 // auditor is one audit.
@@ -260,9 +261,15 @@ func (a *auditor) settle(ctx context.Context) error {
 			if left != last {
 				last, progress = left, time.Now()
 			}
-			if time.Since(progress) > auditPatience {
-				a.behind += left
-				break
+			if idle := time.Since(progress); idle > auditPatience {
+				members, err := a.Kafka.Members(ctx, Group(a.Config, stage))
+				if err != nil {
+					return err
+				}
+				if members == 0 || idle > batchPatience {
+					a.behind += left
+					break
+				}
 			}
 			if err := pause(ctx, auditPause); err != nil {
 				return err

@@ -18,7 +18,7 @@ const (
 	mineTogether  = 64     // queries whose reads share a round trip
 	firstLimit    = 48     // candidates of a first search; each further one asks for four times as many
 	hitsTogether  = 16_384 // candidates, with their vectors, that are held at a time
-	wideLimit     = 4_096  // candidates from which on a search leaves out the vectors
+	wideLimit     = 256    // candidates from which on a search leaves out the vectors
 	confirmRounds = 3      // rounds that may store; then what is stored is published, and the query comes again
 	maxRounds     = 20     // rounds in which documents change between their decision and the reading of their texts
 )
@@ -341,7 +341,7 @@ func (s miner) candidates(ctx context.Context, inputs []mining.Input, some []int
 	return nil
 }
 
-// wideCandidates ranks without vectors, and then reads only the documents that the rules may look at. One that has
+// wideCandidates ranks bare points, and then reads only the documents that the rules may look at. One that has
 // changed in between would leave a gap in its window, where the next of the ranking belongs, and if that happened in two
 // readings on end the gap would be confirmed: then the ranking is read again.
 func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) error {
@@ -358,13 +358,13 @@ func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) 
 				}
 			}
 		}
-		documents, err := s.index.Documents(ctx, slices.Sorted(maps.Keys(needed)), index.WithVector|index.WithMinHash)
+		documents, err := s.index.DocumentsAt(ctx, slices.Sorted(maps.Keys(needed)), index.WithVector|index.WithMinHash)
 		if err != nil {
 			return err
 		}
 		in.Candidates, in.Exhausted, in.Floor = nil, exhausted, nil
 		for _, r := range ranking {
-			if d, ok := documents[r.ID]; ok && !d.Deleted && near(mining.Cosine(in.Query, d.Vector), r.Score) {
+			if d, ok := documents[r.Point]; ok && !d.Deleted && near(mining.Cosine(in.Query, d.Vector), r.Score) {
 				in.Candidates = append(in.Candidates, d.Document)
 			}
 		}
@@ -382,7 +382,7 @@ func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) 
 // near tells whether two cosines may be those of the same vectors.
 func near(a, b float32) bool { return math.Abs(float64(a)-float64(b)) <= mining.Slack }
 
-// need adds the documents of a window: as many as it looks at, and those that the server's sums may have put behind
+// need adds the points of a window: as many as it looks at, and those that the server's sums may have put behind
 // them.
 func need(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
 	inside := 0
@@ -395,7 +395,7 @@ func need(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
 		if score < w.Low-2*mining.Slack || inside >= w.Most && score < last-2*mining.Slack {
 			return
 		}
-		needed[r.ID] = true
+		needed[r.Point] = true
 		if inside < w.Most && score <= w.High-2*mining.Slack && score >= w.Low+2*mining.Slack {
 			inside++
 			last = score

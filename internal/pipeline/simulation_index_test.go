@@ -109,6 +109,11 @@ func (s *simStore) Documents(_ context.Context, ids []string, want index.Fields)
 	})
 }
 
+// DocumentsAt: a point of the simulation has the id of its document.
+func (s *simStore) DocumentsAt(ctx context.Context, points []string, want index.Fields) (map[string]index.Document, error) {
+	return s.Documents(ctx, points, want)
+}
+
 // Search is exact. It sums in float32 and in another order than package mining, as a search engine may, and gives
 // fewer documents than asked for, so that searches must be repeated although there are few documents.
 func (s *simStore) Search(_ context.Context, queries [][]float32, limit int) ([]index.Hits, error) {
@@ -147,7 +152,7 @@ func (s *simStore) Rank(_ context.Context, query []float32, limit int) ([]index.
 	})
 	ranking := make([]index.Ranked, len(hits.Documents))
 	for i, d := range hits.Documents {
-		ranking[i] = index.Ranked{ID: d.ID, Score: simScore(query, d.Vector)}
+		ranking[i] = index.Ranked{Point: d.ID, Score: simScore(query, d.Vector)}
 	}
 	return ranking, hits.Exhausted, err
 }
