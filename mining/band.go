@@ -93,9 +93,10 @@ func (b *band) tridiagonal() (diagonal, next []float64) {
 	return diagonal, next
 }
 
-// choose gives the number of leading eigenvalues that reach target: at most most, and as many as differ from zero.
-func (s *spectrum) choose(target float64, most int) (k int) {
-	for sum := 0.0; k < min(most, len(s.values)) && s.values[k] > 1e-7*s.values[0] && sum < target; k++ {
+// choose gives the number of leading eigenvalues that are least at least and reach target: at most most, and as many as differ
+// from zero.
+func (s *spectrum) choose(target float64, least, most int) (k int) {
+	for sum := 0.0; k < min(most, len(s.values)) && s.values[k] > 1e-7*s.values[0] && (k < least || sum < target); k++ {
 		sum += s.values[k]
 	}
 	return k

@@ -50,7 +50,7 @@ func TestBand(t *testing.T) {
 						t.Fatalf("eigenvalue %d is %v, want %v", i, got, want)
 					}
 				}
-				k := s.choose(math.Inf(1), c.m)
+				k := s.choose(math.Inf(1), 1, c.m)
 				if name == "zero" {
 					if k != 0 {
 						t.Errorf("%d eigenvalues differ from zero", k)

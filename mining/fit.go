@@ -10,7 +10,7 @@ import (
 type ReducerOptions struct {
 	Variance      float64 // share of the total variance to keep: above 0, at most 1
 	MaxDimensions int     // most axes; 0: as many as there are dimensions
-	MinDimensions int     // fewest axes, filled up with random ones where the sample has no more; 0: 1
+	MinDimensions int     // fewest axes, whatever they capture; filled up with random ones where the sample has no more; 0: 1
 	SubtractMean  bool    // see Reducer
 	Normalize     bool
 	Seed          uint64
@@ -51,7 +51,7 @@ func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, e
 }
 
 // Fit finds the principal axes of the sample: the eigenvectors of its centred covariance C = Xᵀ(X−1μ)/(n−1), the largest
-// first, until they capture o.Variance of the total, or o.MaxDimensions. The sample is used up by it.
+// first, until they are o.MinDimensions at least and capture o.Variance of the total, or are o.MaxDimensions. The sample is used up by it.
 //
 // Of C only projections are solved. An orthonormal basis Q of a block Krylov space of C grows
 // by blocks, every new block being C times the last, made orthogonal to all before (Musco and Musco, "Randomized
@@ -79,7 +79,7 @@ func (s *Sample) Fit(ctx context.Context, o ReducerOptions) (*Reducer, error) {
 	f := &fit{sample: s, random: rand.New(rand.NewPCG(o.Seed, 0)), progress: o.Progress}
 	mean, total := s.finish()
 	f.total = total
-	axes, values, err := f.axes(ctx, o.Variance*f.total, o.MaxDimensions)
+	axes, values, err := f.axes(ctx, o.Variance*f.total, o.MinDimensions, o.MaxDimensions)
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +118,8 @@ type fit struct {
 }
 
 // axes are the leading eigenvectors of the covariance, as rows, and their eigenvalues: until these add up to
-// target, or most of them, or as many as the sample has.
-func (f *fit) axes(ctx context.Context, target float64, most int) (Matrix, []float64, error) {
+// target and are least, or most of them, or as many as the sample has.
+func (f *fit) axes(ctx context.Context, target float64, least, most int) (Matrix, []float64, error) {
 	if f.total == 0 {
 		return Matrix{Cols: f.sample.d}, nil, nil
 	}
@@ -133,11 +133,11 @@ func (f *fit) axes(ctx context.Context, target float64, most int) (Matrix, []flo
 		if f.progress != nil {
 			f.progress(f.size)
 		}
-		if grown && (f.size < check || (f.trace < target && f.size < most*3/2)) {
+		if grown && (f.size < check || f.size < most*3/2 && (f.trace < target || f.size < least*3/2)) {
 			continue
 		}
 		solved := newSpectrum(f.t)
-		k := solved.choose(target, most)
+		k := solved.choose(target, least, most)
 		// The basis must hold more than the axes it is asked for, so that the last of them are found well, too: it has
 		// grown enough once growing changes next to nothing of what these axes capture.
 		if !grown || (last != nil && solved.sum(k)-last.sum(k) <= converged*f.total) {

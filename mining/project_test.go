@@ -149,6 +149,32 @@ func TestReducerSmallSamples(t *testing.T) {
 	}
 }
 
+// TestReducerLeast: where few axes capture what is asked for, those that fill up the least are the next principal ones, not
+// random ones, as far as the sample has them.
+func TestReducerLeast(t *testing.T) {
+	rows := sampleLike(300, 200, 0, 3)
+	few, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 0.3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 1, MaxDimensions: 120})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 0.3, MinDimensions: 120, MaxDimensions: 150})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if few.Out() >= 120 || got.Out() != 120 {
+		t.Fatalf("%d axes for the variance alone, %d with a least of 120", few.Out(), got.Out())
+	}
+	for i, want := range all.Share {
+		if math.Abs(got.Share[i]-want) > 1e-3 {
+			t.Fatalf("%d axes capture %v, the principal ones %v", i+1, got.Share[i], want)
+		}
+	}
+}
+
 // TestReducerMultiplicity: eigenvalues of higher multiplicity than a block, which a Krylov space alone does not find.
 func TestReducerMultiplicity(t *testing.T) {
 	const d = 200
