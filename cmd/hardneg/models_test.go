@@ -51,9 +51,9 @@ func TestModelCommands(t *testing.T) {
 	for args, want := range map[string]string{
 		"fit --sample 0":                   "hardneg: --sample must be at least 1, is 0\n",
 		"fit -o yaml":                      "hardneg: --output \"yaml\" is none of table, json\n",
-		"fit --kafka 127.0.0.1:1 --seed x": "hardneg: invalid argument \"x\" for \"--seed\" flag: strconv.ParseUint: parsing \"x\": invalid syntax (see hardneg --help)\n",
+		"fit --kafka 127.0.0.1:1 --seed x": "hardneg: invalid argument \"x\" for \"--seed\" flag: strconv.ParseUint: parsing \"x\": invalid syntax (see hardneg fit --help)\n",
 		"models":                           "hardneg: models what? One of: list, show\n",
-		"models show":                      "hardneg: hardneg models show needs ID (see hardneg --help)\n",
+		"models show":                      "hardneg: hardneg models show needs ID (see hardneg models show --help)\n",
 		"models list":                      "hardneg: which Kafka? Name the service by --data-dir, --kafka, or kafka.brokers in the configuration\n",
 	} {
 		code, _, stderr := hardneg(t, strings.Fields(args)...)
@@ -206,6 +206,8 @@ func TestReadRecent(t *testing.T) {
 		if test.want == "" {
 			if err != nil || got.Documents != 7 || got.Share != 0.25 || !got.Drifted {
 				t.Errorf("%s: %+v, %v", test.body, got, err)
+			} else if said := got.String(); !strings.HasSuffix(said, "; too few to say more: it takes 500") {
+				t.Errorf("of 7 documents: %s", said)
 			}
 		} else if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%d %s: %v, want %q", test.status, test.body, err, test.want)

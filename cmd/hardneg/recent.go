@@ -8,8 +8,9 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
+	prom "github.com/prometheus/common/model"
 
+	"hardneg/internal/model"
 	"hardneg/internal/telemetry"
 )
 
@@ -23,7 +24,10 @@ type recent struct {
 
 func (r *recent) String() string {
 	verdict := "as was to be expected"
-	if r.Drifted {
+	switch {
+	case r.Documents < model.DriftMinimum:
+		verdict = fmt.Sprintf("too few to say more: it takes %d", model.DriftMinimum)
+	case r.Drifted:
 		verdict = "DRIFTED: notably more is lost than of those held out"
 	}
 	return fmt.Sprintf("%.3f captured of recent documents, %d embedded by the service at %s; %s", r.Share, r.Documents, r.Service, verdict)
@@ -48,7 +52,7 @@ func readRecent(ctx context.Context, address, id string) (*recent, error) {
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%s answers %s", address, response.Status)
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
+	parser := expfmt.NewTextParser(prom.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(response.Body)
 	if err != nil {
 		return nil, fmt.Errorf("%s answers with no metrics: %w", address, err)

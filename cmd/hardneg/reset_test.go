@@ -15,7 +15,7 @@ func TestResetCommand(t *testing.T) {
 		"reset --embedded":                          "hardneg: --embedded needs --data-dir, and no other address\n",
 		"reset --embedded --data-dir x --kafka a:1": "hardneg: --embedded needs --data-dir, and no other address\n",
 		"reset -o yaml":                             "hardneg: --output \"yaml\" is none of table, json\n",
-		"reset all":                                 "hardneg: hardneg reset does not take \"all\" (see hardneg --help)\n",
+		"reset all":                                 "hardneg: hardneg reset does not take \"all\" (see hardneg reset --help)\n",
 		"reset":                                     "hardneg: which Kafka? Name the service by --data-dir, --kafka, or kafka.brokers in the configuration\n",
 	} {
 		if code, _, stderr := hardneg(t, strings.Fields(args)...); code != exitUsage || stderr != want {

@@ -45,7 +45,7 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 	c := &command{environ: environ, stdout: stdout, stderr: stderr}
 	root := c.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	ran, err := root.ExecuteContextC(ctx)
 	code := c.exitCode(err)
 	if code == exitOK {
 		return code
@@ -61,7 +61,7 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 		message = strings.Replace(message, context.Canceled.Error(), "interrupted", 1)
 	}
 	if code == exitUsage && !c.started {
-		message += " (see hardneg --help)"
+		message += " (see " + ran.CommandPath() + " --help)"
 	}
 	fmt.Fprintln(stderr, "hardneg:", message)
 	return code

@@ -72,10 +72,11 @@ type Drift struct {
 	seen    int64
 }
 
-const (
-	driftWindow  = 1000 // documents after which one weighs 1/e of the newest
-	driftMinimum = 500  // the least that says something: weights, added up
+// DriftMinimum is the number of documents below which nothing is said of drift.
+const DriftMinimum = 500
 
+const (
+	driftWindow = 1000 // documents after which one weighs 1/e of the newest
 	// driftOdds is how much of the odds, captured to lost, has to be left. docs/models.md has the figures behind it.
 	driftOdds = 0.7
 )
@@ -99,7 +100,7 @@ func (d *Drift) Share() float64 { return d.recent.Share() }
 // Notable tells whether recent documents are of another kind than the sample. It is false where there are too few to
 // say, or nothing to compare them with.
 func (d *Drift) Notable() bool {
-	if d.heldOut == nil || d.recent.Vectors < driftMinimum {
+	if d.heldOut == nil || d.recent.Vectors < DriftMinimum {
 		return false
 	}
 	return odds(d.Share()) < driftOdds*odds(d.heldOut.Share)

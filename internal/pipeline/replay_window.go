@@ -138,7 +138,7 @@ func resolve(ctx context.Context, kafka logBounds, topic string, from, to Bound,
 	if !from.moment(now).IsZero() && !to.moment(now).IsZero() && from.moment(now).After(to.moment(now)) {
 		return nil, nil, fmt.Errorf("%w: it begins (%s) after it ends (%s)", ErrWindow, from, to)
 	}
-	gone := 0
+	gone, beyond := 0, 0
 	for _, end := range ends {
 		begin, ok := begins[end.Partition]
 		stop, also := stops[end.Partition]
@@ -161,11 +161,18 @@ func resolve(ctx context.Context, kafka logBounds, topic string, from, to Bound,
 		if to.exact(end.Partition) && stop > end.LastStable {
 			notes = append(notes, fmt.Sprintf("%s ends at offset %d, before %d", at, end.LastStable, stop))
 		}
+		if from.exact(end.Partition) && begin > end.LastStable {
+			beyond++
+			notes = append(notes, fmt.Sprintf("%s ends at offset %d: nothing of it lies behind %d", at, end.LastStable, begin))
+		}
 		begin = max(begin, end.Start)
 		window = append(window, Span{end.Partition, begin, max(begin, min(stop, end.LastStable))})
 	}
 	if length(window) == 0 && gone > 0 {
 		return nil, nil, fmt.Errorf("nothing of the window is left: %s", strings.Join(notes, "; "))
+	}
+	if beyond > 0 && beyond == len(window) {
+		return nil, nil, fmt.Errorf("%w: it begins behind the end of the log: %s", ErrWindow, strings.Join(notes, "; "))
 	}
 	return window, notes, nil
 }
