@@ -104,7 +104,7 @@ func (d *demo) summarise() {
 		}
 	}
 	if len(latencies) == 0 {
-		d.line("no change had taken effect yet")
+		d.line("the time was up before a change had taken effect: loading comes first; give it longer, such as --duration 60s")
 		return
 	}
 	slices.Sort(latencies)
