@@ -26,7 +26,9 @@ type collection struct {
 	free    []uint32
 	chunks  [][]float32
 	indexes map[string]fieldIndex
-	version uint64 // of the last write
+
+	version  uint64   // of the last write
+	versions []uint64 // by slot
 }
 
 func newCollection(name string, info *pb.CollectionInfo) (*collection, error) {
@@ -61,7 +63,8 @@ func (c *collection) put(id pointID, r, old record) error {
 		slot = c.allocate(id)
 	}
 	r.copyVector(c.row(slot))
-	c.version = max(c.version, r.version())
+	c.versions[slot] = r.version()
+	c.version = max(c.version, c.versions[slot])
 	return c.index(slot, r)
 }
 
@@ -84,7 +87,7 @@ func (c *collection) allocate(id pointID) uint32 {
 		c.ids[slot] = id
 	} else {
 		slot = uint32(len(c.ids))
-		c.ids = append(c.ids, id)
+		c.ids, c.versions = append(c.ids, id), append(c.versions, 0)
 		if int(slot/64) >= len(c.live) {
 			c.live = append(c.live, 0)
 		}

@@ -82,6 +82,7 @@ type plan struct {
 	search *search // nil: a page
 	page   []ordered
 	scores []float32 // of the page, where it came from a search
+	bare   []output  // likewise, where nothing has to be read of its points
 	offset int
 	want   *projection
 }
@@ -208,6 +209,9 @@ func (p *plan) resolve(v *view) {
 		for _, hit := range p.search.hits {
 			p.page = append(p.page, ordered{id: v.ids[hit.slot]})
 			p.scores = append(p.scores, hit.score)
+			if p.want.bare() {
+				p.bare = append(p.bare, output{version: v.versions[hit.slot]})
+			}
 		}
 	}
 }
@@ -216,9 +220,14 @@ func (p *plan) resolve(v *view) {
 func (p *plan) answer(v *view) (*pb.BatchResult, error) {
 	result := &pb.BatchResult{}
 	for i := min(p.offset, len(p.page)); i < len(p.page); i++ {
-		out, err := v.output(p.page[i].id, p.want)
-		if err != nil {
-			return nil, err
+		var out output
+		if p.bare != nil {
+			out = p.bare[i]
+		} else {
+			var err error
+			if out, err = v.output(p.page[i].id, p.want); err != nil {
+				return nil, err
+			}
 		}
 		point := out.scored(p.page[i])
 		if p.scores != nil {

@@ -44,6 +44,11 @@ func newProjection(withPayload *pb.WithPayloadSelector, withVectors *pb.WithVect
 	return &projection{payload: payload, vector: vector, seen: make(map[pointID]output)}, err
 }
 
+// bare tells whether a request wants to know of points which they are, and no more.
+func (p *projection) bare() bool {
+	return !p.vector && p.payload.none()
+}
+
 // output is what an answer says of a point.
 type output struct {
 	version uint64

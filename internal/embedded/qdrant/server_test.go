@@ -306,13 +306,24 @@ func TestSearch(t *testing.T) {
 			return 1
 		})
 		want = want[min(int(offset), len(want)):min(int(offset+limit), len(want))]
-		got, err := client.Query(t.Context(), &pb.QueryPoints{CollectionName: "c", Query: pb.NewQueryDense(q), Limit: &limit, Offset: &offset, ScoreThreshold: &threshold,
-			Filter: &pb.Filter{Must: []*pb.Condition{pb.NewRange("n", &pb.Range{Lt: proto.Float64(float64(below))})}}, WithPayload: pb.NewWithPayloadExclude("even"), WithVectors: pb.NewWithVectors(true)})
+		query := &pb.QueryPoints{CollectionName: "c", Query: pb.NewQueryDense(q), Limit: &limit, Offset: &offset, ScoreThreshold: &threshold,
+			Filter: &pb.Filter{Must: []*pb.Condition{pb.NewRange("n", &pb.Range{Lt: proto.Float64(float64(below))})}}, WithPayload: pb.NewWithPayloadExclude("even"), WithVectors: pb.NewWithVectors(true)}
+		got, err := client.Query(t.Context(), query)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(got) != len(want) {
-			t.Fatalf("%d hits, want %d", len(got), len(want))
+		query.WithPayload, query.WithVectors = pb.NewWithPayload(false), pb.NewWithVectors(false)
+		bare, err := client.Query(t.Context(), query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != len(want) || len(bare) != len(want) {
+			t.Fatalf("%d hits, %d bare ones, want %d", len(got), len(bare), len(want))
+		}
+		for i, hit := range bare {
+			if w := (&pb.ScoredPoint{Id: got[i].GetId(), Score: got[i].GetScore(), Version: got[i].GetVersion()}); !proto.Equal(hit, w) || w.GetVersion() == 0 {
+				t.Fatalf("bare hit %d is %v, want %v", i, hit, w)
+			}
 		}
 		for i, hit := range got {
 			p := want[i]
