@@ -188,11 +188,19 @@ func publishedFrom(fields payload) Published {
 	return Published{stringOf(fields[fieldQuery]), publishedOf(fields[fieldPublished]), fields[fieldRevision].GetIntegerValue()}
 }
 
-// ScanPublished calls f for every query, forgotten ones included, in the order of point ids.
+// ScanPublished calls f for every query, forgotten ones included, in the order of point ids. Without the queries
+// collection it is ErrNoGeneration.
 func (x *Index) ScanPublished(ctx context.Context, f func(Published) error) error {
-	return x.scroll(ctx, x.queries, nil, knownPage, withPublished, qdrant.NewWithVectors(false), func(p *qdrant.RetrievedPoint) error {
+	return orNoGeneration(x.scroll(ctx, x.queries, nil, knownPage, withPublished, qdrant.NewWithVectors(false), func(p *qdrant.RetrievedPoint) error {
 		return f(publishedFrom(p.GetPayload()))
-	})
+	}))
+}
+
+func orNoGeneration(err error) error {
+	if status.Code(err) == codes.NotFound {
+		return fmt.Errorf("%w: %w", ErrNoGeneration, err)
+	}
+	return err
 }
 
 // Published returns what these queries have published, by id. Unknown ids are missing from the map. Without the queries
@@ -204,8 +212,5 @@ func (x *Index) Published(ctx context.Context, queryIDs []string) (map[string]Pu
 		found[q.QueryID] = q
 		return nil
 	})
-	if status.Code(err) == codes.NotFound {
-		err = fmt.Errorf("%w: %w", ErrNoGeneration, err)
-	}
-	return found, err
+	return found, orNoGeneration(err)
 }

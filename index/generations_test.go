@@ -60,6 +60,9 @@ func TestGenerations(t *testing.T) {
 		if _, err := before.Published(ctx, []string{"q"}); !errors.Is(err, index.ErrNoGeneration) {
 			t.Errorf("what a generation that was dropped has published: %v", err)
 		}
+		if err := before.ScanPublished(ctx, func(index.Published) error { return nil }); !errors.Is(err, index.ErrNoGeneration) {
+			t.Errorf("all that a generation that was dropped has published: %v", err)
+		}
 		live("g2")
 	})
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func (c *command) modelsCommand() *cobra.Command {
-	return group("models", "Look at the models that were published", c.modelsListCommand(), c.modelsShowCommand())
+	return group("models", "Look at the models that were published", c.modelsListCommand(), c.modelsShowCommand(), c.modelsRemoveCommand())
 }
 
 func (c *command) modelsListCommand() *cobra.Command {
@@ -80,6 +80,47 @@ embedded since it started.`,
 	}
 	t.flags(cmd)
 	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+func (c *command) modelsRemoveCommand() *cobra.Command {
+	var t target
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "remove ID",
+		Short: "Remove a model that nothing uses",
+		Long: `Remove a model from the models topic. One that a generation has, live, kept, or in the making, is refused: hardneg status says
+which there are. The beginning of an id will do where it is the only one. Without --yes it says what it would remove.`,
+		Example: "  hardneg models remove 3f9a --data-dir ./data --yes",
+		Args:    arguments("ID"),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		connected, err := c.connect(cmd.Context(), t, true)
+		if err != nil {
+			return err
+		}
+		defer connected.close()
+		models := pipeline.Models{Kafka: connected.kafka, Topic: connected.config.Topics.Models, Log: connected.log}
+		listed, err := models.List(cmd.Context(), connected.qdrant)
+		if err != nil {
+			return err
+		}
+		m, err := only(listed, args[0])
+		if err != nil {
+			return err
+		}
+		if !yes {
+			_, err := fmt.Fprintf(c.stdout, "model %s is %s; with --yes it would be removed, where nothing uses it\n", m.ID, m.State)
+			return err
+		}
+		if err := models.Remove(cmd.Context(), connected.qdrant, m.ID); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.stdout, "model %s is removed\n", m.ID)
+		return err
+	}
+	t.flags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "remove it")
 	return cmd
 }
 

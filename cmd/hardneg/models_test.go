@@ -52,7 +52,7 @@ func TestModelCommands(t *testing.T) {
 		"fit --sample 0":                   "hardneg: --sample must be at least 1, is 0\n",
 		"fit -o yaml":                      "hardneg: --output \"yaml\" is none of table, json\n",
 		"fit --kafka 127.0.0.1:1 --seed x": "hardneg: invalid argument \"x\" for \"--seed\" flag: strconv.ParseUint: parsing \"x\": invalid syntax (see hardneg fit --help)\n",
-		"models":                           "hardneg: models what? One of: list, show\n",
+		"models":                           "hardneg: models what? One of: list, show, remove\n",
 		"models show":                      "hardneg: hardneg models show needs ID (see hardneg models show --help)\n",
 		"models list":                      "hardneg: which Kafka? Name the service by --data-dir, --kafka, or kafka.brokers in the configuration\n",
 	} {
@@ -176,6 +176,22 @@ func TestModelCommands(t *testing.T) {
 	// From the index: the same documents, and so the same model.
 	if out := succeed(t, append(at, "fit", "--from-index", "--sample", "250", "--dry-run")...); !strings.Contains(out, id+", not published") || !strings.Contains(out, "generation "+id+", 300 read") {
 		t.Errorf("%s", out)
+	}
+	// What is live stays; what is unused goes, and so does what is broken.
+	if code, _, stderr := hardneg(t, append(at, "models", "remove", id[:7], "--yes")...); code != exitFailure ||
+		stderr != "hardneg: the model is in use: generation "+id+" has it\n" {
+		t.Errorf("remove what is live: %d %s", code, stderr)
+	}
+	if out := succeed(t, append(at, "models", "remove", fitted.Manifest.ID)...); !strings.Contains(out, "is unused; with --yes it would be removed") || len(listed(t, at)) != 4 {
+		t.Errorf("a dry run: %s", out)
+	}
+	for _, gone := range []string{fitted.Manifest.ID, "00000000000000aa", models[2].ID} {
+		if out := succeed(t, append(at, "models", "remove", gone, "--yes")...); out != "model "+gone+" is removed\n" {
+			t.Errorf("remove: %s", out)
+		}
+	}
+	if left := listed(t, at); len(left) != 1 || left[0].ID != id {
+		t.Errorf("left: %+v", left)
 	}
 }
 

@@ -80,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	stop(err)
 	<-ended
-	d.summarise()
+	d.summarise(errors.Is(context.Cause(ctx), context.DeadlineExceeded))
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
 	}

@@ -63,7 +63,7 @@ func TestTell(t *testing.T) {
 	d.effects = []effect{{}, {queries: 2, replaced: 1, last: 20 * time.Millisecond}, {queries: 1, last: 40 * time.Millisecond}}
 	apply(t, d.view, triplet("q", "p", "n", 1))
 	d.showTriplets()
-	d.summarise()
+	d.summarise(true)
 	for _, want := range []string{"no query is affected", "1 query affected, triplets: 1,200 replaced, 2 retracted, at the reader within 31 ms",
 		"negative  n", "3 changes of documents affected 3 queries", "median 40 ms, at most 40 ms"} {
 		if !strings.Contains(out.String(), want) {

@@ -91,8 +91,8 @@ func (d *demo) tell(s step, e effect) {
 	}
 }
 
-// summarise ends the story.
-func (d *demo) summarise() {
+// summarise ends the story; timeUp tells whether its time has.
+func (d *demo) summarise(timeUp bool) {
 	d.heading("Summary")
 	d.line("%s documents, %s queries, %s triplets kept current", count(len(d.entries)), count(d.queries), count(d.view.size()))
 	var queries, replaced, mined, retracted int
@@ -104,7 +104,10 @@ func (d *demo) summarise() {
 		}
 	}
 	if len(latencies) == 0 {
-		d.line("the time was up before a change had taken effect: loading comes first; give it longer, such as --duration 60s")
+		d.line("no change had taken effect yet")
+		if timeUp {
+			d.line("loading comes first: give it longer, such as --duration 60s")
+		}
 		return
 	}
 	slices.Sort(latencies)

@@ -100,7 +100,7 @@ func (d *Drift) Share() float64 { return d.recent.Share() }
 // Notable tells whether recent documents are of another kind than the sample. It is false where there are too few to
 // say, or nothing to compare them with.
 func (d *Drift) Notable() bool {
-	if d.heldOut == nil || d.recent.Vectors < DriftMinimum {
+	if d.heldOut == nil || d.seen < DriftMinimum {
 		return false
 	}
 	return odds(d.Share()) < driftOdds*odds(d.heldOut.Share)

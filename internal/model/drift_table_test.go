@@ -69,7 +69,7 @@ func feed(t *testing.T, m *Model, items []embed.Item) (lowest float64, d *Drift)
 	d, lowest = NewDrift(m.Info()), math.Inf(1)
 	m.Observe(func(e mining.Energy) {
 		d.Add(e)
-		if d.recent.Vectors >= DriftMinimum {
+		if d.seen >= DriftMinimum {
 			lowest = min(lowest, d.left())
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"hardneg/index"
 	"hardneg/internal/model"
@@ -72,6 +73,58 @@ func (t Models) List(ctx context.Context, client *index.Client) ([]ListedModel, 
 		listed[i].State = listed[i].state(live)
 	}
 	return listed, nil
+}
+
+// ErrModelUsed says that something depends on a model.
+var ErrModelUsed = errors.New("the model is in use")
+
+// Remove takes a model out of the topic, if no generation has it, not even one that is being made; else it is an
+// ErrModelUsed. Its records go with the next compaction.
+func (t Models) Remove(ctx context.Context, client *index.Client, id string) error {
+	listed, err := t.List(ctx, client)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(listed, func(m ListedModel) bool { return m.ID == id })
+	if at < 0 {
+		return fmt.Errorf("topic %s has no model %s", t.Topic, id)
+	}
+	generations := listed[at].Generations
+	known, err := readGenerations(ctx, t.Kafka, t.Topic)
+	if err != nil {
+		return err
+	}
+	for generation := range known {
+		if modelOf(generation) == id && !slices.Contains(generations, generation) {
+			generations = append(generations, generation)
+		}
+	}
+	if len(generations) > 0 {
+		return fmt.Errorf("%w: generation %s has it", ErrModelUsed, strings.Join(generations, ", "))
+	}
+	keys := map[string]bool{}
+	err = t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
+		if of, _, ok := strings.Cut(string(r.Key), "/"); ok && of == id {
+			keys[string(r.Key)] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// The manifest first: without it the model is none, whatever becomes of the rest.
+	for _, part := range []func(string) bool{func(key string) bool { return key == id+manifestKey }, func(key string) bool { return key != id+manifestKey }} {
+		var outputs []stream.Output
+		for _, key := range slices.Sorted(maps.Keys(keys)) {
+			if part(key) {
+				outputs = append(outputs, stream.Output{Topic: t.Topic, Key: []byte(key)})
+			}
+		}
+		if err := t.Kafka.Produce(ctx, outputs); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m ListedModel) state(live string) string {

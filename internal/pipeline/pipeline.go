@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -73,13 +74,13 @@ type Pipeline struct {
 	cache       *embed.Cache
 	model       vectors
 	generation  string
-	live        string                     // the generation that was live at start; empty: none yet
-	record      *generation                // what is known of it; nil: it was not made by rebuild
-	previous    *index.Index               // the generation before, until all of this one is published; else nil
-	shadow      *shadow                    // the generation is being built beside the live one; nil: it is live
-	supersede   chan error                 // another generation is live
-	told        map[string]map[int32]int64 // by stage: before these offsets an earlier generation sent the dead letters
-	carries     []config.Embedder          // whose vectors the intake keeps
+	live        string                      // the generation that was live at start; empty: none yet
+	record      *generation                 // what is known of it; nil: it was not made by rebuild
+	previous    atomic.Pointer[index.Index] // the generation before, until all of this one is known to be published; else it holds nil
+	shadow      *shadow                     // the generation is being built beside the live one; nil: it is live
+	supersede   chan error                  // another generation is live
+	told        map[string]map[int32]int64  // by stage: before these offsets an earlier generation sent the dead letters
+	carries     []config.Embedder           // whose vectors the intake keeps
 	mining      *mining.Miner
 	fingerprint string // of everything that decides a list, the model aside
 	minWeight   int64  // millionths

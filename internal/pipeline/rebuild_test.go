@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -370,6 +371,68 @@ func TestSuccessionOfAQuery(t *testing.T) {
 	at := slices.Index(slots, `["q0","only the old one",1]`)
 	if at < 0 || offsets[at]-offsets[0] != int64(at) {
 		t.Errorf("records %v at offsets %v: want the retraction of what only the old generation had in one transaction with the first", slots, offsets)
+	}
+}
+
+// TestLateStateHidesNoQuery: a miner of the old generation, fenced in the middle of a batch, still stores a state while the
+// new generation is published. Its query is sent through refresh all the same, and so is one that only the old one knows.
+func TestLateStateHidesNoQuery(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	open := func(generation string) *index.Index {
+		x, err := w.index.Create(t.Context(), generation, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	const token = 5
+	write := func(x *index.Index, id string, published map[string]int) {
+		state := index.State{QueryID: id, Text: "t", Vector: []float32{1, 0}, Token: token, Published: published}
+		if err := x.WriteStates(t.Context(), []index.State{state}, token); err != nil {
+			t.Error(err)
+		}
+	}
+	old, next := open("0000000000000001"), open("0000000000000002")
+	for id, published := range map[string]map[string]int{"both": {"d": 1}, "late": nil, "old": {"d": 2}, "old, nothing published": nil} {
+		write(old, id, published)
+		if !strings.HasPrefix(id, "old") {
+			write(next, id, nil)
+		}
+	}
+	o := Options{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry()), Health: telemetry.NewHealth()}
+	p, err := newPipeline(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := EnsureTopics(t.Context(), w.kafka, w.cfg); err != nil {
+		t.Fatal(err)
+	}
+	p.queries, p.index, p.generation, p.record = next, next, "0000000000000002", &generation{Previous: "0000000000000001"}
+	p.previous.Store(old)
+	sent := func() (ids []string) {
+		err := w.kafka.ReadToEnd(t.Context(), w.cfg.Topics.Refresh, func(r stream.Record) error {
+			ids = append(ids, string(r.Key))
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	late := sync.OnceFunc(func() { write(old, "late", map[string]int{"d": 3}) })
+	p.now = func() time.Time { // asked in the first scan, before anything is sent
+		late()
+		return time.Now()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { _ = p.publishAll(ctx) }() // nobody mines
+	want := []string{"both", "late", "old"}
+	w.await(time.Minute, "all that there is to publish", func() bool { return len(sent()) >= len(want) })
+	if got := sent(); !slices.Equal(got, want) {
+		t.Errorf("sent %q, want %q", got, want)
 	}
 }
 

@@ -158,12 +158,12 @@ func resolve(ctx context.Context, kafka logBounds, topic string, from, to Bound,
 		if !from.moment(now).IsZero() && end.Start > 0 && begin == end.Start {
 			notes = append(notes, fmt.Sprintf("%s begins at offset %d, not before %s: what came earlier is no longer in the log", at, end.Start, from))
 		}
-		if to.exact(end.Partition) && stop > end.LastStable {
+		if to.exact(end.Partition) && stop > end.LastStable && begin <= end.HighWatermark {
 			notes = append(notes, fmt.Sprintf("%s ends at offset %d, before %d", at, end.LastStable, stop))
 		}
-		if from.exact(end.Partition) && begin > end.LastStable {
+		if from.exact(end.Partition) && begin > end.HighWatermark {
 			beyond++
-			notes = append(notes, fmt.Sprintf("%s ends at offset %d: nothing of it lies behind %d", at, end.LastStable, begin))
+			notes = append(notes, fmt.Sprintf("%s ends at offset %d, before %d", at, end.HighWatermark, begin))
 		}
 		begin = max(begin, end.Start)
 		window = append(window, Span{end.Partition, begin, max(begin, min(stop, end.LastStable))})

@@ -173,11 +173,10 @@ func TestWindowErrors(t *testing.T) {
 		{"1970-01-01T00:00:00Z", "latest", "", "queries/0 begins at offset 4, not before 1970-01-01T00:00:00Z: what came earlier is no longer in the log"},
 		{"0:5", "0:9", "", "queries/0 ends at offset 6, before 9"},
 		{"earliest", "latest", "", ""},
-		{"0:7", "latest", "not a window: it begins behind the end of the log: queries/0 ends at offset 6: nothing of it lies behind 7", ""},
-		{"9", "latest", "not a window: it begins behind the end of the log: queries/0 ends at offset 6: nothing of it lies behind 9; " +
-			"queries/1 ends at offset 3: nothing of it lies behind 9", ""},
-		{"5", "latest", "", "queries/1 ends at offset 3: nothing of it lies behind 5"},
-		{"6", "latest", "", "queries/1 ends at offset 3: nothing of it lies behind 6"},
+		{"0:10", "latest", "not a window: it begins behind the end of the log: queries/0 ends at offset 9, before 10", ""},
+		{"10", "latest", "not a window: it begins behind the end of the log: queries/0 ends at offset 9, before 10; queries/1 ends at offset 6, before 10", ""},
+		{"7", "latest", "", "queries/1 ends at offset 6, before 7"},
+		{"7", "9", "", "queries/0 ends at offset 6, before 9; queries/1 ends at offset 6, before 7"},
 	} {
 		from, _ := ParseBound(test.from)
 		to, _ := ParseBound(test.to)

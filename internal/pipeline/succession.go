@@ -24,6 +24,8 @@ const (
 	retireEvery  = 5 * time.Second
 	succeedBatch = 256
 
+	notRetracted = "triplets that only the previous generation had are not retracted: hardneg audit --all --repair does it"
+
 	// succeedPatience is how long a batch waits for a miner that is behind. Under a load that it cannot follow it always is,
 	// and the new generation must come out nevertheless.
 	succeedPatience = 2 * time.Second
@@ -90,27 +92,36 @@ func (o *owner) Close() error {
 }
 
 // takeOver ends what the stages of the previous generation do, before the first of this one's begins, and notes how far
-// they told of what cannot be used. Until all of this generation is published it keeps the collections of that one at hand.
+// they told of what cannot be used. Where this one is not published yet, a miner gets at hand what that one has published.
 func (p *Pipeline) takeOver(ctx context.Context) error {
 	if p.record == nil {
 		return nil
 	}
+	known, err := readGenerations(ctx, p.kafka, p.cfg.Topics.Models) // it may have been long since it was adopted
+	if err != nil {
+		return err
+	}
+	if now := known[p.generation]; now != nil {
+		p.record = now
+	}
 	previous := forGeneration(p.named, p.record.Previous)
 	if p.record.Phase != phaseLive {
-		err := fence(ctx, p.kafka, previous)
-		if err != nil {
+		if err := fence(ctx, p.kafka, previous); err != nil {
 			return err
 		}
-		p.previous, err = p.client.Existing(ctx, p.record.Previous)
-		if errors.Is(err, index.ErrNoGeneration) {
-			p.log.Warn().Err(err).Msg("triplets that only the previous generation had are not retracted: hardneg audit --all --repair does it")
-		} else if err != nil {
-			return err
+		if slices.Contains(p.cfg.Stages, StageMiner) {
+			before, err := p.client.Existing(ctx, p.record.Previous)
+			if err == nil {
+				p.previous.Store(before)
+			} else if !errors.Is(err, index.ErrNoGeneration) {
+				return err
+			} else {
+				p.log.Warn().Err(err).Msg(notRetracted)
+			}
 		}
 	}
 	p.told = map[string]map[int32]int64{}
 	for _, stage := range []string{StageIndexer, StageIntake} {
-		var err error
 		if p.told[stage], err = p.kafka.Committed(ctx, Group(previous, stage), inputTopic(previous, stage)); err != nil {
 			return err
 		}
@@ -148,6 +159,7 @@ func (p *Pipeline) succeedOnce(ctx context.Context) error {
 		p.record = now
 	}
 	if p.record.Phase == phaseLive {
+		p.previous.Store(nil)
 		return nil
 	}
 	if err := p.publishAll(ctx); err != nil {
@@ -157,15 +169,18 @@ func (p *Pipeline) succeedOnce(ctx context.Context) error {
 	if err := p.record.write(ctx, p.kafka, p.cfg.Topics.Models); err != nil {
 		return err
 	}
+	p.previous.Store(nil)
 	p.log.Info().Str("generation", p.generation).Msg("all triplets of the new generation are published")
 	return nil
 }
 
 // inherit gives the queries that this owner has not published yet what the generation before has in the triplets topic of
 // them, so that the old lists and the new ones change places in one transaction, whatever it is that touches a query
-// first. What that generation says does not change any more: its stages are fenced.
+// first. The stages of that generation are fenced: what the topic holds of it does not change any more. A miner of it that was
+// in the middle of a batch may still store states, which then say more than what was published, never less.
 func (s miner) inherit(ctx context.Context, tasks []*task) error {
-	if s.previous == nil {
+	previous := s.previous.Load()
+	if previous == nil {
 		return nil
 	}
 	var ids []string
@@ -174,16 +189,17 @@ func (s miner) inherit(ctx context.Context, tasks []*task) error {
 			ids = append(ids, t.id)
 		}
 	}
-	published, err := s.previous.Published(ctx, ids)
+	published, err := previous.Published(ctx, ids)
 	if errors.Is(err, index.ErrNoGeneration) {
-		return nil // it is erased: all of this one was published before
+		s.previous.Store(nil) // it is erased: all of this one was published before
+		return nil
 	}
 	if err != nil {
 		return err
 	}
 	for _, t := range tasks {
 		before, ok := published[t.id]
-		if !ok || !t.known && len(before.Ranks) == 0 {
+		if !ok || !t.known && !t.tells() && len(before.Ranks) == 0 {
 			continue
 		}
 		t.records = append(t.records, records.Refresh{
@@ -205,33 +221,35 @@ func (p *Pipeline) publishAll(ctx context.Context) error {
 		total += len(ids)
 		return p.touch(ctx, ids)
 	}
-	if p.previous != nil {
+	err := inBatches(succeedBatch, func(add func(string) error) error {
+		return p.queries.ScanPublished(ctx, func(q index.Published) error { return add(q.QueryID) })
+	}, send)
+	if err != nil {
+		return err
+	}
+	// Then those that only the previous one knows. The other way round, a query that its last miner, fenced in the middle of a
+	// batch, stores between the two scans would be in neither.
+	if previous := p.previous.Load(); previous != nil {
 		err := inBatches(succeedBatch, func(add func(string) error) error {
-			return p.previous.ScanPublished(ctx, func(q index.Published) error {
+			return previous.ScanPublished(ctx, func(q index.Published) error {
 				if len(q.Ranks) == 0 {
 					return nil
 				}
 				return add(q.QueryID)
 			})
-		}, send)
-		if err != nil {
-			return err
-		}
-	}
-	err := inBatches(succeedBatch, func(add func(string) error) error {
-		return p.queries.ScanPublished(ctx, func(q index.Published) error { return add(q.QueryID) })
-	}, func(ids []string) error {
-		if p.previous != nil { // those that it has published are on their way
-			before, err := p.previous.Published(ctx, ids)
+		}, func(ids []string) error {
+			own, err := p.queries.Published(ctx, ids)
 			if err != nil {
 				return err
 			}
-			ids = slices.DeleteFunc(ids, func(id string) bool { return len(before[id].Ranks) > 0 })
+			return send(slices.DeleteFunc(ids, func(id string) bool { _, known := own[id]; return known }))
+		})
+		if errors.Is(err, index.ErrNoGeneration) {
+			p.previous.Store(nil)
+			p.log.Warn().Err(err).Msg(notRetracted)
+		} else if err != nil {
+			return err
 		}
-		return send(ids)
-	})
-	if err != nil {
-		return err
 	}
 	offsets, err := p.kafka.Offsets(ctx, p.cfg.Topics.Refresh)
 	if err != nil {
