@@ -106,6 +106,11 @@ func (c *command) printAudit(r *pipeline.AuditReport) error {
 	if err != nil {
 		return err
 	}
+	if r.UnderWay > 0 {
+		if _, err := fmt.Fprintf(c.stdout, "%d more queries changed too often to be judged\n", r.UnderWay); err != nil {
+			return err
+		}
+	}
 	if err := printDifferences(c.stdout, r.Differences); err != nil || r.Repaired == nil {
 		return err
 	}

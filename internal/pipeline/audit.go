@@ -41,7 +41,8 @@ type AuditReport struct {
 	Seed        *uint64        `json:"seed,omitempty"`
 	Kinds       map[string]int `json:"kinds"` // differences by kind
 	Differences []Difference   `json:"differences"`
-	Behind      int64          `json:"behind"` // records that the stages had not taken up, and did not while the audit waited
+	UnderWay    int            `json:"under_way"` // of those that differed, queries that changed too often to be judged
+	Behind      int64          `json:"behind"`    // records that the stages had not taken up, and did not while the audit waited
 	Repaired    *AuditRepair   `json:"repaired,omitempty"`
 }
 
@@ -52,15 +53,6 @@ type AuditRepair struct {
 	Left    []Difference `json:"left"`    // differences that are still there
 }
 
-const (
-	// While the service works, a difference may be a change under way: a query differs only if it still does after
-	// so many waits for what was in the topics at the time.
-	auditLooks    = 4
-	auditPause    = 100 * time.Millisecond
-	auditPatience = 20 * time.Second // without progress of a stage that nobody runs
-	batchPatience = 2 * time.Minute  // of one that runs: a batch may be large, and the machine busy
-)
-
 // auditor is one audit.
 type auditor struct {
 	AuditOptions
@@ -68,7 +60,9 @@ type auditor struct {
 	rules  *ruleset
 	mining *mining.Miner
 	view   *auditView
-	behind int64
+
+	underWay int
+	behind   int64
 
 	searchable int    // candidates of the widest search
 	documents  uint64 // live ones, when the audit began
@@ -112,7 +106,7 @@ func Audit(ctx context.Context, o AuditOptions) (*AuditReport, error) {
 	if differing, err = a.again(ctx, differing); err != nil {
 		return nil, err
 	}
-	report.Differences, report.Behind = a.flat(differing), a.behind
+	report.Differences, report.UnderWay, report.Behind = a.flat(differing), a.underWay, a.behind
 	for _, d := range report.Differences {
 		report.Kinds[d.Kind]++
 	}
@@ -208,27 +202,6 @@ func (a *auditor) check(ctx context.Context, queries []string, report *AuditRepo
 	return differing, nil
 }
 
-// again looks at differing queries until they do not differ, or have each time.
-func (a *auditor) again(ctx context.Context, differing map[string][]Difference) (map[string][]Difference, error) {
-	for look := 1; look < auditLooks && len(differing) > 0; look++ {
-		if err := pause(ctx, auditPause<<look); err != nil {
-			return nil, err
-		}
-		if err := a.settle(ctx); err != nil {
-			return nil, err
-		}
-		a.Log.Debug().Int("queries", len(differing)).Int64("behind", a.behind).Msg("looking again at what differs")
-		var err error
-		if differing, err = a.check(ctx, slices.Sorted(maps.Keys(differing)), nil); err != nil {
-			return nil, err
-		}
-		if a.behind > 0 {
-			break // nobody works on it
-		}
-	}
-	return differing, nil
-}
-
 // flat lists all differences in order.
 func (a *auditor) flat(differing map[string][]Difference) []Difference {
 	all := []Difference{}
@@ -237,46 +210,6 @@ func (a *auditor) flat(differing map[string][]Difference) []Difference {
 	}
 	slices.SortStableFunc(all, Difference.compare)
 	return append(all, a.strays()...)
-}
-
-// settle waits until the stages have worked off what is in their topics now: first the input, then what that brought
-// to the refresh topic. It gives up, and notes how much is left, when they make no progress.
-func (a *auditor) settle(ctx context.Context) error {
-	a.behind = 0
-	for _, stage := range []string{StageIndexer, StageIntake, StageMiner} {
-		// Beyond the stable end: what an open transaction has written counts.
-		ends, err := a.Kafka.Offsets(ctx, inputTopic(a.Config, stage))
-		if err != nil {
-			return err
-		}
-		progress := time.Now()
-		for last := int64(-1); ; {
-			left, err := behind(ctx, a.Kafka, a.Config, stage, written(ends))
-			if err != nil {
-				return err
-			}
-			if left == 0 {
-				break
-			}
-			if left != last {
-				last, progress = left, time.Now()
-			}
-			if idle := time.Since(progress); idle > auditPatience {
-				members, err := a.Kafka.Members(ctx, Group(a.Config, stage))
-				if err != nil {
-					return err
-				}
-				if members == 0 || idle > batchPatience {
-					a.behind += left
-					break
-				}
-			}
-			if err := pause(ctx, auditPause); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // repair sends the differing queries through refresh, with all that was found published of them, and waits for the

@@ -338,3 +338,28 @@ func TestAuditScan(t *testing.T) {
 	}
 	w.clean("by search")
 }
+
+// TestAuditWaiting: which queries wait for the miner, whatever is committed, and purged.
+func TestAuditWaiting(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 18, 8)
+	stop := w.instance()
+	w.settle()
+	stop()
+	waiting := func() []string {
+		queries := map[string]bool{}
+		if err := (&auditor{AuditOptions: AuditOptions{Config: w.cfg, Kafka: w.kafka}}).waiting(t.Context(), queries); err != nil {
+			t.Fatal(err)
+		}
+		return slices.Sorted(maps.Keys(queries))
+	}
+	if got := waiting(); len(got) > 0 {
+		t.Errorf("%q wait, although all is worked off", got)
+	}
+	for _, id := range []string{"q1", "q5", "q1", "unknown"} {
+		w.produce(w.cfg.Topics.Refresh, id, map[string]any{"kind": records.KindRefresh, "query_id": id, "source": records.Source{Topic: records.SourceSweep}})
+	}
+	if got, want := waiting(), []string{"q1", "q5", "unknown"}; !slices.Equal(got, want) {
+		t.Errorf("%q wait, want %q", got, want)
+	}
+}
