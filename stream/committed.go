@@ -101,6 +101,7 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 
 	var found map[int32]committed
 	began, told := time.Now(), ""
+	var unstable error // what it was repeated for: the last attempt may end with ctx
 	err := again(ctx, harmless, func() error {
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.OffsetFetch, version: 7, flexible: true, client: c.clientID, body: b}, group: group,
@@ -108,9 +109,12 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 		if err == nil {
 			found, err = decodeCommitted(res)
 		}
-		if told == "" && errors.Is(err, kafka.UnstableOffsetCommit) && time.Since(began) > c.tellUnstable {
+		if errors.Is(err, kafka.UnstableOffsetCommit) {
+			unstable = err
+		}
+		if told == "" && unstable != nil && time.Since(began) > c.tellUnstable {
 			told = c.whyUnstable(ctx, group)
-			c.log.Warn().Err(err).Str("group", group).Str("topic", topic).Msg("waiting for the end of a transaction: " + told)
+			c.log.Warn().Err(unstable).Str("group", group).Str("topic", topic).Msg("waiting for the end of a transaction: " + told)
 		}
 		return err
 	})
@@ -119,6 +123,9 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 	}
 	if err != nil {
 		err = fmt.Errorf("committed offsets of group %s for %s: %w", group, topic, err)
+		if told != "" && !errors.Is(err, kafka.UnstableOffsetCommit) {
+			err = fmt.Errorf("%w, after %w", err, unstable)
+		}
 		if told != "" {
 			err = fmt.Errorf("%w; %s", err, told)
 		}
