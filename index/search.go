@@ -107,30 +107,46 @@ func (x *Index) checkQuery(vector []float32) error {
 
 // Ranked is a document in a ranking.
 type Ranked struct {
-	Point string  // its DocumentPointID: DocumentsAt reads it
-	Score float32 // dot product with the query, as the server summed it
+	Point   string  // its DocumentPointID: DocumentsAt reads it
+	Version uint64  // of the point: every write gives it another
+	Score   float32 // dot product with the query, as the server summed it
 }
 
 // Rank returns the limit live documents nearest to a query by dot product, the nearest first, without anything of
 // theirs: rankings may be long. exhausted says that fewer came than asked.
 func (x *Index) Rank(ctx context.Context, query []float32, limit int) (ranking []Ranked, exhausted bool, err error) {
-	if err := x.checkQuery(query); err != nil {
-		return nil, false, fmt.Errorf("rank: %w", err)
+	rankings, err := x.Rankings(ctx, [][]float32{query}, limit)
+	if err != nil {
+		return nil, false, err
+	}
+	return rankings[0], len(rankings[0]) < limit, nil
+}
+
+// Rankings is Rank for several queries.
+func (x *Index) Rankings(ctx context.Context, queries [][]float32, limit int) ([][]Ranked, error) {
+	for i, query := range queries {
+		if err := x.checkQuery(query); err != nil {
+			return nil, fmt.Errorf("rank: query %d: %w", i, err)
+		}
 	}
 	params, err := x.searchParams(ctx, x.documents)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	template := qdrant.QueryPoints{
 		CollectionName: x.documents, Filter: live, Params: params,
 		WithPayload: qdrant.NewWithPayload(false), WithVectors: qdrant.NewWithVectors(false),
 	}
-	err = x.queryBatches(ctx, &template, [][]float32{query}, limit, hitBytes, func(_ int, points []*qdrant.ScoredPoint) error {
-		ranking = make([]Ranked, len(points))
-		for i, point := range points {
-			ranking[i] = Ranked{Point: point.GetId().GetUuid(), Score: point.GetScore()}
+	rankings := make([][]Ranked, len(queries))
+	err = x.queryBatches(ctx, &template, queries, limit, rankedBytes, func(i int, points []*qdrant.ScoredPoint) error {
+		rankings[i] = make([]Ranked, len(points))
+		for k, point := range points {
+			rankings[i][k] = Ranked{Point: point.GetId().GetUuid(), Version: point.GetVersion(), Score: point.GetScore()}
 		}
 		return nil
 	})
-	return ranking, len(ranking) < limit, err
+	return rankings, err
 }
+
+// rankedBytes is about what a bare hit takes in an answer.
+const rankedBytes = 64

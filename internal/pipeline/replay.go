@@ -224,7 +224,7 @@ func (r *replayer) prepare(ctx context.Context, rules ruleset) error {
 		return fmt.Errorf("the rules of mining: %w", err)
 	}
 	r.miner = miner{Pipeline: &Pipeline{
-		cfg: &cfg, wide: wideLimit, index: r.live, model: m, carries: m.Info().Definitions(), generation: generation, mining: policies, minWeight: rules.MinWeight,
+		cfg: &cfg, wide: wideLimit, index: newRecall(r.live), model: m, carries: m.Info().Definitions(), generation: generation, mining: policies, minWeight: rules.MinWeight,
 		now: r.clock, log: r.Log, metrics: telemetry.NewMetrics(prometheus.NewRegistry()),
 	}}
 	return nil

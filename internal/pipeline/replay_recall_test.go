@@ -1,0 +1,58 @@
+package pipeline
+
+import (
+	"fmt"
+	"reflect"
+	"strconv"
+	"testing"
+
+	"hardneg/index"
+	"hardneg/mining"
+)
+
+// TestRecall: whatever is written between them, searches of a replay find what those of the index find, and documents that
+// stay as they are come once.
+func TestRecall(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 19)
+	x, err := w.index.Create(t.Context(), "0000000000000001", worldDimensions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offset := int64(0)
+	write := func(i int, deleted bool) {
+		offset++
+		d := index.Document{Document: mining.Document{ID: "d" + strconv.Itoa(i), Hash: fmt.Sprint("h", offset), Vector: w.random()}, Offset: offset}
+		if deleted {
+			d = index.Document{Document: mining.Document{ID: d.ID}, Offset: offset, Deleted: true}
+		}
+		if err := x.WriteDocuments(t.Context(), []index.Document{d}, 0, offset); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 40 {
+		write(i, false)
+	}
+	r := newRecall(x)
+	for round := range 30 {
+		queries := [][]float32{w.random(), w.random(), w.random()}
+		limit := 1 + w.rng.IntN(50)
+		got, err := r.Search(t.Context(), queries, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := x.Search(t.Context(), queries, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("round %d, limit %d: got %v, want %v", round, limit, got, want)
+		}
+		for range 3 {
+			write(w.rng.IntN(45), w.rng.IntN(4) == 0)
+		}
+	}
+	if len(r.kept) < 40 {
+		t.Errorf("%d documents are kept", len(r.kept))
+	}
+}
