@@ -102,10 +102,11 @@ func (t Models) Remove(ctx context.Context, client *index.Client, id string) err
 	if len(generations) > 0 {
 		return fmt.Errorf("%w: generation %s has it", ErrModelUsed, strings.Join(generations, ", "))
 	}
-	keys := map[string]bool{}
+	rest := map[string]bool{} // keys beside the manifest's
 	err = t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
-		if of, _, ok := strings.Cut(string(r.Key), "/"); ok && of == id {
-			keys[string(r.Key)] = true
+		key := string(r.Key)
+		if of, _, ok := strings.Cut(key, "/"); ok && of == id && key != id+manifestKey {
+			rest[key] = true
 		}
 		return nil
 	})
@@ -113,18 +114,14 @@ func (t Models) Remove(ctx context.Context, client *index.Client, id string) err
 		return err
 	}
 	// The manifest first: without it the model is none, whatever becomes of the rest.
-	for _, part := range []func(string) bool{func(key string) bool { return key == id+manifestKey }, func(key string) bool { return key != id+manifestKey }} {
-		var outputs []stream.Output
-		for _, key := range slices.Sorted(maps.Keys(keys)) {
-			if part(key) {
-				outputs = append(outputs, stream.Output{Topic: t.Topic, Key: []byte(key)})
-			}
-		}
-		if err := t.Kafka.Produce(ctx, outputs); err != nil {
-			return err
-		}
+	if err := t.Kafka.Produce(ctx, []stream.Output{{Topic: t.Topic, Key: []byte(id + manifestKey)}}); err != nil {
+		return err
 	}
-	return nil
+	outputs := make([]stream.Output, 0, len(rest))
+	for _, key := range slices.Sorted(maps.Keys(rest)) {
+		outputs = append(outputs, stream.Output{Topic: t.Topic, Key: []byte(key)})
+	}
+	return t.Kafka.Produce(ctx, outputs)
 }
 
 func (m ListedModel) state(live string) string {
