@@ -123,10 +123,10 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 	}
 	if err != nil {
 		err = fmt.Errorf("committed offsets of group %s for %s: %w", group, topic, err)
-		if told != "" && !errors.Is(err, kafka.UnstableOffsetCommit) {
-			err = fmt.Errorf("%w, after %w", err, unstable)
-		}
 		if told != "" {
+			if !errors.Is(err, kafka.UnstableOffsetCommit) {
+				err = fmt.Errorf("%w, after %w", err, unstable)
+			}
 			err = fmt.Errorf("%w; %s", err, told)
 		}
 		return nil, err

@@ -113,7 +113,7 @@ which there are. The beginning of an id will do where it is the only one. Withou
 			_, err := fmt.Fprintf(c.stdout, "model %s is %s; with --yes it would be removed, where nothing uses it\n", m.ID, m.State)
 			return err
 		}
-		if err := models.Remove(cmd.Context(), connected.qdrant, m.ID); err != nil {
+		if err := models.Remove(cmd.Context(), m); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(c.stdout, "model %s is removed\n", m.ID)

@@ -78,24 +78,16 @@ func (t Models) List(ctx context.Context, client *index.Client) ([]ListedModel, 
 // ErrModelUsed says that something depends on a model.
 var ErrModelUsed = errors.New("the model is in use")
 
-// Remove takes a model out of the topic, if no generation has it, not even one that is being made; else it is an
-// ErrModelUsed. Its records go with the next compaction.
-func (t Models) Remove(ctx context.Context, client *index.Client, id string) error {
-	listed, err := t.List(ctx, client)
-	if err != nil {
-		return err
-	}
-	at := slices.IndexFunc(listed, func(m ListedModel) bool { return m.ID == id })
-	if at < 0 {
-		return fmt.Errorf("topic %s has no model %s", t.Topic, id)
-	}
-	generations := listed[at].Generations
+// Remove takes a model that was listed out of the topic, if no generation has it, not even one that is being made; else it
+// is an ErrModelUsed. Its records go with the next compaction.
+func (t Models) Remove(ctx context.Context, m ListedModel) error {
+	generations := slices.Clone(m.Generations)
 	known, err := readGenerations(ctx, t.Kafka, t.Topic)
 	if err != nil {
 		return err
 	}
 	for generation := range known {
-		if modelOf(generation) == id && !slices.Contains(generations, generation) {
+		if modelOf(generation) == m.ID && !slices.Contains(generations, generation) {
 			generations = append(generations, generation)
 		}
 	}
@@ -105,7 +97,7 @@ func (t Models) Remove(ctx context.Context, client *index.Client, id string) err
 	rest := map[string]bool{} // keys beside the manifest's
 	err = t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
 		key := string(r.Key)
-		if of, _, ok := strings.Cut(key, "/"); ok && of == id && key != id+manifestKey {
+		if of, _, ok := strings.Cut(key, "/"); ok && of == m.ID && key != m.ID+manifestKey {
 			rest[key] = true
 		}
 		return nil
@@ -114,7 +106,7 @@ func (t Models) Remove(ctx context.Context, client *index.Client, id string) err
 		return err
 	}
 	// The manifest first: without it the model is none, whatever becomes of the rest.
-	if err := t.Kafka.Produce(ctx, []stream.Output{{Topic: t.Topic, Key: []byte(id + manifestKey)}}); err != nil {
+	if err := t.Kafka.Produce(ctx, []stream.Output{{Topic: t.Topic, Key: []byte(m.ID + manifestKey)}}); err != nil {
 		return err
 	}
 	outputs := make([]stream.Output, 0, len(rest))
