@@ -213,6 +213,33 @@ func TestRebuildMissesEvidence(t *testing.T) {
 	}
 }
 
+// TestRebuildForgetsTheAged: what nobody has asked for long is in the log, and is not mined for a generation from the topics.
+func TestRebuildForgetsTheAged(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 16, 6)
+	stop := w.instance()
+	defer stop()
+	w.settle()
+	for _, retention := range []time.Duration{time.Hour, time.Millisecond} {
+		w.cfg.Queries.Retention = retention
+		held, err := w.rebuild(func(o *RebuildOptions) { o.Hold = true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := w.index.Existing(t.Context(), held.Generation)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known, _, err := next.Known(t.Context(), "", 100, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := map[time.Duration]int{time.Hour: 6}[retention]; len(known) != want {
+			t.Errorf("the new generation has %d queries where they are kept for %v, want %d", len(known), retention, want)
+		}
+	}
+}
+
 // TestGenerationsInARow: one that is replaced before it has erased the one before it leaves that to its successor.
 func TestGenerationsInARow(t *testing.T) {
 	t.Parallel()

@@ -188,6 +188,29 @@ func (p *Pipeline) sweepOne(k index.Known, changed bool, now time.Time) (records
 	return r, sweptAge
 }
 
+// forgetAged sends those through refresh that nobody has asked for queries.retention, all at once.
+func (p *Pipeline) forgetAged(ctx context.Context) error {
+	if p.cfg.Queries.Retention <= 0 {
+		return nil
+	}
+	for at := ""; ; {
+		known, next, err := p.queries.Known(ctx, at, succeedBatch, "")
+		if err != nil {
+			return err
+		}
+		var outputs []stream.Output
+		for _, k := range known {
+			if r, why := p.sweepOne(k, false, p.now()); why == sweptRetention {
+				outputs = append(outputs, p.refreshOutput(r, nil))
+			}
+		}
+		if err := p.kafka.Produce(ctx, outputs); err != nil || next == "" {
+			return err
+		}
+		at = next
+	}
+}
+
 // turned goes on after the last point, and tells whether this turn has gone through all queries.
 func (p *Pipeline) turned(at *sweptTo, now time.Time) (all bool) {
 	if at.changed {
