@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"hardneg/internal/embedded/fault"
@@ -110,6 +111,7 @@ func (s *Server) start(cfg Config, host string) error {
 	}
 	members := &members{client: s.client, log: s.log, groups: map[string]*groupMembers{}}
 	s.cluster.Control(members.heard)
+	s.cluster.ControlKey(kmsg.DeleteGroups.Int16(), s.forget)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.members = cancel
 	s.watched.Go(func() { members.watch(ctx) })

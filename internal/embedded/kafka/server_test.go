@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 )
 
 const childDir = "HARDNEG_TEST_BROKER_DIR"
@@ -204,6 +205,86 @@ func TestTransactionOpenAtStop(t *testing.T) {
 			t.Errorf("visible: %q", got)
 		}
 		kill()
+	}
+}
+
+// A group that was deleted is not back after a kill; one that was not keeps its offset.
+func TestGroupDeletedBeforeKill(t *testing.T) {
+	dir, named := t.TempDir(), kgo.MaxVersions(kversion.V3_0_0()) // later versions name topics by ids
+	committed := func(cl *kgo.Client, group string) int64 {
+		t.Helper()
+		req := kmsg.NewPtrOffsetFetchRequest()
+		req.Group = group
+		topic := kmsg.NewOffsetFetchRequestTopic()
+		topic.Topic, topic.Partitions = "t", []int32{0, 1}
+		req.Topics = append(req.Topics, topic)
+		res, err := req.RequestWith(testContext(t), cl)
+		if err == nil && len(res.Groups) == 1 && res.Groups[0].ErrorCode == kerr.GroupIDNotFound.Code {
+			return -1
+		}
+		if err != nil || len(res.Topics) != 1 || len(res.Topics[0].Partitions) != 2 {
+			t.Fatal(err, res)
+		}
+		if a, b := res.Topics[0].Partitions[0].Offset, res.Topics[0].Partitions[1].Offset; a != b {
+			t.Errorf("group %s has offsets %d and %d", group, a, b)
+		}
+		return res.Topics[0].Partitions[0].Offset
+	}
+	addr, kill := child(t, dir)
+	cl := connect(t, addr, named)
+	makeTopic(t, cl, "t", 2)
+	for _, group := range []string{"deleted", "kept", "made anew"} {
+		commitOffset(t, cl, group, 5)
+	}
+	req := kmsg.NewPtrDeleteGroupsRequest()
+	req.Groups = []string{"deleted", "made anew", "never there"}
+	res, err := req.RequestWith(testContext(t), cl)
+	if err != nil || len(res.Groups) != 3 {
+		t.Fatal(err, res)
+	}
+	for _, g := range res.Groups {
+		if err := kerr.ErrorForCode(g.ErrorCode); err != nil && g.Group != "never there" {
+			t.Errorf("deleting %s: %v", g.Group, err)
+		}
+	}
+	commitOffset(t, cl, "made anew", 2)
+	want := map[string]int64{"deleted": -1, "kept": 5, "made anew": 2}
+	for group, offset := range want {
+		if got := committed(cl, group); got != offset {
+			t.Errorf("%s stands at %d before the kill, want %d", group, got, offset)
+		}
+	}
+	kill()
+	addr, _ = child(t, dir)
+	cl = connect(t, addr, named)
+	for group, offset := range want {
+		if got := committed(cl, group); got != offset {
+			t.Errorf("%s stands at %d after the kill, want %d", group, got, offset)
+		}
+	}
+}
+
+// commitOffset commits an offset for both partitions of topic t.
+func commitOffset(t *testing.T, cl *kgo.Client, group string, offset int64) {
+	t.Helper()
+	req := kmsg.NewPtrOffsetCommitRequest()
+	req.Group, req.Generation = group, -1
+	topic := kmsg.NewOffsetCommitRequestTopic()
+	topic.Topic = "t"
+	for p := range int32(2) {
+		partition := kmsg.NewOffsetCommitRequestTopicPartition()
+		partition.Partition, partition.Offset = p, offset
+		topic.Partitions = append(topic.Partitions, partition)
+	}
+	req.Topics = append(req.Topics, topic)
+	res, err := req.RequestWith(testContext(t), cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range res.Topics[0].Partitions {
+		if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
