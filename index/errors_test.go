@@ -252,7 +252,7 @@ func TestGivesUp(t *testing.T) {
 	}
 	start := time.Now()
 	_, err := x.Documents(t.Context(), []string{"a"}, 0)
-	if took := time.Since(start); took < 8*time.Second || took > 15*time.Second {
+	if took := time.Since(start); took < 8*time.Second || took > 30*time.Second {
 		t.Errorf("gave up after %s, want about 10 s", took)
 	}
 	if !errors.Is(err, index.ErrUnreachable) || !strings.Contains(err.Error(), "qdrant at "+address+`: Get on collection "documents-g1": qdrant is unavailable: nothing answers (tried for `) {

@@ -56,7 +56,7 @@ func TestSeveralBrokers(t *testing.T) {
 		cluster.ShufflePartitionLeaders()
 		cluster.RehashCoordinators()
 	}
-	for deadline := time.Now().Add(40 * time.Second); !noLag(t, c, s.Group, in); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !noLag(t, c, s.Group, in); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("still not done; failures %+v", w.all(Failed))
 		}

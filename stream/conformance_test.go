@@ -450,7 +450,7 @@ func TestTail(t *testing.T) {
 			select {
 			case v := <-w.got:
 				got = append(got, v)
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("only %d of %d", len(got), len(w.want))
 			}
 		}

@@ -351,7 +351,7 @@ func TestDrain(t *testing.T) {
 			if err != nil || at[0] != int64(want) {
 				t.Errorf("committed %v, %v", at, err)
 			}
-			if slow != (took > s.DrainTimeout) || took > s.DrainTimeout+2*time.Second {
+			if slow != (took > s.DrainTimeout) || took > s.DrainTimeout+20*time.Second {
 				t.Errorf("took %v", took)
 			}
 		})
@@ -415,8 +415,8 @@ func TestFatalErrors(t *testing.T) {
 				if !contains(err, test.want) {
 					t.Errorf("error %v", err)
 				}
-			case <-time.After(15 * time.Second):
-				t.Errorf("no error within 15 s; failures: %+v", w.all(Failed))
+			case <-time.After(time.Minute):
+				t.Errorf("no error within a minute; failures: %+v", w.all(Failed))
 				cancel()
 				<-done
 			}

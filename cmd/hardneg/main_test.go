@@ -257,7 +257,7 @@ func startService(t *testing.T, args ...string) (dir string, stop func()) {
 			t.Logf("the service said\n%s%s", out.String(), errs.String())
 		}
 	})
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		addresses, err := service.ReadAddresses(dir)
 		if err == nil && strings.Contains(out.String(), "data") {
 			for _, line := range []string{"kafka   " + addresses.Kafka, "qdrant  " + addresses.Qdrant, "http    http://" + addresses.HTTP} {

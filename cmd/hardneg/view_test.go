@@ -142,7 +142,7 @@ func TestExportAndTail(t *testing.T) {
 	var out buffer
 	done := make(chan int, 1)
 	go func() { done <- execute(ctx, append(at, "tail"), nil, &out, &errs) }()
-	for deadline := time.Now().Add(15 * time.Second); !strings.Contains(out.String(), "fresh") && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(out.String(), "fresh") && time.Now().Before(deadline); {
 		if err := kafka.Produce(t.Context(), []stream.Output{triplet("q9", "p1", 1, "fresh")}); err != nil {
 			t.Fatal(err)
 		}

@@ -101,7 +101,7 @@ func TestBadInput(t *testing.T) {
 	once := w.put("twice", text{"Twice", "The same record comes two times."})
 	again := *once
 	k.produce(append(records, once, &again)...)
-	s.ready(time.Minute)
+	s.ready(patience)
 
 	sent := map[string]refused{} // by topic, partition and offset
 	for _, bad := range badRecords() {
@@ -116,7 +116,7 @@ func TestBadInput(t *testing.T) {
 	k.produce(w.put("last", text{"", "A good document after all the bad records."}),
 		&kgo.Record{Topic: names.queries, Key: []byte("zero"), Value: []byte(`{"query":"no direction","query_id":"zero","embeddings":{"words":"` + floats(make([]float64, 256)...) + `"}}`), Timestamp: w.tick()},
 		&kgo.Record{Topic: names.queries, Key: []byte("short"), Value: []byte(`{"query":"too short","query_id":"short","embeddings":{"words":[1]}}`), Timestamp: w.tick()})
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	t.Log(compare(t, s, k, w, ""))
 	checkDeadLetters(t, k, sent)
 	checkLarge(t, k)
@@ -233,7 +233,7 @@ func checkTrace(t *testing.T, k *kafka, w *world) {
 	cause := w.put("late", text{"", "It has come, and is about something else by now."})
 	cause.Headers = []kgo.RecordHeader{{Key: "traceparent", Value: []byte(trace)}}
 	k.produce(cause)
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	caused := 0
 	for _, r := range k.readCommitted(k.triplets) {
 		headers := map[string]string{}

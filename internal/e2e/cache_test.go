@@ -29,8 +29,8 @@ func TestCache(t *testing.T) {
 	s.spawn()
 	k := newKafka(t, s.Kafka, names)
 	s.load("beir", dir, "--split", "train")
-	s.ready(2 * time.Minute)
-	k.quiet(3 * time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	lookups := func() (hits, misses float64) {
 		return s.metric(`hardneg_cache_lookups_total{result="hit"}`), s.metric(`hardneg_cache_lookups_total{result="miss"}`)
 	}
@@ -65,8 +65,8 @@ func TestCache(t *testing.T) {
 		"--set", "topics.refresh=second.refresh", "--set", "topics.models=second.models")
 	s.spawn()
 	k = newKafka(t, s.Kafka, second)
-	s.ready(2 * time.Minute)
-	k.quiet(3 * time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	hits, misses = lookups()
 	t.Logf("second view, with %d bytes changed: %v found, %v not", harmed, hits, misses)
 	if misses > 0.1*hits || hits < 1.5*once {

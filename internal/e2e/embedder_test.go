@@ -142,7 +142,7 @@ func TestEmbedderServer(t *testing.T) {
 	start := time.Now()
 	s.load("beir", dir, "--split", "train")
 	w.loaded(t, dir, "train")
-	s.eventually(3*time.Minute, "committed documents", func() error {
+	s.eventually(patience, "committed documents", func() error {
 		offsets, err := k.committed(t.Context(), "hardneg-indexer", k.documents)
 		var n int64
 		for _, offset := range offsets {
@@ -164,7 +164,7 @@ func TestEmbedderServer(t *testing.T) {
 	}
 
 	server.start()
-	s.ready(time.Minute)
+	s.ready(patience)
 	k.quiet(8 * time.Minute)
 	t.Logf("quiet %v after the load began: %v; %v texts embedded by the server", time.Since(start).Round(time.Second), w,
 		s.metric(`hardneg_embedder_texts_total{embedder="e5"}`))
@@ -182,7 +182,7 @@ func TestEmbedderServer(t *testing.T) {
 // waits waits until the indexer waits for the embedder e5, and says so everywhere.
 func (s *service) waits(url, why string) {
 	s.t.Helper()
-	s.eventually(time.Minute, "stage that waits", func() error {
+	s.eventually(patience, "stage that waits", func() error {
 		response, err := http.Get(s.url("/readyz"))
 		if err != nil {
 			return err
@@ -272,23 +272,23 @@ func TestEmbedderDenied(t *testing.T) {
 		t.Error("no denied request is counted")
 	}
 	mode.Store("")
-	s.ready(time.Minute)
-	k.quiet(time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	t.Log(compare(t, s, k, w, ""))
 
 	mode.Store("longer")
 	k.produce(w.put("another", text{"Another", "document about io readers"}))
 	s.waits(url, "the server gives vectors of 24 numbers, want 16")
 	mode.Store("")
-	s.ready(time.Minute)
-	k.quiet(time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	t.Log(compare(t, s, k, w, ""))
 	if letters := k.readCommitted(k.deadLetters); len(letters) > 0 {
 		t.Errorf("%d dead letters, the first: %v", len(letters), letters[0].Headers)
 	}
 
 	k.produce(&kgo.Record{Topic: k.documents, Key: []byte("bad"), Value: []byte(`{"text":"an unspeakable text"}`)}, w.put("good", text{"Good", "a text beside it"}))
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	letters := k.readCommitted(k.deadLetters)
 	want := "embedder e5: " + url + `/embeddings, model "m" refuses the text: 422 Unprocessable Entity: "not this word"; until a good record comes, document "bad" counts as deleted`
 	if len(letters) != 1 || !slices.ContainsFunc(letters[0].Headers, func(h kgo.RecordHeader) bool { return h.Key == "hardneg-error" && string(h.Value) == want }) {
@@ -301,21 +301,21 @@ func TestEmbedderDenied(t *testing.T) {
 	s.args = args(elsewhere)
 	s.spawn()
 	k = newKafka(t, s.Kafka, names)
-	s.ready(time.Minute)
+	s.ready(patience)
 	k.produce(w.put("moved", text{"Moved", "a document for a server that has moved"}))
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	t.Log(compare(t, s, k, w, ""))
 	s.stop()
 	mode.Store("")
 	s.args = append([]string{"--embedded"}, small...)
 	s.spawn()
 	k = newKafka(t, s.Kafka, names)
-	s.ready(time.Minute)
+	s.ready(patience)
 	if !strings.Contains(s.logTail(1<<20), "embedders or reduce differ") {
 		t.Error("the log does not say that the configured embedders are not those of the model")
 	}
 	k.produce(w.put("last", text{"Last", "a document of the last minute"}))
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	t.Log(compare(t, s, k, w, ""))
 	s.stop()
 }

@@ -83,7 +83,7 @@ func TestModels(t *testing.T) {
 	}
 	live := func() {
 		t.Helper()
-		s.eventually(time.Minute, "a live model", func() error {
+		s.eventually(patience, "a live model", func() error {
 			var models []shownModel
 			s.ask(&models, "models", "list")
 			if len(models) != 1 || models[0].ID != id || models[0].State != "live" || models[0].Manifest.Dimensions != 24 || models[0].Manifest.Samples != 500 {
@@ -93,8 +93,8 @@ func TestModels(t *testing.T) {
 		})
 	}
 	live()
-	s.ready(time.Minute)
-	s.eventually(time.Minute, "triplets of the model", func() error {
+	s.ready(patience)
+	s.eventually(patience, "triplets of the model", func() error {
 		out := hardneg(t, time.Minute, "export", "--data-dir", s.dir)
 		if out.code != codeOK || !strings.Contains(out.stdout, `"generation":"`+id+`"`) {
 			return fmt.Errorf("exit code %d, %s%s", out.code, out.stdout, out.stderr)
@@ -106,13 +106,13 @@ func TestModels(t *testing.T) {
 	s.kill()
 	s.args = []string{"--embedded", "--set", "reduce.max_dimensions=12"}
 	s.spawn()
-	s.ready(time.Minute)
+	s.ready(patience)
 	live()
 
 	feed := func(field string, n, total int, drifted bool) {
 		t.Helper()
 		s.load("jsonl", topical(t, random, field, n))
-		s.eventually(2*time.Minute, fmt.Sprintf("%d documents", total), func() error {
+		s.eventually(patience, fmt.Sprintf("%d documents", total), func() error {
 			var shown shownModel
 			s.ask(&shown, "models", "show", id[:6])
 			// The batch under way when it was killed may be embedded once more.

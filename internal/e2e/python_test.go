@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 )
 
 // TestPython lets clients in another language work with the embedded servers: confluent-kafka reads triplets and
@@ -22,8 +21,8 @@ func TestPython(t *testing.T) {
 	names := namedTopics("hardneg", "")
 	k, w := newKafka(t, s.Kafka, names), newWorld(names)
 	k.produce(goRecords(t, w, 300)...)
-	s.ready(time.Minute)
-	k.quiet(time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	out, err := exec.CommandContext(t.Context(), python, "testdata/clients.py", s.Kafka, s.Qdrant).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -30,7 +30,7 @@ var ensembles = []string{
 func (c *cluster) live() (generation string) {
 	c.t.Helper()
 	client := qdrantClient(c.t, c.qdrant.Qdrant)
-	c.qdrant.eventually(time.Minute, "live generation", func() error {
+	c.qdrant.eventually(patience, "live generation", func() error {
 		answer, err := client.GetCollectionsClient().ListAliases(c.t.Context(), &qdrant.ListAliasesRequest{})
 		if err != nil {
 			return err
@@ -129,7 +129,7 @@ func TestRebuild(t *testing.T) {
 	m.enough(seen)
 	f.end()
 	c.allReady()
-	took := c.k.quiet(2 * time.Minute)
+	took := c.k.quiet(patience)
 	t.Logf("generations %v; quiet after %v: %v", seen, took.Round(time.Millisecond), compare(t, c.qdrant, c.k, f.world, c.prefix))
 	c.checkGeneration(seen[len(seen)-1])
 	checkFollowed(t, c.k, followed)
@@ -157,7 +157,7 @@ func (c *cluster) checkErased(generations []string) {
 	c.t.Helper()
 	client := qdrantClient(c.t, c.qdrant.Qdrant)
 	last := generations[len(generations)-1]
-	c.qdrant.eventually(30*time.Second, "erasing of the old generations", func() error {
+	c.qdrant.eventually(patience, "erasing of the old generations", func() error {
 		answer, err := client.GetCollectionsClient().List(c.t.Context(), &qdrant.ListCollectionsRequest{})
 		if err != nil {
 			return err
@@ -189,7 +189,7 @@ func TestRebuildSwitch(t *testing.T) {
 	f := newFeed(t, c.k, seeded(t), 250)
 	f.produced(f.steps(150), nil)
 	c.allReady()
-	c.k.quiet(2 * time.Minute)
+	c.k.quiet(patience)
 	old := c.live()
 	change := []string{"--set", ensembles[0], "--keep", "1h"}
 	c.rebuild(append(change, "--hold")...).wait(2 * time.Minute)
@@ -200,7 +200,7 @@ func TestRebuildSwitch(t *testing.T) {
 	c.rebuild(change...).wait(2 * time.Minute)
 	next := c.live()
 	c.adopt(next)
-	c.k.quiet(time.Minute)
+	c.k.quiet(patience)
 	t.Log(compare(t, c.qdrant, c.k, f.world, c.prefix))
 
 	client := qdrantClient(t, c.qdrant.Qdrant)
@@ -367,7 +367,7 @@ func TestRebuildCrashes(t *testing.T) {
 	c.allReady()
 	c.adopt(generations[len(generations)-1])
 	c.expelGhostsOf(c.k.groups)
-	took := c.k.quiet(3 * time.Minute)
+	took := c.k.quiet(patience)
 	t.Logf("%d generations; quiet after %v: %v", len(generations), took.Round(time.Millisecond), compare(t, c.qdrant, c.k, f.world, c.prefix))
 	c.checkGeneration(generations[len(generations)-1])
 	checkFollowed(t, c.k, followed)
@@ -401,7 +401,7 @@ func (c *cluster) expelGhostsOf(groups map[string]string) {
 		i := c.running()[0]
 		i.terminate()
 		i.spawn()
-		i.ready(time.Minute)
+		i.ready(patience)
 	}
 	c.t.Fatal("a group keeps a member that was killed")
 }
@@ -413,7 +413,7 @@ func TestRebuildAbort(t *testing.T) {
 	c.awaitTopics()
 	newFeed(t, c.k, seeded(t), 120)
 	c.allReady()
-	c.k.quiet(time.Minute)
+	c.k.quiet(patience)
 	run := func(args ...string) outcome {
 		return hardneg(t, 2*time.Minute, slices.Concat([]string{"rebuild"}, c.settings, args)...)
 	}
@@ -485,7 +485,7 @@ func TestRebuildRefused(t *testing.T) {
 		bare[string(r.Key)] = true
 	}
 	c.allReady()
-	c.k.quiet(time.Minute)
+	c.k.quiet(patience)
 	before := readView(t, c.k)
 	own := []string{"--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}, {name: own, type: carried, dimensions: 8}]", "--keep", "1s"}
 	out := hardneg(t, time.Minute, slices.Concat([]string{"rebuild"}, c.settings, own)...)
@@ -495,7 +495,7 @@ func TestRebuildRefused(t *testing.T) {
 	c.rebuild(append(own, "--from-topics")...).wait(2 * time.Minute)
 	now := c.live()
 	c.adopt(now)
-	c.k.quiet(time.Minute)
+	c.k.quiet(patience)
 	for id := range bare {
 		delete(f.world.documents, id)
 		delete(f.world.queries, id)

@@ -27,12 +27,12 @@ func TestReplay(t *testing.T) {
 	k, w := newKafka(t, s.Kafka, namedTopics("hardneg", "")), newWorld(namedTopics("hardneg", ""))
 	s.load("beir", dir, "--split", "train")
 	w.loaded(t, dir, "train")
-	s.ready(2 * time.Minute)
-	k.quiet(3 * time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	k.produce(newChurn(w, random(t)).steps(150)...)
-	k.quiet(3 * time.Minute)
+	k.quiet(patience)
 	k.produce(&kgo.Record{Topic: k.queries, Key: []byte("bad"), Value: []byte(`{"query":`)}, &kgo.Record{Topic: k.queries, Value: []byte(`{"query": "?!"}`)})
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	t.Log("the live view: ", compare(t, s, k, w, ""))
 	before, ends := snapshot(t, s, k), w.clock
 
@@ -111,7 +111,7 @@ func TestReplay(t *testing.T) {
 		}
 	}
 	k.produce(later...)
-	k.quiet(time.Minute)
+	k.quiet(patience)
 	replay(t, s, "--from", from.UTC().Format(time.RFC3339Nano), "--output", "topic:later")
 	judged, want := map[pair]bool{}, map[place]triplet{}
 	for _, r := range later {

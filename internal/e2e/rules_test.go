@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // metric is the value of a metric of the service, by its name with all labels.
@@ -50,8 +49,8 @@ func TestChangedRules(t *testing.T) {
 	k, w := newKafka(t, s.Kafka, names), newWorld(names)
 	s.load("beir", dir, "--split", "train")
 	w.loaded(t, dir, "train")
-	s.ready(2 * time.Minute)
-	k.quiet(3 * time.Minute)
+	s.ready(patience)
+	k.quiet(patience)
 	t.Logf("default rules: %v", compare(t, s, k, w, ""))
 	before := readView(t, k).lists(t)
 	if n := s.embedded(); n < float64(len(w.documents)+len(w.queries)) {
@@ -79,7 +78,7 @@ func TestChangedRules(t *testing.T) {
 		sweep := s.args
 		s.args = append(slices.Clone(sweep), "--set", "sweep.rate=1000")
 		s.spawn()
-		s.eventually(2*time.Minute, "sweep of all queries", func() error {
+		s.eventually(patience, "sweep of all queries", func() error {
 			if swept := s.metric(`hardneg_swept_queries_total{why="fingerprint"}`); swept < float64(len(w.queries)) {
 				return fmt.Errorf("%v of %d queries", swept, len(w.queries))
 			}
@@ -91,8 +90,8 @@ func TestChangedRules(t *testing.T) {
 		s.args = sweep // without a sweep it comes to rest
 		s.spawn()
 		k = newKafka(t, s.Kafka, names)
-		s.ready(2 * time.Minute)
-		k.quiet(3 * time.Minute)
+		s.ready(patience)
+		k.quiet(patience)
 		after, changed := compare(t, s, k, w, ""), 0
 		lists := readView(t, k).lists(t)
 		for at, list := range before {

@@ -278,7 +278,7 @@ func (w *world) got() map[string]string {
 // settle waits until every stage has committed what there is to read.
 func (w *world) settle() {
 	w.t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for quiet := 0; quiet < 3; {
 		lag := int64(0)
 		for _, stage := range []string{StageIndexer, StageIntake, StageMiner} {

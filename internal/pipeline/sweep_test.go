@@ -87,8 +87,8 @@ func TestSweepMendsALostLookUp(t *testing.T) {
 	}
 	var metrics *telemetry.Metrics
 	stop, metrics = w.reconfigured(stop, func(c *config.Config) { c.Sweep.Rate = rate })
-	w.await(30*time.Second, "first sweep", func() bool { return maps.Equal(w.got(), w.want()) })
-	w.await(30*time.Second, "a complete sweep", func() bool { return measure(t, metrics.SweepCompleted) > 0 })
+	w.await(time.Minute, "first sweep", func() bool { return maps.Equal(w.got(), w.want()) })
+	w.await(time.Minute, "a complete sweep", func() bool { return measure(t, metrics.SweepCompleted) > 0 })
 
 	// With the sweep on it is mended at the latest when all queries have been swept once more.
 	swept := func() float64 { return measure(t, metrics.SweptQueries.WithLabelValues(sweptAge)) }
@@ -96,7 +96,7 @@ func TestSweepMendsALostLookUp(t *testing.T) {
 		lost()
 	}
 	before := swept()
-	w.await(30*time.Second, "all queries to be swept once more", func() bool { return swept() >= before+2*15 })
+	w.await(time.Minute, "all queries to be swept once more", func() bool { return swept() >= before+2*15 })
 	w.settle()
 	if !maps.Equal(w.got(), w.want()) {
 		t.Error("what the look-up lost is not mended after a whole sweep")
@@ -128,7 +128,7 @@ func TestChangedRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	fingerprint := newRuleset(w.cfg).Fingerprint
-	w.await(30*time.Second, "changed rules", func() bool {
+	w.await(time.Minute, "changed rules", func() bool {
 		left, _, err := live.Known(t.Context(), "", 100, fingerprint)
 		if err != nil {
 			t.Fatal(err)
@@ -158,14 +158,14 @@ func TestChangedRules(t *testing.T) {
 func TestRetention(t *testing.T) {
 	t.Parallel()
 	w := loadedWorld(t, 7, 4)
-	w.cfg.Sweep.Rate, w.cfg.Queries.Retention = 10, 5*time.Second
+	w.cfg.Sweep.Rate, w.cfg.Queries.Retention = 10, 12*time.Second
 	stop := w.instance()
 	defer func() { stop() }()
-	w.await(30*time.Second, "the load", func() bool { return maps.Equal(w.got(), w.want()) })
+	w.await(time.Minute, "the load", func() bool { return maps.Equal(w.got(), w.want()) })
 	all := w.logged
 	w.logged = map[string]*worldQuery{"q1": {positives: maps.Clone(all["q1"].positives)}}
 	kept := w.logged["q1"]
-	w.await(30*time.Second, "forgetting all but q1", func() bool {
+	w.await(time.Minute, "forgetting all but q1", func() bool {
 		w.judge("q1", "d20") // somebody asks for it, again and again: all of its evidence counts
 		w.logged["q1"] = kept
 		kept.positives["d20"] = true
@@ -174,9 +174,9 @@ func TestRetention(t *testing.T) {
 	})
 	w.clean("after the others are forgotten")
 	w.logged = map[string]*worldQuery{}
-	w.await(30*time.Second, "forgetting q1", func() bool { return len(w.got()) == 0 })
+	w.await(time.Minute, "forgetting q1", func() bool { return len(w.got()) == 0 })
 	w.judge("q2", "d30") // of its earlier positives none counts
-	w.await(30*time.Second, "q2 again", func() bool { return len(w.got()) > 0 && maps.Equal(w.got(), w.want()) })
+	w.await(time.Minute, "q2 again", func() bool { return len(w.got()) > 0 && maps.Equal(w.got(), w.want()) })
 }
 
 // TestSweepWaitsForTheMiner: while the miner is behind on a partition, the sweep adds nothing to it, and goes on with the

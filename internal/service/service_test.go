@@ -58,7 +58,7 @@ func (r *running) end(t *testing.T) {
 		if err != nil {
 			t.Errorf("the service ended with %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the service does not end")
 	}
 }
