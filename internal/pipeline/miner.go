@@ -43,6 +43,7 @@ type task struct {
 	limit   int         // candidates that sufficed last time
 	again   bool        // published unconfirmed: must come again
 	torn    bool        // its documents changed between decision and publication: what is stored is out of date
+	gap     bool        // its candidates were not to be had without a gap
 }
 
 func (s miner) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
@@ -101,8 +102,12 @@ func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 	}
 	pending := slices.DeleteFunc(tasks, func(t *task) bool { return len(t.records) == 0 || !t.known && !t.tells() })
 	for round := 1; len(pending) > 0; round++ {
-		if round > maxRounds {
-			return nil, fmt.Errorf("query %q: its documents changed during each of %d readings; trying again later", pending[0].id, maxRounds)
+		if round > maxRounds { // what is stored holds all that the records say; the rest is for another batch
+			for _, t := range pending {
+				s.log.Warn().Str("query", t.id).Int("readings", maxRounds).Msg("its documents change faster than they are read; trying again behind what else waits")
+				outputs = append(outputs, s.comeAgain(t, true))
+			}
+			break
 		}
 		if round > 1 {
 			if stored, err = s.states(ctx, pending); err != nil {
@@ -242,7 +247,7 @@ func (s miner) confirm(ctx context.Context, tasks []*task, stored map[string]ind
 		if known && state.Token == s.token && state.Fingerprint == s.fingerprint && !(t.forced && round == 1) {
 			same := sameState(state, next[i])
 			if same || round > confirmRounds && !t.torn {
-				t.state, t.again = state, !same
+				t.state, t.again = state, !same || t.gap
 				confirmed = append(confirmed, t)
 				continue
 			}
@@ -279,6 +284,7 @@ func (s miner) decide(ctx context.Context, tasks []*task, next []index.State) er
 	inputs := make([]mining.Input, len(tasks))
 	var todo []int
 	for i := range tasks {
+		tasks[i].gap = false
 		inputs[i] = s.input(next[i], documents)
 		if slices.ContainsFunc(inputs[i].Evidence, func(e mining.Evidence) bool { return e.Positive && e.Document != nil }) {
 			todo = append(todo, i)
@@ -295,7 +301,7 @@ func (s miner) decide(ctx context.Context, tasks []*task, next []index.State) er
 		}
 		now, later := partition(todo, func(i int) bool { return tasks[i].limit == limit })
 		todo = later
-		err := s.candidates(ctx, inputs, now, limit, func(i int) {
+		err := s.candidates(ctx, tasks, inputs, now, limit, func(i int) {
 			outcome := s.mining.Mine(inputs[i])
 			inputs[i].Candidates = nil
 			if outcome.More {
@@ -314,12 +320,14 @@ func (s miner) decide(ctx context.Context, tasks []*task, next []index.State) er
 
 // candidates reads the candidates of some of the inputs, down to a limit, and hands each to use at once: a positive
 // that ranks far down makes for long lists, of which few may be held at a time.
-func (s miner) candidates(ctx context.Context, inputs []mining.Input, some []int, limit int, use func(i int)) error {
+func (s miner) candidates(ctx context.Context, tasks []*task, inputs []mining.Input, some []int, limit int, use func(i int)) error {
 	if limit > s.wide {
 		for _, i := range some {
-			if err := s.wideCandidates(ctx, &inputs[i], limit); err != nil {
+			gap, err := s.wideCandidates(ctx, &inputs[i], limit)
+			if err != nil {
 				return err
 			}
+			tasks[i].gap = tasks[i].gap || gap
 			use(i)
 		}
 		return nil
@@ -343,12 +351,13 @@ func (s miner) candidates(ctx context.Context, inputs []mining.Input, some []int
 
 // wideCandidates ranks bare points, and then reads only the documents that the rules may look at. One that has
 // changed in between would leave a gap in its window, where the next of the ranking belongs, and if that happened in two
-// readings on end the gap would be confirmed: then the ranking is read again.
-func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) error {
-	for range maxRounds {
+// readings on end the gap would be confirmed: then the ranking is read again, a few times. Where there is a gap each time
+// the query must come again.
+func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) (gap bool, err error) {
+	for round := 1; ; round++ {
 		ranking, exhausted, err := s.index.Rank(ctx, in.Query, limit)
 		if err != nil {
-			return err
+			return false, err
 		}
 		needed := map[string]bool{}
 		for _, e := range in.Evidence {
@@ -360,7 +369,7 @@ func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) 
 		}
 		documents, err := s.index.DocumentsAt(ctx, slices.Sorted(maps.Keys(needed)), index.WithVector|index.WithMinHash)
 		if err != nil {
-			return err
+			return false, err
 		}
 		in.Candidates, in.Exhausted, in.Floor = nil, exhausted, nil
 		for _, r := range ranking {
@@ -368,15 +377,14 @@ func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) 
 				in.Candidates = append(in.Candidates, d.Document)
 			}
 		}
-		if len(in.Candidates) < len(needed) {
+		if gap = len(in.Candidates) < len(needed); gap && round < confirmRounds {
 			continue
 		}
 		if len(ranking) > 0 {
 			in.Floor = &ranking[len(ranking)-1].Score
 		}
-		return nil
+		return gap, nil
 	}
-	return fmt.Errorf("query %q: the documents near to it changed during each of %d readings; trying again later", in.QueryID, maxRounds)
 }
 
 // near tells whether two cosines may be those of the same vectors.

@@ -121,6 +121,7 @@ type replayer struct {
 	ReplayOptions
 	miner  miner
 	live   *index.Index
+	found  *recall // of it, what searches found
 	plan   ReplayPlan
 	at     ReplayProgress
 	report ReplayReport
@@ -223,8 +224,9 @@ func (r *replayer) prepare(ctx context.Context, rules ruleset) error {
 	if err != nil {
 		return fmt.Errorf("the rules of mining: %w", err)
 	}
+	r.found = newRecall(r.live)
 	r.miner = miner{Pipeline: &Pipeline{
-		cfg: &cfg, wide: wideLimit, index: newRecall(r.live), model: m, carries: m.Info().Definitions(), generation: generation, mining: policies, minWeight: rules.MinWeight,
+		cfg: &cfg, wide: wideLimit, index: r.found, model: m, carries: m.Info().Definitions(), generation: generation, mining: policies, minWeight: rules.MinWeight,
 		now: r.clock, log: r.Log, metrics: telemetry.NewMetrics(prometheus.NewRegistry()),
 	}}
 	return nil

@@ -155,20 +155,23 @@ func (r *replayer) mine(ctx context.Context, queries []*replayed) (minedChunk, e
 		for i, t := range tasks {
 			t.state = next[i]
 		}
-		outputs, torn, err := r.miner.publish(ctx, tasks)
+		whole := slices.DeleteFunc(slices.Clone(tasks), func(t *task) bool { return t.gap })
+		outputs, torn, err := r.miner.publish(ctx, whole)
 		if err != nil {
 			return chunk, err
 		}
 		chunk.outputs = append(chunk.outputs, outputs...)
+		var left []*task
 		var again []index.State
 		for i, t := range tasks {
-			if slices.Contains(torn, t) {
-				again = append(again, bases[i])
+			if t.gap || slices.Contains(torn, t) {
+				left, again = append(left, t), append(again, bases[i])
+				r.found.forgetSlots(t.state)
 			} else {
 				chunk.counts.count(t.state)
 			}
 		}
-		tasks, bases = torn, again
+		tasks, bases = left, again
 	}
 	return chunk, nil
 }

@@ -17,6 +17,7 @@ const mostRecalled = 32_768
 // search asks for bare points, whose versions say which of them are as they were.
 type recall struct {
 	*index.Index
+	most int
 	mu   sync.Mutex
 	kept map[string]recalled // by point
 }
@@ -26,7 +27,9 @@ type recalled struct {
 	document mining.Document
 }
 
-func newRecall(x *index.Index) *recall { return &recall{Index: x, kept: map[string]recalled{}} }
+func newRecall(x *index.Index) *recall {
+	return &recall{Index: x, most: mostRecalled, kept: map[string]recalled{}}
+}
 
 // Search is index.Index.Search.
 func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]index.Hits, error) {
@@ -44,13 +47,14 @@ func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]
 		if err != nil {
 			return nil, err
 		}
-		read, err := r.missing(ctx, rankings)
+		kept, missing := r.recall(rankings)
+		read, err := r.DocumentsAt(ctx, missing, index.WithVector|index.WithMinHash)
 		if err != nil {
 			return nil, err
 		}
 		var again []int
 		for k, i := range open {
-			hits, ok := r.hits(queries[i], rankings[k], read)
+			hits, ok := r.hits(queries[i], rankings[k], kept, read)
 			if !ok {
 				again = append(again, i)
 				continue
@@ -64,46 +68,70 @@ func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]
 	return nil, fmt.Errorf("the documents that a search found changed during each of %d readings", maxRounds)
 }
 
-// missing reads those of the ranked documents that are not kept as they are.
-func (r *recall) missing(ctx context.Context, rankings [][]index.Ranked) (map[string]index.Document, error) {
-	var points []string
+// recall takes out what is kept of the ranked documents as they are, for other searches make room meanwhile, and lists the
+// points of the others.
+func (r *recall) recall(rankings [][]index.Ranked) (kept map[string]recalled, missing []string) {
+	kept = map[string]recalled{}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, ranking := range rankings {
 		for _, hit := range ranking {
-			if known, ok := r.kept[hit.Point]; !ok || known.version != hit.Version {
-				points = append(points, hit.Point)
+			if known, ok := r.kept[hit.Point]; ok && known.version == hit.Version {
+				kept[hit.Point] = known
+			} else {
+				missing = append(missing, hit.Point)
 			}
 		}
 	}
-	r.mu.Unlock()
-	slices.Sort(points)
-	return r.DocumentsAt(ctx, slices.Compact(points), index.WithVector|index.WithMinHash)
+	slices.Sort(missing)
+	return kept, slices.Compact(missing)
 }
 
-// hits are the documents of a ranking; false: one has changed since.
-func (r *recall) hits(query []float32, ranking []index.Ranked, read map[string]index.Document) ([]mining.Document, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// hits are the documents of a ranking; false: one has changed since. A version tells contents apart on one replica: each
+// counts its own writes, so a document must have the score, too, that was found.
+func (r *recall) hits(query []float32, ranking []index.Ranked, kept map[string]recalled, read map[string]index.Document) ([]mining.Document, bool) {
 	documents := make([]mining.Document, len(ranking))
 	for i, hit := range ranking {
-		if known, ok := r.kept[hit.Point]; ok && known.version == hit.Version {
+		if known, ok := kept[hit.Point]; ok && known.version == hit.Version && near(mining.Cosine(query, known.document.Vector), hit.Score) {
 			documents[i] = known.document
 			continue
 		}
 		d, ok := read[hit.Point]
 		if !ok || d.Deleted || !near(mining.Cosine(query, d.Vector), hit.Score) {
+			r.forget(hit.Point)
 			return nil, false
-		}
-		for point := range r.kept { // any
-			if len(r.kept) < mostRecalled {
-				break
-			}
-			delete(r.kept, point)
 		}
 		// It was read after the ranking. If it was written in between, with nearly the same vector, it is newer than that
 		// version, which no later search will find.
-		r.kept[hit.Point] = recalled{hit.Version, d.Document}
+		r.keep(hit, d.Document)
 		documents[i] = d.Document
 	}
 	return documents, true
+}
+
+func (r *recall) keep(hit index.Ranked, d mining.Document) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for point := range r.kept { // any
+		if len(r.kept) < r.most {
+			break
+		}
+		delete(r.kept, point)
+	}
+	r.kept[hit.Point] = recalled{hit.Version, d}
+}
+
+// forgetSlots has the documents of a list read anew, whose texts were not those that the rules saw.
+func (r *recall) forgetSlots(s index.State) {
+	for _, p := range s.Positives {
+		for _, slot := range p.Slots {
+			r.forget(index.DocumentPointID(slot.Document))
+		}
+	}
+}
+
+func (r *recall) forget(point string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.kept, point)
 }

@@ -11,9 +11,15 @@ import (
 )
 
 // TestRecall: whatever is written between them, searches of a replay find what those of the index find, and documents that
-// stay as they are come once.
+// stay as they are come once, or as often as there is too little room for them.
 func TestRecall(t *testing.T) {
 	t.Parallel()
+	for _, most := range []int{mostRecalled, 7} {
+		t.Run(strconv.Itoa(most), func(t *testing.T) { testRecall(t, most) })
+	}
+}
+
+func testRecall(t *testing.T, most int) {
 	w := newWorld(t, 19)
 	x, err := w.index.Create(t.Context(), "0000000000000001", worldDimensions)
 	if err != nil {
@@ -34,6 +40,7 @@ func TestRecall(t *testing.T) {
 		write(i, false)
 	}
 	r := newRecall(x)
+	r.most = most
 	for round := range 30 {
 		queries := [][]float32{w.random(), w.random(), w.random()}
 		limit := 1 + w.rng.IntN(50)
@@ -52,7 +59,7 @@ func TestRecall(t *testing.T) {
 			write(w.rng.IntN(45), w.rng.IntN(4) == 0)
 		}
 	}
-	if len(r.kept) < 40 {
+	if len(r.kept) > most || len(r.kept) < min(most, 40) {
 		t.Errorf("%d documents are kept", len(r.kept))
 	}
 }
