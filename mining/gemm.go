@@ -42,16 +42,17 @@ var fastest = func() *kernel {
 	return &kernels[0]
 }()
 
-// mulTransposed computes c = a·bᵀ, for a (m × k), b (n × k) and c (m × n). Every element is summed in the same order on
-// any number of processors.
-func mulTransposed(a, b, c Matrix) {
+// Products computes c = a·bᵀ, for a (m × k), b (n × k) and c (m × n): the dot product of each row of a with each row of b. It
+// depends on the two rows alone, for every element is summed in the same order, whatever m and n are and on any number of
+// processors.
+func Products(a, b, c Matrix) {
 	if fastest == nil {
-		portableMulTransposed(a, b, c)
+		portableProducts(a, b, c)
 		return
 	}
 	if a.Rows < b.Rows { // packed is the smaller one, for that takes time
 		t := NewMatrix(b.Rows, a.Rows)
-		mulTransposed(b, a, t)
+		Products(b, a, t)
 		transpose(t, c)
 		return
 	}
@@ -70,7 +71,7 @@ func mulTransposed(a, b, c Matrix) {
 	})
 }
 
-// addMul computes c += alpha·a·b, for a (m × k), b (k × n) and c (m × n); as mulTransposed.
+// addMul computes c += alpha·a·b, for a (m × k), b (k × n) and c (m × n); as Products.
 func addMul(alpha float32, a, b, c Matrix) {
 	if fastest == nil {
 		portableAddMul(alpha, a, b, c)

@@ -12,8 +12,8 @@ const (
 	portableDeep = 64  // rows of a run that stay in the second-level cache
 )
 
-// portableMulTransposed computes c = a·bᵀ, for a (m × k), b (n × k) and c (m × n).
-func portableMulTransposed(a, b, c Matrix) {
+// portableProducts computes c = a·bᵀ, for a (m × k), b (n × k) and c (m × n).
+func portableProducts(a, b, c Matrix) {
 	parallel(a.Rows, portableDeep, func(first, end int) {
 		for i := first; i < end; i++ {
 			clear(c.Row(i))

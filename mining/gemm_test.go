@@ -29,8 +29,15 @@ func testProducts(t *testing.T) {
 		transpose(b, across)
 		product, sum := NewMatrix(s.m, s.n), sampleLike(s.m, s.n, 0, 3)
 		start := sampleLike(s.m, s.n, 0, 3)
-		mulTransposed(a, b, product)
+		Products(a, b, product)
 		addMul(-2, a, across, sum)
+		for _, at := range [][2]int{{0, 0}, {s.m - 1, s.n - 1}, {s.m / 2, s.n / 3}} {
+			alone := NewMatrix(1, 1)
+			Products(a.slice(at[0], at[0]+1), b.slice(at[1], at[1]+1), alone)
+			if got := product.Row(at[0])[at[1]]; got != alone.Data[0] {
+				t.Errorf("%+v: product at %v is %v, and %v where the two rows are alone", s, at, got, alone.Data[0])
+			}
+		}
 		for i := range s.m {
 			for j := range s.n {
 				want, size := 0.0, 1.0
@@ -65,10 +72,10 @@ func BenchmarkProducts(b *testing.B) {
 	defer func(k *kernel) { fastest = k }(fastest)
 	for i := range kernels {
 		fastest = &kernels[i]
-		run("transposed/"+fastest.name, func() { mulTransposed(a, block, tall) })
+		run("transposed/"+fastest.name, func() { Products(a, block, tall) })
 		run("plain/"+fastest.name, func() { addMul(1, wide, a, out) })
 	}
-	run("transposed/portable", func() { portableMulTransposed(a, block, tall) })
+	run("transposed/portable", func() { portableProducts(a, block, tall) })
 	run("plain/portable", func() { portableAddMul(1, wide, a, out) })
 	run("transposed/gonum", func() { blas32.Gemm(blas.NoTrans, blas.Trans, 1, a.general(), block.general(), 0, tall.general()) })
 	run("plain/gonum", func() { blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, wide.general(), a.general(), 1, out.general()) })

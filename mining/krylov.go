@@ -106,7 +106,7 @@ func (f *fit) combine(weights Matrix) Matrix {
 // multiply is a·bᵀ.
 func multiply(a, b Matrix) Matrix {
 	c := NewMatrix(a.Rows, b.Rows)
-	mulTransposed(a, b, c)
+	Products(a, b, c)
 	return c
 }
 

@@ -90,7 +90,7 @@ func (r *Reducer) project(in, out Matrix, energy *Energy) (zero []int, err error
 	if r.Components.Rows == 0 {
 		copy(out.Data, in.Data)
 	} else {
-		mulTransposed(in, r.Components, out)
+		Products(in, r.Components, out)
 		r.centre(in, out, energy)
 	}
 	if !r.Normalize {

@@ -7,16 +7,12 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"gonum.org/v1/gonum/blas"
-	"gonum.org/v1/gonum/blas/gonum"
+	"hardneg/mining"
 )
 
-// blockRows vectors are scored at a time: their scores against a batch of queries stay in the processor's cache, and
-// gonum does not start goroutines of its own for a product this small.
+// blockRows vectors are scored at a time: their scores against a batch of queries stay in the processor's cache, and a
+// product this small starts no goroutines of its own.
 const blockRows = 128
-
-// sparseBlock is the number of wanted vectors in a block below which each is scored alone.
-const sparseBlock = blockRows / 8
 
 // scored is a hit.
 type scored struct {
@@ -47,9 +43,9 @@ func (v *view) run(batch []*search) {
 	if len(batch) == 0 || v.dimensions == 0 {
 		return
 	}
-	queries := make([]float32, 0, len(batch)*v.dimensions)
-	for _, s := range batch {
-		queries = append(queries, s.vector...)
+	queries := mining.NewMatrix(len(batch), v.dimensions)
+	for i, s := range batch {
+		copy(queries.Row(i), s.vector)
 	}
 	blocks := (len(v.ids) + blockRows - 1) / blockRows
 	workers := max(1, min(runtime.GOMAXPROCS(0), blocks))
@@ -57,11 +53,14 @@ func (v *view) run(batch []*search) {
 	var next atomic.Int64
 	var group sync.WaitGroup
 	for w := range workers {
+		tops[w] = make([]top, len(batch))
 		group.Go(func() {
-			tops[w] = make([]top, len(batch))
-			scores := make([]float32, blockRows*len(batch))
+			s := scorer{
+				view: v, batch: batch, queries: queries, tops: tops[w],
+				scores: mining.NewMatrix(blockRows, len(batch)), sparse: mining.NewMatrix(blockRows, v.dimensions),
+			}
 			for block := int(next.Add(1)) - 1; block < blocks; block = int(next.Add(1)) - 1 {
-				v.scoreBlock(block, batch, queries, scores, tops[w])
+				s.scoreBlock(block)
 			}
 		})
 	}
@@ -75,39 +74,52 @@ func (v *view) run(batch []*search) {
 	}
 }
 
-func (v *view) scoreBlock(block int, batch []*search, queries, scores []float32, tops []top) {
+// scorer is what one goroutine of a search works with.
+type scorer struct {
+	*view
+	batch   []*search
+	queries mining.Matrix // the batch's vectors
+	scores  mining.Matrix // blockRows × queries
+	sparse  mining.Matrix // copies of the vectors of a block that are wanted, where most are not
+	tops    []top         // by query
+}
+
+func (s *scorer) scoreBlock(block int) {
 	first := block * blockRows
-	rows := min(blockRows, len(v.ids)-first)
 	var wanted []int // rows that a query of the batch wants
-	for row := range rows {
+	for row := range min(blockRows, len(s.ids)-first) {
 		slot := uint32(first + row)
-		if slices.ContainsFunc(batch, func(s *search) bool { return s.wanted.has(slot) }) {
+		if slices.ContainsFunc(s.batch, func(q *search) bool { return q.wanted.has(slot) }) {
 			wanted = append(wanted, row)
 		}
 	}
-	start := (first % chunkRows) * v.dimensions
-	vectors := v.chunks[first/chunkRows][start:]
-	if len(wanted) < sparseBlock {
-		for _, row := range wanted {
-			v.multiply(vectors[row*v.dimensions:], 1, queries, len(batch), scores[row*len(batch):])
-		}
-	} else {
-		v.multiply(vectors, rows, queries, len(batch), scores)
+	if len(wanted) == 0 {
+		return
 	}
-	for _, row := range wanted {
+	from, d := (first%chunkRows)*s.dimensions, s.dimensions
+	vectors := mining.Matrix{Rows: wanted[len(wanted)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
+	dense := len(wanted) > vectors.Rows/2
+	if !dense {
+		for i, row := range wanted {
+			copy(s.sparse.Row(i), vectors.Row(row))
+		}
+		vectors = s.sparse
+		vectors.Rows = len(wanted)
+	}
+	vectors.Data = vectors.Data[:vectors.Rows*d]
+	mining.Products(vectors, s.queries, mining.Matrix{Rows: vectors.Rows, Cols: s.scores.Cols, Data: s.scores.Data[:vectors.Rows*s.scores.Cols]})
+	for i, row := range wanted {
 		slot := uint32(first + row)
-		for i, score := range scores[row*len(batch) : (row+1)*len(batch)] {
-			s := batch[i]
-			if s.wanted.has(slot) && (s.threshold == nil || score >= *s.threshold) {
-				tops[i].offer(v, s.limit, scored{score, slot})
+		if dense {
+			i = row
+		}
+		for k, score := range s.scores.Row(i) {
+			q := s.batch[k]
+			if q.wanted.has(slot) && (q.threshold == nil || score >= *q.threshold) {
+				s.tops[k].offer(s.view, q.limit, scored{score, slot})
 			}
 		}
 	}
-}
-
-// multiply computes the products of rows vectors with n queries: scores[row*n+query].
-func (v *view) multiply(vectors []float32, rows int, queries []float32, n int, scores []float32) {
-	gonum.Implementation{}.Sgemm(blas.NoTrans, blas.Trans, rows, n, v.dimensions, 1, vectors, v.dimensions, queries, v.dimensions, 0, scores, n)
 }
 
 // top keeps the best hits: a heap with the worst at its root.

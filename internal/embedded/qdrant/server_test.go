@@ -292,9 +292,10 @@ func TestSearch(t *testing.T) {
 		q := []float32{float32(r.IntN(7) - 3), float32(r.IntN(7) - 3), float32(r.IntN(7) - 3)}
 		limit, offset, threshold := uint64(r.IntN(80)+1), uint64(r.IntN(20)), float32(r.IntN(10)-8)
 		below := int64(r.IntN(620))
+		from := max(0, below-int64(r.IntN(300))) // a few of some blocks, all of others
 		want := slices.Clone(all)
 		want = slices.DeleteFunc(want, func(p *pb.PointStruct) bool {
-			return score(p, q) < threshold || p.Payload["n"].GetIntegerValue() >= below
+			return score(p, q) < threshold || p.Payload["n"].GetIntegerValue() >= below || p.Payload["n"].GetIntegerValue() < from
 		})
 		slices.SortFunc(want, func(a, b *pb.PointStruct) int {
 			if c := cmp.Compare(score(b, q), score(a, q)); c != 0 {
@@ -307,7 +308,7 @@ func TestSearch(t *testing.T) {
 		})
 		want = want[min(int(offset), len(want)):min(int(offset+limit), len(want))]
 		query := &pb.QueryPoints{CollectionName: "c", Query: pb.NewQueryDense(q), Limit: &limit, Offset: &offset, ScoreThreshold: &threshold,
-			Filter: &pb.Filter{Must: []*pb.Condition{pb.NewRange("n", &pb.Range{Lt: proto.Float64(float64(below))})}}, WithPayload: pb.NewWithPayloadExclude("even"), WithVectors: pb.NewWithVectors(true)}
+			Filter: &pb.Filter{Must: []*pb.Condition{pb.NewRange("n", &pb.Range{Lt: proto.Float64(float64(below)), Gte: proto.Float64(float64(from))})}}, WithPayload: pb.NewWithPayloadExclude("even"), WithVectors: pb.NewWithVectors(true)}
 		got, err := client.Query(t.Context(), query)
 		if err != nil {
 			t.Fatal(err)
