@@ -298,7 +298,7 @@ func (w *world) settle() {
 			quiet = 0
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("still %d records behind after a minute", lag)
+			w.t.Fatalf("still %d records behind after three minutes", lag)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

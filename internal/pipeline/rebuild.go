@@ -359,8 +359,8 @@ func (r *rebuild) current(ctx context.Context) (*generation, error) {
 func (r *rebuild) ready(ctx context.Context) error {
 	var reached map[string]map[int32]int64
 	err := r.step(StepMine, func() (err error) {
-		if reached, err = r.catchUp(ctx); err == nil && r.record.FromTopics {
-			err = r.next.forgetAged(ctx) // as the live one has: the log has them all
+		if reached, err = r.catchUp(ctx); err == nil {
+			err = r.forget(ctx)
 		}
 		return err
 	})

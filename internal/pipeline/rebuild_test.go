@@ -213,13 +213,29 @@ func TestRebuildMissesEvidence(t *testing.T) {
 	}
 }
 
-// TestRebuildForgetsTheAged: what nobody has asked for long is in the log, and is not mined for a generation from the topics.
-func TestRebuildForgetsTheAged(t *testing.T) {
+// TestRebuildForgets: what nobody had asked for long is in the log, and is not mined for a generation from the topics, be it
+// asked for again since or not.
+func TestRebuildForgets(t *testing.T) {
 	t.Parallel()
 	w := loadedWorld(t, 16, 6)
 	stop := w.instance()
 	defer stop()
 	w.settle()
+	live, err := w.index.Live(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, _, err := live.Known(t.Context(), "", 100, "")
+	if err != nil || len(known) != 6 {
+		t.Fatal(err, known)
+	}
+	// As the sweep has q0 forgotten, which is asked for again.
+	seen := known[slices.IndexFunc(known, func(k index.Known) bool { return k.QueryID == "q0" })].Newest.Timestamp
+	w.produce(w.cfg.Topics.Refresh, "q0", json.RawMessage(forgetUpTo("q0", seen).Encode()))
+	w.settle()
+	w.judge("q0", "d30")
+	w.settle()
+	w.compare("after q0 was forgotten and asked for again")
 	for _, retention := range []time.Duration{time.Hour, time.Millisecond} {
 		w.cfg.Queries.Retention = retention
 		held, err := w.rebuild(func(o *RebuildOptions) { o.Hold = true })
@@ -230,12 +246,25 @@ func TestRebuildForgetsTheAged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		known, _, err := next.Known(t.Context(), "", 100, "")
-		if err != nil {
+		if known, _, err = next.Known(t.Context(), "", 100, ""); err != nil {
 			t.Fatal(err)
 		}
 		if want := map[time.Duration]int{time.Hour: 6}[retention]; len(known) != want {
 			t.Errorf("the new generation has %d queries where they are kept for %v, want %d", len(known), retention, want)
+		}
+		if retention < time.Hour {
+			continue
+		}
+		states, err := next.States(t.Context(), []string{"q0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var evidence []string
+		for _, p := range states["q0"].Positives {
+			evidence = append(evidence, p.Document)
+		}
+		if !slices.Equal(evidence, []string{"d30"}) {
+			t.Errorf("in the new generation q0 has evidence %v, want d30 alone", evidence)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"hardneg/index"
 	"hardneg/internal/embed"
+	"hardneg/internal/records"
 	"hardneg/stream"
 )
 
@@ -37,11 +38,7 @@ func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64
 	if err != nil {
 		return err
 	}
-	for next := ""; ; {
-		known, after, err := r.live.queries.Known(ctx, next, seedTogether, "")
-		if err != nil {
-			return err
-		}
+	err = eachKnown(ctx, r.live.queries, func(known []index.Known) error {
 		var due []index.Known
 		for _, k := range known {
 			if k.Newest.Offset < reached[StageIntake][k.Newest.Partition] {
@@ -57,9 +54,10 @@ func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64
 			return err
 		}
 		queries = append(queries, lacking...)
-		if next = after; next == "" {
-			break
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	slices.Sort(queries)
 	queries = slices.Compact(queries)
@@ -72,6 +70,64 @@ func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64
 	}
 	return fmt.Errorf("generation %s is not promoted, for it is not complete: %d documents%s and %d queries%s of the live one are missing or older; %s",
 		r.record.ID, len(documents), some(documents), len(queries), some(queries), hint)
+}
+
+// forget does to the new generation's queries what the sweep of the live one has done to its own, for no topic says so:
+// what nobody had asked for queries.retention is forgotten, though somebody may ask for it again since.
+func (r *rebuild) forget(ctx context.Context) error {
+	if r.Config.Queries.Retention <= 0 {
+		return nil
+	}
+	send := func(forgets []records.Refresh) error {
+		outputs := make([]stream.Output, len(forgets))
+		for i, f := range forgets {
+			outputs[i] = r.next.refreshOutput(f, nil)
+		}
+		return r.Kafka.Produce(ctx, outputs)
+	}
+	err := eachKnown(ctx, r.live.queries, func(known []index.Known) error {
+		ids := make([]string, len(known))
+		for i, k := range known {
+			ids[i] = k.QueryID
+		}
+		states, err := r.live.queries.States(ctx, ids)
+		if err != nil {
+			return err
+		}
+		var again []records.Refresh
+		for _, id := range ids {
+			if f := states[id].Forgotten; f != nil && f.Partition == noPartition {
+				again = append(again, forgetUpTo(id, f.Timestamp))
+			}
+		}
+		return send(again)
+	})
+	if err != nil {
+		return err
+	}
+	return eachKnown(ctx, r.next.queries, func(known []index.Known) error {
+		var aged []records.Refresh
+		for _, k := range known {
+			if f, why := r.next.sweepOne(k, false, r.next.now()); why == sweptRetention {
+				aged = append(aged, f)
+			}
+		}
+		return send(aged)
+	})
+}
+
+// eachKnown goes through the queries that are not forgotten, some at a time.
+func eachKnown(ctx context.Context, x *index.Index, do func([]index.Known) error) error {
+	for at := ""; ; {
+		known, next, err := x.Known(ctx, at, seedTogether, "")
+		if err == nil {
+			err = do(known)
+		}
+		if err != nil || next == "" {
+			return err
+		}
+		at = next
+	}
 }
 
 func some(ids []string) string {

@@ -179,35 +179,21 @@ func (p *Pipeline) sweepOne(k index.Known, changed bool, now time.Time) (records
 	seen := k.Newest.Timestamp
 	switch {
 	case p.cfg.Queries.Retention > 0 && seen < now.Add(-p.cfg.Queries.Retention).UnixMilli():
-		// Up to what was seen here: a younger record that is on its way stays.
-		r.Kind, r.Source.Partition, r.Source.Offset, r.Source.Timestamp = records.KindForget, -1, seen, seen
-		return r, sweptRetention
+		return forgetUpTo(k.QueryID, seen), sweptRetention // what was seen here: a younger record that is on its way stays
 	case changed:
 		return r, sweptFingerprint
 	}
 	return r, sweptAge
 }
 
-// forgetAged sends those through refresh that nobody has asked for queries.retention, all at once.
-func (p *Pipeline) forgetAged(ctx context.Context) error {
-	if p.cfg.Queries.Retention <= 0 {
-		return nil
-	}
-	for at := ""; ; {
-		known, next, err := p.queries.Known(ctx, at, succeedBatch, "")
-		if err != nil {
-			return err
-		}
-		var outputs []stream.Output
-		for _, k := range known {
-			if r, why := p.sweepOne(k, false, p.now()); why == sweptRetention {
-				outputs = append(outputs, p.refreshOutput(r, nil))
-			}
-		}
-		if err := p.kafka.Produce(ctx, outputs); err != nil || next == "" {
-			return err
-		}
-		at = next
+// noPartition is that of a forget which is none of the query log's.
+const noPartition = -1
+
+// forgetUpTo makes a query forget what was logged up to a time, in Unix milliseconds.
+func forgetUpTo(id string, seen int64) records.Refresh {
+	return records.Refresh{
+		Kind: records.KindForget, QueryID: id,
+		Source: records.Source{Topic: records.SourceSweep, Partition: noPartition, Offset: seen, Timestamp: seen},
 	}
 }
 
