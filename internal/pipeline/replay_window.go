@@ -156,6 +156,9 @@ func resolve(ctx context.Context, kafka logBounds, topic string, from, to Bound,
 			notes = append(notes, fmt.Sprintf("%s begins at offset %d: what came before is no longer in the log", at, end.Start))
 		}
 		if !from.moment(now).IsZero() && end.Start > 0 && begin == end.Start {
+			if stop <= end.Start { // what was deleted may have been all of it
+				gone++
+			}
 			notes = append(notes, fmt.Sprintf("%s begins at offset %d, not before %s: what came earlier is no longer in the log", at, end.Start, from))
 		}
 		if to.exact(end.Partition) && stop > end.LastStable && begin <= end.HighWatermark {

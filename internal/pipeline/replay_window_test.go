@@ -153,7 +153,8 @@ func TestWindow(t *testing.T) {
 				}
 			}
 		}
-		if err != nil && (left > 0 || meant == 0) {
+		// Of times before the first record that is left nobody can tell whether there was anything.
+		if err != nil && (left > 0 || meant == 0 && !strings.HasSuffix(fromText, "ms")) {
 			t.Fatalf("from %s to %s: %d of %d offsets are there: %v", fromText, toText, left, meant, err)
 		}
 		if err == nil && left != len(got) {
@@ -171,6 +172,8 @@ func TestWindowErrors(t *testing.T) {
 		{"0:1", "0:3", "nothing of the window is left: queries/0 begins at offset 4: what came before is no longer in the log", ""},
 		{"0", "latest", "", "queries/0 begins at offset 4: what came before is no longer in the log"},
 		{"1970-01-01T00:00:00Z", "latest", "", "queries/0 begins at offset 4, not before 1970-01-01T00:00:00Z: what came earlier is no longer in the log"},
+		{"1970-01-01T00:00:00Z", "1970-01-01T00:00:00.001Z", "nothing of the window is left: queries/0 begins at offset 4, not before 1970-01-01T00:00:00Z: what came earlier is no longer in the log", ""},
+		{"1970-01-01T00:00:00Z", "1970-01-01T00:00:00.003Z", "", "queries/0 begins at offset 4, not before 1970-01-01T00:00:00Z: what came earlier is no longer in the log"},
 		{"0:5", "0:9", "", "queries/0 ends at offset 6, before 9"},
 		{"earliest", "latest", "", ""},
 		{"0:10", "latest", "not a window: it begins behind the end of the log: queries/0 ends at offset 9, before 10", ""},
