@@ -27,7 +27,8 @@ func (c *command) auditCommand() *cobra.Command {
 		Short: "Recompute queries from scratch and report differences",
 		Long: `Recompute the lists of a sample of queries, or of all, from scratch by exact search, and report where the stored
 states or the triplets topic differ from that. The service may run meanwhile: a query differs if it still does once
-the stages have worked off what was waiting for them. The exit code is 1 if there are differences.
+the stages have worked off what was waiting for them. The exit code is 1 if there are differences. Queries that change too
+often to be judged are counted, and are none.
 
 --repair sends the queries that differ through refresh, where the miner mines them again, and looks again; the exit
 code is then 1 if differences are left. The rules are those that the miners published, whatever this command's configuration says.
@@ -114,7 +115,11 @@ func (c *command) printAudit(r *pipeline.AuditReport) error {
 	if err := printDifferences(c.stdout, r.Differences); err != nil || r.Repaired == nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.stdout, "%d queries mined again, %d strays removed: %d differences left\n", r.Repaired.Queries, r.Repaired.Strays, len(r.Repaired.Left))
+	changing := ""
+	if r.Repaired.UnderWay > 0 {
+		changing = fmt.Sprintf("; %d of them changed too often to be judged again", r.Repaired.UnderWay)
+	}
+	_, err = fmt.Fprintf(c.stdout, "%d queries mined again, %d strays removed: %d differences left%s\n", r.Repaired.Queries, r.Repaired.Strays, len(r.Repaired.Left), changing)
 	if err != nil {
 		return err
 	}

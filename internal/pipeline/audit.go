@@ -48,9 +48,10 @@ type AuditReport struct {
 
 // AuditRepair is what a repair left.
 type AuditRepair struct {
-	Queries int          `json:"queries"` // sent through refresh
-	Strays  int          `json:"strays"`  // records replaced by a null
-	Left    []Difference `json:"left"`    // differences that are still there
+	Queries  int          `json:"queries"`   // sent through refresh
+	Strays   int          `json:"strays"`    // records replaced by a null
+	Left     []Difference `json:"left"`      // differences that are still there
+	UnderWay int          `json:"under_way"` // of those queries, the ones that changed too often to be judged again
 }
 
 // auditor is one audit.
@@ -106,6 +107,9 @@ func Audit(ctx context.Context, o AuditOptions) (*AuditReport, error) {
 	if differing, err = a.again(ctx, differing); err != nil {
 		return nil, err
 	}
+	if err := a.stillLive(ctx); err != nil {
+		return nil, err
+	}
 	report.Differences, report.UnderWay, report.Behind = a.flat(differing), a.underWay, a.behind
 	for _, d := range report.Differences {
 		report.Kinds[d.Kind]++
@@ -126,6 +130,13 @@ func (a *auditor) open(ctx context.Context) (err error) {
 		return fmt.Errorf("qdrant at %s has no collections with the prefix %q: is the service still waiting for documents or fitting its model (its log says so), or is qdrant.prefix another?",
 			a.Config.Qdrant.Address, a.Config.Qdrant.Prefix)
 	}
+	generations, err := readGenerations(ctx, a.Kafka, a.Config.Topics.Models)
+	if err != nil {
+		return err
+	}
+	if g := generations[a.index.Generation()]; g != nil && g.Phase != phaseLive {
+		return fmt.Errorf("generation %s is promoted, and its triplets are being published: audit when hardneg status says that it is done", g.ID)
+	}
 	a.Config = forGeneration(a.Config, a.index.Generation())
 	if a.documents, _, err = a.index.Counts(ctx); err != nil {
 		return err
@@ -138,6 +149,15 @@ func (a *auditor) open(ctx context.Context) (err error) {
 		a.rules = &r
 	}
 	a.mining, err = mining.New(a.rules.Mining)
+	return err
+}
+
+// stillLive is an error where another generation was promoted meanwhile: what was found is of no use then.
+func (a *auditor) stillLive(ctx context.Context) error {
+	live, _, err := a.Index.Active(ctx)
+	if err == nil && live != a.index.Generation() {
+		err = fmt.Errorf("generation %s was promoted during the audit of %s: begin again", live, a.index.Generation())
+	}
 	return err
 }
 
@@ -246,6 +266,6 @@ func (a *auditor) repair(ctx context.Context, differing map[string][]Difference)
 	if err := a.view.read(ctx); err != nil {
 		return nil, err
 	}
-	repair.Left = a.flat(left)
+	repair.Left, repair.UnderWay = a.flat(left), a.underWay
 	return repair, nil
 }

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// While the service works, a difference may be a change under way. A query differs only if it still does after so many
-	// waits for what was in the topics at the time, without a record of it that waits for the miner.
+	// While the service works, a difference may be a change under way. A query differs only if it still does, in the same place,
+	// after so many waits for what was in the topics at the time, without a record of it that waits for the miner.
 	auditLooks    = 4
 	mostLooks     = 5 * auditLooks // of which queries may be passed over for such a record
 	auditPause    = 100 * time.Millisecond
@@ -26,8 +26,9 @@ func (a *auditor) again(ctx context.Context, differing map[string][]Difference) 
 	a.underWay = 0
 	found := map[string][]Difference{}
 	looks := map[string]int{}
-	for query := range differing {
-		looks[query] = 1
+	lasting := map[string]map[Difference]bool{} // where a query has differed at each of them
+	for query, differences := range differing {
+		looks[query], lasting[query] = 1, places(differences)
 	}
 	for look := 1; look < mostLooks && len(differing) > 0; look++ {
 		if err := pause(ctx, auditPause<<min(look, auditLooks)); err != nil {
@@ -55,6 +56,14 @@ func (a *auditor) again(ctx context.Context, differing map[string][]Difference) 
 			if waiting[query] {
 				continue
 			}
+			now := places(differences)
+			still := maps.Clone(now)
+			maps.DeleteFunc(still, func(at Difference, _ bool) bool { return !lasting[query][at] })
+			if len(still) == 0 { // these are of another change
+				looks[query], lasting[query] = 1, now
+				continue
+			}
+			lasting[query] = still
 			if looks[query]++; looks[query] >= auditLooks {
 				found[query] = differences
 				delete(differing, query)
@@ -67,6 +76,15 @@ func (a *auditor) again(ctx context.Context, differing map[string][]Difference) 
 		a.underWay = len(differing)
 	}
 	return found, nil
+}
+
+// places are differences without what is different there.
+func places(differences []Difference) map[Difference]bool {
+	at := make(map[Difference]bool, len(differences))
+	for _, d := range differences {
+		at[Difference{Kind: d.Kind, Query: d.Query, Positive: d.Positive, Rank: d.Rank}] = true
+	}
+	return at
 }
 
 // waiting adds the queries of which the refresh topic has records that the miner has not worked off.

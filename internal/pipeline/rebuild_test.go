@@ -397,6 +397,10 @@ func TestSuccessionOfAQuery(t *testing.T) {
 		live, _, err := w.index.Active(t.Context())
 		return err == nil && live == held.Generation
 	})
+	o := AuditOptions{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log}
+	if r, err := Audit(t.Context(), o); err == nil || !strings.Contains(err.Error(), "are being published") {
+		t.Errorf("an audit before anything is published: %+v, %v", r, err)
+	}
 	stop = w.instance()
 	defer func() { stop() }()
 	if err := <-promoted; err != nil {
