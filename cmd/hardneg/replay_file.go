@@ -166,13 +166,16 @@ func (o *replayFile) save() error {
 // Forget removes what was said of the data, which have their name by now.
 func (o *replayFile) Forget(context.Context) error { return os.Remove(o.notes()) }
 
-// close unlocks. What was never begun is removed.
+// close unlocks. What was never begun is removed, unless it is another one's by now.
 func (o *replayFile) close() {
 	if o.data == nil {
 		return
 	}
 	if _, err := os.Stat(o.notes()); errors.Is(err, fs.ErrNotExist) {
-		_ = os.Remove(o.partial())
+		own, err := o.data.Stat()
+		if there, missing := os.Stat(o.partial()); err == nil && missing == nil && os.SameFile(own, there) {
+			_ = os.Remove(o.partial())
+		}
 	}
 	o.data.Close()
 }

@@ -97,11 +97,14 @@ type pace struct {
 	done  int
 }
 
-// wait returns when n more may begin.
+// wait returns when n more may begin. Time that was lost is not made up for.
 func (p *pace) wait(ctx context.Context, n int) error {
 	if p.rate > 0 {
-		due := p.start.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second)))
-		if err := pause(ctx, time.Until(due)); err != nil {
+		due := time.Until(p.start.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second))))
+		if due < 0 {
+			p.start = p.start.Add(-due)
+		}
+		if err := pause(ctx, due); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -18,16 +19,33 @@ func (s *Server) forget(deletion kmsg.Request) (kmsg.Response, error, bool) { //
 	s.cluster.SleepControl(func() { // what is asked here is answered meanwhile
 		ctx, cancel := context.WithTimeout(context.Background(), forgetTimeout)
 		defer cancel()
-		for _, group := range deletion.(*kmsg.DeleteGroupsRequest).Groups {
-			if err := deleteOffsets(ctx, s.client.Broker(node), group); err != nil {
-				s.log.Warn().Err(err).Str("group", group).Msg("the offsets of a group that is deleted may be back after a kill")
-			}
+		if err := deleteOffsetsOf(ctx, s.client.Broker(node), deletion.(*kmsg.DeleteGroupsRequest).Groups); err != nil {
+			s.log.Warn().Err(err).Msg("offsets of a group that is deleted may be back after a kill")
 		}
 	})
 	return nil, nil, false
 }
 
-// deleteOffsets deletes what a group has committed. A group with members keeps it, for it cannot be deleted either.
+// deleteOffsetsOf leaves out groups with members, which cannot be deleted either.
+func deleteOffsetsOf(ctx context.Context, broker *kgo.Broker, groups []string) error {
+	describe := kmsg.NewPtrDescribeGroupsRequest()
+	describe.Groups = groups
+	described, err := request[*kmsg.DescribeGroupsResponse](ctx, broker, describe)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, group := range described.Groups {
+		if group.State != "Empty" {
+			continue
+		}
+		if err := deleteOffsets(ctx, broker, group.Group); err != nil {
+			errs = append(errs, fmt.Errorf("group %s: %w", group.Group, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func deleteOffsets(ctx context.Context, broker *kgo.Broker, group string) error {
 	fetch := kmsg.NewPtrOffsetFetchRequest()
 	asked := kmsg.NewOffsetFetchRequestGroup() // of all topics
@@ -40,9 +58,7 @@ func deleteOffsets(ctx context.Context, broker *kgo.Broker, group string) error 
 	deletion := kmsg.NewPtrOffsetDeleteRequest()
 	deletion.Group = group
 	for _, g := range found.Groups {
-		if err := kerr.ErrorForCode(g.ErrorCode); errors.Is(err, kerr.GroupIDNotFound) {
-			return nil
-		} else if err != nil {
+		if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
 			return err
 		}
 		for _, topic := range g.Topics {
@@ -60,8 +76,14 @@ func deleteOffsets(ctx context.Context, broker *kgo.Broker, group string) error 
 		return nil
 	}
 	deleted, err := request[*kmsg.OffsetDeleteResponse](ctx, broker, deletion)
-	if err != nil || deleted.ErrorCode == kerr.NonEmptyGroup.Code {
+	if err != nil {
 		return err
 	}
-	return kerr.ErrorForCode(deleted.ErrorCode)
+	errs := []error{kerr.ErrorForCode(deleted.ErrorCode)}
+	for _, topic := range deleted.Topics {
+		for _, p := range topic.Partitions {
+			errs = append(errs, kerr.ErrorForCode(p.ErrorCode))
+		}
+	}
+	return errors.Join(errs...)
 }

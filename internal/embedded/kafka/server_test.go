@@ -208,7 +208,7 @@ func TestTransactionOpenAtStop(t *testing.T) {
 	}
 }
 
-// A group that was deleted is not back after a kill; one that was not keeps its offset.
+// A group that was deleted is not back after a kill; one that was not, or could not be, keeps its offset.
 func TestGroupDeletedBeforeKill(t *testing.T) {
 	dir, named := t.TempDir(), kgo.MaxVersions(kversion.V3_0_0()) // later versions name topics by ids
 	committed := func(cl *kgo.Client, group string) int64 {
@@ -233,22 +233,31 @@ func TestGroupDeletedBeforeKill(t *testing.T) {
 	addr, kill := child(t, dir)
 	cl := connect(t, addr, named)
 	makeTopic(t, cl, "t", 2)
-	for _, group := range []string{"deleted", "kept", "made anew"} {
+	for _, group := range []string{"deleted", "kept", "made anew", "busy"} {
 		commitOffset(t, cl, group, 5)
 	}
+	makeTopic(t, cl, "other", 1)
+	busy := connect(t, addr, kgo.ConsumerGroup("busy"), kgo.ConsumeTopics("other"))
+	if err := cl.ProduceSync(testContext(t), &kgo.Record{Topic: "other", Value: []byte("v")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := busy.PollFetches(testContext(t)).Err(); err != nil { // it has joined
+		t.Fatal(err)
+	}
 	req := kmsg.NewPtrDeleteGroupsRequest()
-	req.Groups = []string{"deleted", "made anew", "never there"}
+	req.Groups = []string{"deleted", "made anew", "never there", "busy"}
 	res, err := req.RequestWith(testContext(t), cl)
-	if err != nil || len(res.Groups) != 3 {
+	if err != nil || len(res.Groups) != 4 {
 		t.Fatal(err, res)
 	}
 	for _, g := range res.Groups {
-		if err := kerr.ErrorForCode(g.ErrorCode); err != nil && g.Group != "never there" {
+		want := map[string]error{"never there": kerr.GroupIDNotFound, "busy": kerr.NonEmptyGroup}[g.Group]
+		if err := kerr.ErrorForCode(g.ErrorCode); !errors.Is(err, want) {
 			t.Errorf("deleting %s: %v", g.Group, err)
 		}
 	}
 	commitOffset(t, cl, "made anew", 2)
-	want := map[string]int64{"deleted": -1, "kept": 5, "made anew": 2}
+	want := map[string]int64{"deleted": -1, "kept": 5, "made anew": 2, "busy": 5}
 	for group, offset := range want {
 		if got := committed(cl, group); got != offset {
 			t.Errorf("%s stands at %d before the kill, want %d", group, got, offset)
