@@ -26,7 +26,9 @@ const shingleWords = 5
 //     of fewer than five words has one shingle, of all its words; one without words has no signature (nil).
 //   - SplitMix64 seeded with 0 gives a_0, b_0, a_1, b_1, … in turn (its i-th output, from 1, is
 //     mix(i·0x9e3779b97f4a7c15)), where the lowest bit of every a_i is then set.
-//   - Element i of the signature: the low 16 bits of the minimum over all shingles of a_i·x + b_i.
+//   - Element i of the signature: the low 16 bits of mix(m), where m is the minimum over all shingles of a_i·x + b_i.
+//     Without mix they would follow from the low 16 bits of x, for every i alike, and of short texts, which have one
+//     shingle, one pair in 65,536 would pass for copies.
 //
 // The Jaccard similarity is estimated by the share of equal elements; its standard error is at most 0.045.
 type MinHash []uint16
@@ -78,7 +80,7 @@ func NewMinHash(text string) MinHash {
 	}
 	h := make(MinHash, Permutations)
 	for i, m := range minima {
-		h[i] = uint16(m)
+		h[i] = uint16(mix(m))
 	}
 	return h
 }
