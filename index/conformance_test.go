@@ -252,20 +252,24 @@ func TestSearchIsExact(t *testing.T) {
 			for i, probe := range probes {
 				checkHits(t, docs, probe, limit, hits[i])
 			}
-			ranking, exhausted, err := x.Rank(t.Context(), probes[0], limit)
-			if err != nil {
-				t.Fatal(err)
+			rankings, err := x.Rank(t.Context(), probes, limit)
+			if err != nil || len(rankings) != queries {
+				t.Fatal(len(rankings), err)
 			}
-			if exhausted != hits[0].Exhausted || len(ranking) != len(hits[0].Documents) {
-				t.Fatalf("limit %d: ranked %d, exhausted %v", limit, len(ranking), exhausted)
-			}
-			read, err := x.DocumentsAt(t.Context(), []string{ranking[0].Point, index.DocumentPointID("unknown")}, index.WithVector)
-			if d := read[ranking[0].Point]; err != nil || len(read) != 1 || d.ID != hits[0].Documents[0].ID || d.Vector == nil {
+			first := rankings[0].Hits[0].Point
+			read, err := x.DocumentsAt(t.Context(), []string{first, index.DocumentPointID("unknown")}, index.WithVector)
+			if d := read[first]; err != nil || len(read) != 1 || d.ID != hits[0].Documents[0].ID || d.Vector == nil {
 				t.Fatalf("the first of the ranking: %v, %v", read, err)
 			}
-			for i, d := range hits[0].Documents {
-				if score := dot(probes[0], d.Vector); ranking[i].Point != index.DocumentPointID(d.ID) || math.Abs(float64(ranking[i].Score)-score) > mining.Slack {
-					t.Fatalf("limit %d: rank %d is %s with %v, want %s with %v", limit, i, ranking[i].Point, ranking[i].Score, d.ID, score)
+			for q, ranking := range rankings {
+				if ranking.Exhausted != hits[q].Exhausted || len(ranking.Hits) != len(hits[q].Documents) {
+					t.Fatalf("limit %d: ranked %d, exhausted %v", limit, len(ranking.Hits), ranking.Exhausted)
+				}
+				for i, d := range hits[q].Documents {
+					hit := ranking.Hits[i]
+					if score := dot(probes[q], d.Vector); hit.Point != index.DocumentPointID(d.ID) || math.Abs(float64(hit.Score)-score) > mining.Slack {
+						t.Fatalf("limit %d: rank %d is %s with %v, want %s with %v", limit, i, hit.Point, hit.Score, d.ID, score)
+					}
 				}
 			}
 		}

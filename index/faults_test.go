@@ -73,10 +73,7 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 		{"Documents", "Points/Get", func(ctx context.Context) (any, error) { return x.Documents(ctx, ids, index.WithVector) }},
 		{"States", "Points/Get", func(ctx context.Context) (any, error) { return x.States(ctx, []string{"q03", "q07", "none"}) }},
 		{"Search", "Points/QueryBatch", func(ctx context.Context) (any, error) { return x.Search(ctx, [][]float32{docs[0].Vector}, 5) }},
-		{"Rank", "Points/QueryBatch", func(ctx context.Context) (any, error) {
-			ranking, exhausted, err := x.Rank(ctx, docs[0].Vector, 30)
-			return []any{ranking, exhausted}, err
-		}},
+		{"Rank", "Points/QueryBatch", func(ctx context.Context) (any, error) { return x.Rank(ctx, [][]float32{docs[0].Vector}, 30) }},
 		{"Watching", "Points/Scroll", func(ctx context.Context) (any, error) { return x.Watching(ctx, ids[:3]) }},
 		{"Entering", "Points/QueryBatch", func(ctx context.Context) (any, error) { return x.Entering(ctx, [][]float32{docs[1].Vector}) }},
 		{"Known", "Points/Scroll", func(ctx context.Context) (any, error) {

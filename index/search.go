@@ -112,18 +112,15 @@ type Ranked struct {
 	Score   float32 // dot product with the query, as the server summed it
 }
 
-// Rank returns the limit live documents nearest to a query by dot product, the nearest first, without anything of
-// theirs: rankings may be long. exhausted says that fewer came than asked.
-func (x *Index) Rank(ctx context.Context, query []float32, limit int) (ranking []Ranked, exhausted bool, err error) {
-	rankings, err := x.Rankings(ctx, [][]float32{query}, limit)
-	if err != nil {
-		return nil, false, err
-	}
-	return rankings[0], len(rankings[0]) < limit, nil
+// Ranking is what ranks nearest to a query, the nearest first. Exhausted says that fewer came than asked.
+type Ranking struct {
+	Hits      []Ranked
+	Exhausted bool
 }
 
-// Rankings is Rank for several queries.
-func (x *Index) Rankings(ctx context.Context, queries [][]float32, limit int) ([][]Ranked, error) {
+// Rank returns, for each query, the limit live documents nearest to it by dot product, without anything of theirs:
+// rankings may be long.
+func (x *Index) Rank(ctx context.Context, queries [][]float32, limit int) ([]Ranking, error) {
 	for i, query := range queries {
 		if err := x.checkQuery(query); err != nil {
 			return nil, fmt.Errorf("rank: query %d: %w", i, err)
@@ -137,11 +134,11 @@ func (x *Index) Rankings(ctx context.Context, queries [][]float32, limit int) ([
 		CollectionName: x.documents, Filter: live, Params: params,
 		WithPayload: qdrant.NewWithPayload(false), WithVectors: qdrant.NewWithVectors(false),
 	}
-	rankings := make([][]Ranked, len(queries))
+	rankings := make([]Ranking, len(queries))
 	err = x.queryBatches(ctx, &template, queries, limit, rankedBytes, func(i int, points []*qdrant.ScoredPoint) error {
-		rankings[i] = make([]Ranked, len(points))
+		rankings[i] = Ranking{Hits: make([]Ranked, len(points)), Exhausted: len(points) < limit}
 		for k, point := range points {
-			rankings[i][k] = Ranked{Point: point.GetId().GetUuid(), Version: point.GetVersion(), Score: point.GetScore()}
+			rankings[i].Hits[k] = Ranked{Point: point.GetId().GetUuid(), Version: point.GetVersion(), Score: point.GetScore()}
 		}
 		return nil
 	})

@@ -321,70 +321,88 @@ func (s miner) decide(ctx context.Context, tasks []*task, next []index.State) er
 // candidates reads the candidates of some of the inputs, down to a limit, and hands each to use at once: a positive
 // that ranks far down makes for long lists, of which few may be held at a time.
 func (s miner) candidates(ctx context.Context, tasks []*task, inputs []mining.Input, some []int, limit int, use func(i int)) error {
-	if limit > s.wide {
-		for _, i := range some {
-			gap, err := s.wideCandidates(ctx, &inputs[i], limit)
+	for part := range slices.Chunk(some, max(1, hitsTogether/limit)) {
+		if limit > s.wide {
+			if err := s.wideCandidates(ctx, tasks, inputs, part, limit); err != nil {
+				return err
+			}
+		} else {
+			hits, err := s.index.Search(ctx, queriesOf(inputs, part), limit)
 			if err != nil {
 				return err
 			}
-			tasks[i].gap = tasks[i].gap || gap
-			use(i)
+			for k, i := range part {
+				inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
+			}
 		}
-		return nil
-	}
-	for part := range slices.Chunk(some, max(1, hitsTogether/limit)) {
-		queries := make([][]float32, len(part))
-		for k, i := range part {
-			queries[k] = inputs[i].Query
-		}
-		hits, err := s.index.Search(ctx, queries, limit)
-		if err != nil {
-			return err
-		}
-		for k, i := range part {
-			inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
+		for _, i := range part {
 			use(i)
 		}
 	}
 	return nil
 }
 
+func queriesOf(inputs []mining.Input, some []int) [][]float32 {
+	queries := make([][]float32, len(some))
+	for k, i := range some {
+		queries[k] = inputs[i].Query
+	}
+	return queries
+}
+
 // wideCandidates ranks bare points, and then reads only the documents that the rules may look at. One that has
 // changed in between would leave a gap in its window, where the next of the ranking belongs, and if that happened in two
 // readings on end the gap would be confirmed: then the ranking is read again, a few times. Where there is a gap each time
 // the query must come again.
-func (s miner) wideCandidates(ctx context.Context, in *mining.Input, limit int) (gap bool, err error) {
-	for round := 1; ; round++ {
-		ranking, exhausted, err := s.index.Rank(ctx, in.Query, limit)
+func (s miner) wideCandidates(ctx context.Context, tasks []*task, inputs []mining.Input, some []int, limit int) error {
+	for round := 1; len(some) > 0; round++ {
+		rankings, err := s.index.Rank(ctx, queriesOf(inputs, some), limit)
 		if err != nil {
-			return false, err
+			return err
 		}
-		needed := map[string]bool{}
-		for _, e := range in.Evidence {
-			if e.Positive && e.Document != nil {
-				for _, w := range s.mining.Windows(mining.Cosine(in.Query, e.Document.Vector)) {
-					need(needed, ranking, w)
+		needed := make([]map[string]bool, len(some))
+		var points []string
+		for k, i := range some {
+			needed[k] = map[string]bool{}
+			for _, e := range inputs[i].Evidence {
+				if e.Positive && e.Document != nil {
+					for _, w := range s.mining.Windows(mining.Cosine(inputs[i].Query, e.Document.Vector)) {
+						need(needed[k], rankings[k].Hits, w)
+					}
 				}
 			}
+			points = slices.AppendSeq(points, maps.Keys(needed[k]))
 		}
-		documents, err := s.index.DocumentsAt(ctx, slices.Sorted(maps.Keys(needed)), index.WithVector|index.WithMinHash)
+		slices.Sort(points)
+		documents, err := s.index.DocumentsAt(ctx, slices.Compact(points), index.WithVector|index.WithMinHash)
 		if err != nil {
-			return false, err
+			return err
 		}
-		in.Candidates, in.Exhausted, in.Floor = nil, exhausted, nil
-		for _, r := range ranking {
-			if d, ok := documents[r.Point]; ok && !d.Deleted && near(mining.Cosine(in.Query, d.Vector), r.Score) {
-				in.Candidates = append(in.Candidates, d.Document)
+		var again []int
+		for k, i := range some {
+			in, hits := &inputs[i], rankings[k].Hits
+			in.Candidates, in.Exhausted, in.Floor = nil, rankings[k].Exhausted, nil
+			for _, r := range hits {
+				if !needed[k][r.Point] {
+					continue
+				}
+				if d, ok := documents[r.Point]; ok && !d.Deleted && near(mining.Cosine(in.Query, d.Vector), r.Score) {
+					in.Candidates = append(in.Candidates, d.Document)
+				}
+			}
+			gap := len(in.Candidates) < len(needed[k])
+			if gap && round < confirmRounds {
+				again = append(again, i)
+				continue
+			}
+			tasks[i].gap = tasks[i].gap || gap
+			if len(hits) > 0 {
+				in.Floor = &hits[len(hits)-1].Score
 			}
 		}
-		if gap = len(in.Candidates) < len(needed); gap && round < confirmRounds {
-			continue
-		}
-		if len(ranking) > 0 {
-			in.Floor = &ranking[len(ranking)-1].Score
-		}
-		return gap, nil
+		some = again
 	}
+	return nil
 }
 
 // near tells whether two cosines may be those of the same vectors.

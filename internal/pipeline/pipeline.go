@@ -45,7 +45,7 @@ type store interface {
 	Entering(ctx context.Context, vectors [][]float32) ([][]string, error)
 	States(ctx context.Context, queryIDs []string) (map[string]index.State, error)
 	WriteStates(ctx context.Context, states []index.State, token int64) error
-	Rank(ctx context.Context, query []float32, limit int) (ranking []index.Ranked, exhausted bool, err error)
+	Rank(ctx context.Context, queries [][]float32, limit int) ([]index.Ranking, error)
 	DocumentsAt(ctx context.Context, points []string, want index.Fields) (map[string]index.Document, error)
 	Counts(ctx context.Context) (documents, queries uint64, err error)
 }

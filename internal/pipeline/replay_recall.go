@@ -43,7 +43,7 @@ func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]
 		for k, i := range open {
 			vectors[k] = queries[i]
 		}
-		rankings, err := r.Rankings(ctx, vectors, limit)
+		rankings, err := r.Rank(ctx, vectors, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -54,12 +54,12 @@ func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]
 		}
 		var again []int
 		for k, i := range open {
-			hits, ok := r.hits(queries[i], rankings[k], kept, read)
+			hits, ok := r.hits(queries[i], rankings[k].Hits, kept, read)
 			if !ok {
 				again = append(again, i)
 				continue
 			}
-			all[i] = index.Hits{Documents: hits, Exhausted: len(rankings[k]) < limit}
+			all[i] = index.Hits{Documents: hits, Exhausted: rankings[k].Exhausted}
 		}
 		if open = again; len(open) == 0 {
 			return all, nil
@@ -70,12 +70,12 @@ func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]
 
 // recall takes out what is kept of the ranked documents as they are, for other searches make room meanwhile, and lists the
 // points of the others.
-func (r *recall) recall(rankings [][]index.Ranked) (kept map[string]recalled, missing []string) {
+func (r *recall) recall(rankings []index.Ranking) (kept map[string]recalled, missing []string) {
 	kept = map[string]recalled{}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, ranking := range rankings {
-		for _, hit := range ranking {
+		for _, hit := range ranking.Hits {
 			if known, ok := r.kept[hit.Point]; ok && known.version == hit.Version {
 				kept[hit.Point] = known
 			} else {

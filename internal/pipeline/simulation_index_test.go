@@ -137,24 +137,29 @@ func (s *simStore) Search(_ context.Context, queries [][]float32, limit int) ([]
 	})
 }
 
-func (s *simStore) Rank(_ context.Context, query []float32, limit int) ([]index.Ranked, bool, error) {
+func (s *simStore) Rank(_ context.Context, queries [][]float32, limit int) ([]index.Ranking, error) {
 	key := fmt.Sprint("rank", limit)
 	if s.w.mutation == simNoConfirm {
-		key += fmt.Sprint(query)
+		key += fmt.Sprint(queries)
 	}
-	hits, err := simStale(s, simNoConfirm, true, key, func() (index.Hits, error) {
+	return simStale(s, simNoConfirm, true, key, func() ([]index.Ranking, error) {
 		lost, err := s.t.begin("Rank", "")
 		if err != nil {
-			return index.Hits{}, err
+			return nil, err
 		}
-		hits, err := s.search(query, max(1, limit/s.w.setup.Scale))
-		return hits, cmp.Or(err, lost)
+		rankings := make([]index.Ranking, len(queries))
+		for i, q := range queries {
+			hits, err := s.search(q, max(1, limit/s.w.setup.Scale))
+			if err != nil {
+				return nil, err
+			}
+			rankings[i].Exhausted = hits.Exhausted
+			for _, d := range hits.Documents {
+				rankings[i].Hits = append(rankings[i].Hits, index.Ranked{Point: d.ID, Score: simScore(q, d.Vector)})
+			}
+		}
+		return rankings, lost
 	})
-	ranking := make([]index.Ranked, len(hits.Documents))
-	for i, d := range hits.Documents {
-		ranking[i] = index.Ranked{Point: d.ID, Score: simScore(query, d.Vector)}
-	}
-	return ranking, hits.Exhausted, err
 }
 
 func (s *simStore) search(query []float32, limit int) (index.Hits, error) {
