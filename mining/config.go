@@ -172,7 +172,7 @@ func (c Config) Fingerprint() string {
 	text, err := json.Marshal(struct {
 		Version int
 		Config  Config
-	}{1, c})
+	}{2, c})
 	if err != nil {
 		panic(err) // Validate refused what JSON has no number for
 	}

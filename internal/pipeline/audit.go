@@ -266,6 +266,9 @@ func (a *auditor) repair(ctx context.Context, differing map[string][]Difference)
 	if err := a.view.read(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.stillLive(ctx); err != nil {
+		return nil, err
+	}
 	repair.Left, repair.UnderWay = a.flat(left), a.underWay
 	return repair, nil
 }

@@ -65,7 +65,7 @@ func (a *auditor) again(ctx context.Context, differing map[string][]Difference) 
 			}
 			lasting[query] = still
 			if looks[query]++; looks[query] >= auditLooks {
-				found[query] = differences
+				found[query] = slices.DeleteFunc(differences, func(d Difference) bool { return !still[d.place()] })
 				delete(differing, query)
 			}
 		}
@@ -78,11 +78,15 @@ func (a *auditor) again(ctx context.Context, differing map[string][]Difference) 
 	return found, nil
 }
 
-// places are differences without what is different there.
+// place is a difference without what is different there.
+func (d Difference) place() Difference {
+	return Difference{Kind: d.Kind, Query: d.Query, Positive: d.Positive, Rank: d.Rank}
+}
+
 func places(differences []Difference) map[Difference]bool {
 	at := make(map[Difference]bool, len(differences))
 	for _, d := range differences {
-		at[Difference{Kind: d.Kind, Query: d.Query, Positive: d.Positive, Rank: d.Rank}] = true
+		at[d.place()] = true
 	}
 	return at
 }

@@ -143,6 +143,10 @@ func (s miner) wideCandidates(ctx context.Context, tasks []*task, inputs []minin
 				again = append(again, i)
 				continue
 			}
+			if gap {
+				s.log.Warn().Str("query", in.QueryID).Int("readings", round).Int("documents", len(needed[k])-len(in.Candidates)).
+					Msg("documents near to the query change faster than they are read: it is mined without them, and comes again")
+			}
 			tasks[i].gap = tasks[i].gap || gap
 			if len(hits) > 0 {
 				in.Floor = &hits[len(hits)-1].Score

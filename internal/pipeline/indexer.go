@@ -97,7 +97,7 @@ func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 	for i, c := range changes {
 		ids[i] = c.doc.ID
 	}
-	stored, err := s.index.Documents(ctx, ids, index.WithVector|index.WithMinHash)
+	stored, err := s.index.Documents(ctx, ids, index.WithVector)
 	if err != nil {
 		return nil, err
 	}
@@ -115,12 +115,12 @@ func (s indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 		c.point.Hash = c.doc.Hash()
 		c.point.Title, c.point.Text = c.doc.Title, c.doc.Text
 		c.point.UpdatedAt, c.point.Metadata = c.doc.UpdatedAt, c.doc.Metadata
-		if old, ok := stored[c.doc.ID]; ok && !old.Deleted && old.Hash == c.point.Hash && len(c.doc.Embeddings) == 0 && !old.Carried {
-			c.point.Vector, c.point.MinHash = old.Vector, old.MinHash
-			continue
-		}
 		text := records.EmbeddedText(c.doc.Title, c.doc.Text)
 		c.point.MinHash = mining.NewMinHash(text)
+		if old, ok := stored[c.doc.ID]; ok && !old.Deleted && old.Hash == c.point.Hash && len(c.doc.Embeddings) == 0 && !old.Carried {
+			c.point.Vector = old.Vector
+			continue
+		}
 		c.point.Carried = len(c.doc.Embeddings) > 0
 		todo, items = append(todo, c), append(items, embed.Item{Text: text, Carried: c.doc.Embeddings})
 	}

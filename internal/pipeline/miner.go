@@ -98,12 +98,8 @@ func (s miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 	}
 	pending := slices.DeleteFunc(tasks, func(t *task) bool { return len(t.records) == 0 || !t.known && !t.tells() })
 	for round := 1; len(pending) > 0; round++ {
-		if round > maxRounds { // what is stored holds all that the records say; the rest is for another batch
-			for _, t := range pending {
-				s.log.Warn().Str("query", t.id).Int("readings", maxRounds).Msg("its documents change faster than they are read; trying again behind what else waits")
-				outputs = append(outputs, s.comeAgain(t, true))
-			}
-			break
+		if round > maxRounds { // not to be left to another batch: a state under this token says that it was published
+			return nil, fmt.Errorf("query %q: its documents changed during each of %d readings; trying again later", pending[0].id, maxRounds)
 		}
 		if round > 1 {
 			if stored, err = s.states(ctx, pending); err != nil {

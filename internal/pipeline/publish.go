@@ -33,7 +33,7 @@ func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Out
 	if s.shadow != nil {
 		for _, t := range tasks {
 			if t.again {
-				outputs = append(outputs, s.comeAgain(t, false))
+				outputs = append(outputs, s.comeAgain(t))
 			}
 		}
 		return outputs, nil, nil
@@ -66,16 +66,16 @@ func (s miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Out
 			outputs = append(outputs, s.slots(t, p, documents)...)
 		}
 		if t.again {
-			outputs = append(outputs, s.comeAgain(t, false))
+			outputs = append(outputs, s.comeAgain(t))
 		}
 	}
 	return outputs, torn, nil
 }
 
-// comeAgain sends the query through refresh once more, with force where nothing of it is published now.
-func (s miner) comeAgain(t *task, force bool) stream.Output {
+// comeAgain sends the query through refresh once more.
+func (s miner) comeAgain(t *task) stream.Output {
 	cause := t.cause()
-	again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Force: force, Source: t.records[cause].Source}
+	again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Source: t.records[cause].Source}
 	return s.refreshOutput(again, t.sources[cause].Headers)
 }
 

@@ -128,7 +128,7 @@ func (r *rebuild) seedDocuments(ctx context.Context) error {
 	}
 	done := 0
 	return inBatches(seedTogether, func(add func(index.Document) error) error {
-		return r.live.queries.ScanDocuments(ctx, index.WithText|index.WithMinHash|index.WithMetadata, func(d index.Document) error {
+		return r.live.queries.ScanDocuments(ctx, index.WithText|index.WithMetadata, func(d index.Document) error {
 			if d.Deleted {
 				return nil
 			}
@@ -166,7 +166,7 @@ func (r *rebuild) seedSome(ctx context.Context, documents []index.Document) erro
 	for i := range documents {
 		d := &documents[i]
 		if refusals[i] == nil {
-			d.Vector = vectors[i]
+			d.Vector, d.MinHash = vectors[i], mining.NewMinHash(items[i].Text)
 			continue
 		}
 		if d.Offset < r.record.Documents[d.Partition] { // else the new indexer reads it, and says so
