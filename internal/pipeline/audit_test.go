@@ -109,10 +109,7 @@ func TestAuditFindsAndRepairs(t *testing.T) {
 	w.clean("after the load")
 
 	// States that are wrong although this very owner wrote them: what nothing else would ever notice.
-	live, err := w.index.Live(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	live := w.live()
 	want := map[string]string{}
 	states, err := live.States(t.Context(), slices.Sorted(maps.Keys(w.logged)))
 	if err != nil {
@@ -222,10 +219,7 @@ func TestAuditSample(t *testing.T) {
 	stop := w.instance()
 	defer func() { stop() }()
 	w.settle()
-	live, err := w.index.Live(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	live := w.live()
 	states, err := live.States(t.Context(), slices.Sorted(maps.Keys(w.logged)))
 	if err != nil {
 		t.Fatal(err)

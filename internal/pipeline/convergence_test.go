@@ -106,6 +106,16 @@ func newFaultyWorld(t *testing.T, seed uint64, kafkaFaults, qdrantFaults *fault.
 	return w
 }
 
+// live is the index of the live generation.
+func (w *world) live() *index.Index {
+	w.t.Helper()
+	live, err := w.index.Live(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return live
+}
+
 // instance runs all stages until stop is called; stop waits.
 func (w *world) instance() (stop func()) {
 	return w.measured(telemetry.NewMetrics(prometheus.NewRegistry()))

@@ -35,10 +35,7 @@ func TestRestlessDocuments(t *testing.T) {
 	stop := w.instance()
 	w.settle()
 	stop()
-	live, err := w.index.Live(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	live := w.live()
 	states, err := live.States(t.Context(), []string{"q0"})
 	if err != nil {
 		t.Fatal(err)

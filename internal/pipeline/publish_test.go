@@ -59,10 +59,7 @@ func TestPublishedShrinks(t *testing.T) {
 		t.Helper()
 		w.settle()
 		w.compare(when)
-		live, err := w.index.Live(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		live := w.live()
 		states, err := live.States(t.Context(), []string{"q0"})
 		if err != nil {
 			t.Fatal(err)

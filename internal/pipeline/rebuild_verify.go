@@ -86,10 +86,7 @@ func (r *rebuild) forget(ctx context.Context) error {
 		return r.Kafka.Produce(ctx, outputs)
 	}
 	err := eachKnown(ctx, r.live.queries, func(known []index.Known) error {
-		ids := make([]string, len(known))
-		for i, k := range known {
-			ids[i] = k.QueryID
-		}
+		ids := queryIDs(known)
 		states, err := r.live.queries.States(ctx, ids)
 		if err != nil {
 			return err
@@ -114,6 +111,14 @@ func (r *rebuild) forget(ctx context.Context) error {
 		}
 		return send(aged)
 	})
+}
+
+func queryIDs(known []index.Known) []string {
+	ids := make([]string, len(known))
+	for i, k := range known {
+		ids[i] = k.QueryID
+	}
+	return ids
 }
 
 // eachKnown goes through the queries that are not forgotten, some at a time.
@@ -159,10 +164,7 @@ func (r *rebuild) lackingDocuments(ctx context.Context, live []index.Document) (
 }
 
 func (r *rebuild) lackingQueries(ctx context.Context, live []index.Known) (lacking []string, err error) {
-	ids := make([]string, len(live))
-	for i, k := range live {
-		ids[i] = k.QueryID
-	}
+	ids := queryIDs(live)
 	next, err := r.next.queries.States(ctx, ids)
 	if err != nil {
 		return nil, err
@@ -185,10 +187,7 @@ func (r *rebuild) lackingEvidence(ctx context.Context, live []index.Known, logs 
 	if !r.record.FromTopics || !slices.ContainsFunc(logs, func(o stream.Offsets) bool { return o.Start > 0 }) {
 		return nil, nil
 	}
-	ids := make([]string, len(live))
-	for i, k := range live {
-		ids[i] = k.QueryID
-	}
+	ids := queryIDs(live)
 	states, err := r.live.queries.States(ctx, ids)
 	if err != nil {
 		return nil, err

@@ -72,10 +72,7 @@ func TestRebuildForgets(t *testing.T) {
 	stop := w.instance()
 	defer stop()
 	w.settle()
-	live, err := w.index.Live(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	live := w.live()
 	known, _, err := live.Known(t.Context(), "", 100, "")
 	if err != nil || len(known) != 6 {
 		t.Fatal(err, known)

@@ -123,10 +123,7 @@ func (w *world) everything() string {
 		at, err := w.kafka.Committed(w.t.Context(), Group(w.cfg, stage), inputTopic(w.cfg, stage))
 		fmt.Fprint(&b, at, err)
 	}
-	live, err := w.index.Live(w.t.Context())
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	live := w.live()
 	states, err := live.States(w.t.Context(), slices.Sorted(maps.Keys(w.logged)))
 	if err != nil {
 		w.t.Fatal(err)

@@ -62,10 +62,7 @@ func TestSweepMendsALostLookUp(t *testing.T) {
 	stop := w.instance()
 	defer func() { stop() }()
 	w.settle()
-	live, err := w.index.Live(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	live := w.live()
 	lost := func() {
 		// d39 comes to lie where it enters the list of q3, and nobody is told.
 		documents, err := live.Documents(t.Context(), []string{"d39", "d3"}, index.WithVector|index.WithMinHash|index.WithText)
@@ -123,10 +120,7 @@ func TestChangedRules(t *testing.T) {
 		c.Mining.Negatives = 2
 		c.Mining.Tiers = []config.Tier{{Policy: "semantic", UpTo: 1}, {Policy: "positive-aware", UpTo: 2, RelativeMargin: &margin}}
 	})
-	live, err := w.index.Live(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	live := w.live()
 	fingerprint := newRuleset(w.cfg).Fingerprint
 	w.await(time.Minute, "changed rules", func() bool {
 		left, _, err := live.Known(t.Context(), "", 100, fingerprint)
