@@ -56,8 +56,7 @@ func (v *view) run(batch []*search) {
 		tops[w] = make([]top, len(batch))
 		group.Go(func() {
 			s := scorer{
-				view: v, batch: batch, queries: queries, tops: tops[w],
-				scores: mining.NewMatrix(blockRows, len(batch)), sparse: mining.NewMatrix(blockRows, v.dimensions),
+				view: v, batch: batch, queries: queries, tops: tops[w], scores: mining.NewMatrix(blockRows, len(batch)),
 			}
 			for block := int(next.Add(1)) - 1; block < blocks; block = int(next.Add(1)) - 1 {
 				s.scoreBlock(block)
@@ -80,7 +79,7 @@ type scorer struct {
 	batch   []*search
 	queries mining.Matrix // the batch's vectors
 	scores  mining.Matrix // blockRows × queries
-	sparse  mining.Matrix // copies of the vectors of a block that are wanted, where most are not
+	sparse  mining.Matrix // copies of the vectors of a block that are wanted, where most are not; made when there is such a block
 	tops    []top         // by query
 }
 
@@ -100,6 +99,9 @@ func (s *scorer) scoreBlock(block int) {
 	vectors := mining.Matrix{Rows: wanted[len(wanted)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
 	dense := len(wanted) > vectors.Rows/2
 	if !dense {
+		if s.sparse.Rows == 0 {
+			s.sparse = mining.NewMatrix(blockRows, d)
+		}
 		for i, row := range wanted {
 			copy(s.sparse.Row(i), vectors.Row(row))
 		}
