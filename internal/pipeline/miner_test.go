@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"strconv"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,11 +35,15 @@ func TestRestlessDocuments(t *testing.T) {
 	w.settle()
 	stop()
 	live := w.live()
-	states, err := live.States(t.Context(), []string{"q0"})
+	queries := []string{"q0", "q1", "q2", "q3"}
+	states, err := live.States(t.Context(), queries)
 	if err != nil {
 		t.Fatal(err)
 	}
-	token := states["q0"].Token
+	var token int64 // the newest one of their partitions
+	for _, q := range queries {
+		token = max(token, states[q].Token)
+	}
 	miner := func(x restless) miner {
 		p, err := newPipeline(Options{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry()), Health: telemetry.NewHealth()})
 		if err != nil {
@@ -50,8 +53,8 @@ func TestRestlessDocuments(t *testing.T) {
 		return miner{Pipeline: p, token: token}
 	}
 	var batch []stream.Record
-	for i := range 4 {
-		r := records.Refresh{Kind: records.KindRefresh, QueryID: "q" + strconv.Itoa(i), Source: records.Source{Topic: records.SourceSweep}}
+	for _, q := range queries {
+		r := records.Refresh{Kind: records.KindRefresh, QueryID: q, Source: records.Source{Topic: records.SourceSweep}}
 		batch = append(batch, stream.Record{Topic: w.cfg.Topics.Refresh, Key: []byte(r.QueryID), Value: r.Encode()})
 	}
 	run := func(changes bool, batch []stream.Record) (triplets int, again []stream.Record) {
