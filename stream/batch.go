@@ -142,13 +142,18 @@ const (
 	compressFrom = 2048 // bytes
 )
 
-// encodeBatch encodes records as one batch, led by its length in 4 bytes as rawproduce wants it.
+// encodeBatch encodes records as one batch, led by its length in 4 bytes as rawproduce wants it. Those without a time of
+// their own get now.
 func encodeBatch(outputs []Output, now time.Time) ([]byte, error) {
 	records := make([]protocol.Record, len(outputs))
 	size := 0
 	for i, o := range outputs {
 		size += o.size()
-		records[i] = protocol.Record{Time: now, Key: protocol.NewBytes(o.Key), Value: protocol.NewBytes(o.Value)}
+		at := o.Time
+		if at.IsZero() {
+			at = now
+		}
+		records[i] = protocol.Record{Time: at, Key: protocol.NewBytes(o.Key), Value: protocol.NewBytes(o.Value)}
 		for _, h := range o.Headers {
 			records[i].Headers = append(records[i].Headers, protocol.Header{Key: h.Key, Value: h.Value})
 		}

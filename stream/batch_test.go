@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -37,6 +38,9 @@ func TestBatchRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		outputs := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Output {
 			o := Output{Key: optional().Draw(t, "key"), Value: optional().Draw(t, "value")}
+			if ms := rapid.Int64Range(0, 2_000_000_000_000).Draw(t, "time"); ms > 0 { // in any order
+				o.Time = time.UnixMilli(ms)
+			}
 			for range rapid.IntRange(0, 3).Draw(t, "headers") {
 				o.Headers = append(o.Headers, Header{rapid.StringN(0, 5, 10).Draw(t, "name"), optional().Draw(t, "header")})
 			}
@@ -65,8 +69,11 @@ func TestBatchRoundTrip(t *testing.T) {
 			t.Fatalf("%d of %d records: %v", len(records), len(outputs), err)
 		}
 		for i, r := range records {
-			o := outputs[i]
-			if !same(r.Key, o.Key) || !same(r.Value, o.Value) || r.Offset != int64(i) || !r.Time.Equal(now) || r.Topic != "t" || r.Partition != 5 {
+			o, at := outputs[i], now
+			if !o.Time.IsZero() {
+				at = o.Time
+			}
+			if !same(r.Key, o.Key) || !same(r.Value, o.Value) || r.Offset != int64(i) || !r.Time.Equal(at) || r.Topic != "t" || r.Partition != 5 {
 				t.Fatalf("record %d: %+v of %+v", i, r, o)
 			}
 			if !slices.EqualFunc(r.Headers, o.Headers, func(a, b Header) bool { return a.Key == b.Key && same(a.Value, b.Value) }) {
@@ -227,5 +234,31 @@ func TestDeadLetter(t *testing.T) {
 	}
 	if len(r.Headers) != 2 || cap(r.Headers) != 2 {
 		t.Error("the record's headers changed")
+	}
+
+	written := Record{Topic: "dead", Partition: 1, Offset: 7, Time: at.Add(time.Second), Key: o.Key, Value: o.Value, Headers: o.Headers}
+	l, err := ParseLetter(written)
+	if err != nil || l.At() != "1/7" || !l.Time.Equal(written.Time) || l.Stage != "indexer" || !strings.HasPrefix(l.Reason, "not JSON: ") {
+		t.Errorf("%+v %v", l, err)
+	}
+	l.Record.Time = l.Record.Time.Local()
+	if !reflect.DeepEqual(l.Record, r) {
+		t.Errorf("the record came back as %+v", l.Record)
+	}
+	// A dead letter of a dead letter, as one that somebody sent back unchanged makes it.
+	again := DeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
+	l, err = ParseLetter(Record{Headers: again.Headers})
+	if err != nil || l.Reason != "again" || l.Record.Offset != 43 || len(l.Record.Headers) != 8 {
+		t.Errorf("%+v %v", l, err)
+	}
+	for i := range o.Headers[2:] {
+		broken := slices.Clone(o.Headers)
+		broken[2+i].Key = "other"
+		if l, err := ParseLetter(Record{Topic: "dead", Partition: 1, Offset: 7, Headers: broken}); err == nil {
+			t.Errorf("without %s: %+v", o.Headers[2+i].Key, l)
+		}
+	}
+	if l, err := ParseLetter(Record{Headers: o.Headers[3:]}); err == nil {
+		t.Errorf("of five headers: %+v", l)
 	}
 }

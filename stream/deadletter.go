@@ -1,10 +1,12 @@
 package stream
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -16,7 +18,13 @@ const (
 	HeaderPartition = "hardneg-partition"
 	HeaderOffset    = "hardneg-offset"
 	HeaderTimestamp = "hardneg-timestamp" // of the record, RFC 3339 with milliseconds, UTC
+
+	// HeaderReplayed is what a note has, a record of the same topic without a value: the place of the dead letter whose record
+	// was sent again, as in Letter.At. It comes with HeaderTopic, HeaderPartition and HeaderOffset.
+	HeaderReplayed = "hardneg-replayed"
 )
+
+const letterTime = "2006-01-02T15:04:05.000Z07:00"
 
 // maxReason bounds the error text, for a dead letter must not be much larger than its record.
 const maxReason = 4096
@@ -34,9 +42,44 @@ func DeadLetter(topic, stage string, r Record, reason error) Output {
 		{HeaderTopic, []byte(r.Topic)},
 		{HeaderPartition, strconv.AppendInt(nil, int64(r.Partition), 10)},
 		{HeaderOffset, strconv.AppendInt(nil, r.Offset, 10)},
-		{HeaderTimestamp, []byte(r.Time.UTC().Format("2006-01-02T15:04:05.000Z07:00"))},
+		{HeaderTimestamp, []byte(r.Time.UTC().Format(letterTime))},
 	})
 	return o
+}
+
+// Letter is a dead letter as it is read from its topic.
+type Letter struct {
+	Partition     int32 // of the dead letter
+	Offset        int64
+	Time          time.Time
+	Stage, Reason string
+	Record        Record // as it was, with the place and the time that it had
+}
+
+// At is the dead letter's place in its topic, PARTITION/OFFSET.
+func (l Letter) At() string { return fmt.Sprintf("%d/%d", l.Partition, l.Offset) }
+
+// ParseLetter reads a dead letter. Its own headers are the last ones: a record may have had some of the same names.
+func ParseLetter(r Record) (Letter, error) {
+	names := []string{HeaderError, HeaderStage, HeaderTopic, HeaderPartition, HeaderOffset, HeaderTimestamp}
+	theirs := len(r.Headers) - len(names)
+	values := make([]string, len(names))
+	for i, name := range names {
+		if theirs < 0 || r.Headers[theirs+i].Key != name {
+			return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: its last headers are not those of one", r.Topic, r.Partition, r.Offset)
+		}
+		values[i] = string(r.Headers[theirs+i].Value)
+	}
+	l := Letter{Partition: r.Partition, Offset: r.Offset, Time: r.Time, Reason: values[0], Stage: values[1], Record: r}
+	partition, wrong := strconv.ParseInt(values[3], 10, 32)
+	offset, wrong2 := strconv.ParseInt(values[4], 10, 64)
+	at, wrong3 := time.Parse(letterTime, values[5])
+	if err := errors.Join(wrong, wrong2, wrong3); err != nil {
+		return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: %w", r.Topic, r.Partition, r.Offset, err)
+	}
+	l.Record.Topic, l.Record.Partition, l.Record.Offset, l.Record.Time = values[2], int32(partition), offset, at
+	l.Record.Headers = r.Headers[:theirs:theirs]
+	return l, nil
 }
 
 // origin says, for an error, which record a dead letter is of; "" for other outputs.

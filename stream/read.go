@@ -11,12 +11,25 @@ import (
 // ReadToEnd calls f with every committed record of a topic, partition by partition, from the start of the log to
 // where its stable end was when the call was made. An error of f ends it.
 func (c *Client) ReadToEnd(ctx context.Context, topic string, f func(Record) error) error {
+	return c.readToEnd(ctx, topic, func(o Offsets) (int64, bool) { return o.Start, true }, f)
+}
+
+// ReadFrom is ReadToEnd from an offset on, of the partitions that are named alone.
+func (c *Client) ReadFrom(ctx context.Context, topic string, from map[int32]int64, f func(Record) error) error {
+	return c.readToEnd(ctx, topic, func(o Offsets) (int64, bool) {
+		at, ok := from[o.Partition]
+		return max(at, o.Start), ok
+	}, f)
+}
+
+func (c *Client) readToEnd(ctx context.Context, topic string, from func(Offsets) (int64, bool), f func(Record) error) error {
 	ends, err := c.Offsets(ctx, topic)
 	if err != nil {
 		return err
 	}
 	for _, end := range ends {
-		for offset := end.Start; offset < end.LastStable; {
+		offset, wanted := from(end)
+		for wanted && offset < end.LastStable {
 			got, err := c.fetchOrSkip(ctx, topic, end.Partition, offset, FetchOptions{})
 			if err != nil {
 				return err

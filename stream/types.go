@@ -32,6 +32,7 @@ type Output struct {
 	Key       []byte
 	Value     []byte // nil: tombstone
 	Headers   []Header
+	Time      time.Time // the record's timestamp; zero: when it is sent
 }
 
 // ByKey lets Kafka's default partitioner (murmur2 of the key) choose.

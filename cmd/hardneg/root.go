@@ -124,6 +124,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.tailCommand(),
 		c.exportCommand(),
 		c.auditCommand(),
+		c.dlqCommand(),
 		c.fitCommand(),
 		c.modelsCommand(),
 		c.rebuildCommand(),

@@ -121,6 +121,7 @@ func TestBadInput(t *testing.T) {
 	checkDeadLetters(t, k, sent)
 	checkLarge(t, k)
 	checkTrace(t, k, w)
+	checkReplayedLetters(t, s, k)
 	checkSchemas(t, k)
 	s.stop()
 }
@@ -206,6 +207,36 @@ func checkDeadLetters(t *testing.T, k *kafka, sent map[string]refused) {
 	}
 	for id := range fromMiner {
 		t.Errorf("the vector of query %q has no dead letter", id)
+	}
+}
+
+// checkReplayedLetters sends everything again: what is malformed is left, and what the embedder refuses comes back, as one dead
+// letter each.
+func checkReplayedLetters(t *testing.T, s *service, k *kafka) {
+	t.Helper()
+	before := len(k.readCommitted(k.deadLetters))
+	listed := hardneg(t, patience, "dlq", "list", "-o", "json", "--data-dir", s.dir)
+	if got := strings.Count(listed.stdout, "\n"); listed.code != 0 || got != before {
+		t.Errorf("dlq list: %d of %d dead letters, exit code %d: %s", got, before, listed.code, listed.stderr)
+	}
+	for range 2 { // the second time what came back the first time
+		out := hardneg(t, patience, "dlq", "replay", "--all", "--data-dir", s.dir)
+		if end := fmt.Sprintf("4 sent again, %d left\n", before-4); out.code != 0 || !strings.HasSuffix(out.stdout, end) {
+			t.Errorf("dlq replay: exit code %d, %s\n%s, want at the end %s", out.code, out.stderr, out.stdout, end)
+		}
+		k.quiet(patience)
+	}
+	back := map[string]int{}
+	for _, r := range k.readCommitted(k.deadLetters) {
+		back[string(r.Key)]++
+	}
+	for _, key := range []string{"zero", "short", "bad-12", "bad-13"} {
+		if back[key] != 3 {
+			t.Errorf("%s, which was refused three times, has %d dead letters", key, back[key])
+		}
+	}
+	if after := len(k.readCommitted(k.deadLetters)); after != before+2*(4+4) { // each with a note
+		t.Errorf("%d records in the topic, of %d before", after, before)
 	}
 }
 

@@ -80,6 +80,18 @@ func parsePlace(text string) (place, bool) {
 	return place{offset: offset}, err == nil && offset >= 0 && text[0] != '+'
 }
 
+// ParseSince reads a time (RFC 3339), or how long before now it was (24h, 7d, 1d12h30m).
+func ParseSince(text string, now time.Time) (time.Time, bool) {
+	b, err := ParseBound(text)
+	switch {
+	case err != nil || b.all != nil || b.each != nil:
+		return time.Time{}, false
+	case b.ago > 0:
+		return now.Add(-b.ago), true
+	}
+	return b.at, true
+}
+
 // parseAgo reads a duration that may begin with days.
 func parseAgo(text string) (time.Duration, bool) {
 	const day = 24 * time.Hour

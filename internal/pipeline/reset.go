@@ -74,7 +74,7 @@ func (p *ResetPlan) kafka(ctx context.Context, o ResetOptions) error {
 		return err
 	}
 	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(cfg.Name) + `-((` + ofGeneration + `-)?(` +
-		strings.Join([]string{StageIndexer, StageIntake, StageMiner}, "|") + `)|replay-[0-9a-f]{16})$`)
+		strings.Join([]string{StageIndexer, StageIntake, StageMiner}, "|") + `)|replay-[0-9a-f]{16}|` + lettersSuffix + `)$`)
 	for _, group := range groups {
 		if !ours.MatchString(group) {
 			continue

@@ -79,6 +79,8 @@ func TestSchemas(t *testing.T) {
 		{"refresh", `{"kind":"evidence","query_id":"q","source":{"topic":"t","partition":0,"offset":0,"timestamp":0}}`, false},
 		{"dead-letter-headers", `{"hardneg-error":"e","hardneg-stage":"intake","hardneg-topic":"t","hardneg-partition":"0","hardneg-offset":"12","hardneg-timestamp":"1790000000000"}`, true},
 		{"dead-letter-headers", `{"hardneg-error":"e"}`, false},
+		{"dead-letter-headers", `{"hardneg-replayed":"2/17","hardneg-topic":"t","hardneg-partition":"0","hardneg-offset":"12"}`, true},
+		{"dead-letter-headers", `{"hardneg-replayed":"2/17","hardneg-topic":"t"}`, false},
 		{"model-manifest", manifestWith(`{"name":"words","type":"lexical-word","weight":1,"dimensions":2048,"bytes":100}`), true},
 		{"model-manifest", manifestWith(`{"name":"e5","type":"openai","weight":1,"dimensions":384,"bytes":0,"openai":{"url":"http://h/v1","query":{"model":"m","prefix":"query: ","body":{"a":1}},"passage":{"model":"m"},"request_dimensions":true}}`), true},
 		{"model-manifest", manifestWith(`{"name":"e5","type":"openai","weight":1,"dimensions":384,"bytes":0,"openai":{"url":"http://h/v1","query":{"model":"m"}}}`), false},

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/pipeline"
+	"hardneg/stream"
+)
+
+func (c *command) dlqCommand() *cobra.Command {
+	return group("dlq", "Look at the dead letters, and send their records again", c.dlqListCommand(), c.dlqShowCommand(), c.dlqReplayCommand())
+}
+
+// letterFilter chooses dead letters.
+type letterFilter struct{ stage, topic, key, reason, since string }
+
+func (f *letterFilter) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.stage, "stage", "", "those of a stage: indexer, intake, miner")
+	cmd.Flags().StringVar(&f.topic, "topic", "", "those whose record was in this topic")
+	cmd.Flags().StringVar(&f.key, "key", "", "those with this key")
+	cmd.Flags().StringVar(&f.reason, "error", "", "those whose error contains this text")
+	cmd.Flags().StringVar(&f.since, "since", "", "those since a time (2026-01-31T12:00:00Z), or for so long (24h, 7d)")
+}
+
+func (f *letterFilter) given() bool { return *f != letterFilter{} }
+
+// choose is the filter as a function.
+func (f *letterFilter) choose() (func(stream.Letter) bool, error) {
+	switch f.stage {
+	case "", pipeline.StageIndexer, pipeline.StageIntake, pipeline.StageMiner:
+	default:
+		return nil, usage("--stage %q is none of indexer, intake, miner", f.stage)
+	}
+	var since time.Time
+	if f.since != "" {
+		var ok bool
+		if since, ok = pipeline.ParseSince(f.since, time.Now()); !ok {
+			return nil, usage("--since %q: want a time such as 2026-01-31T12:00:00Z, or how long ago, such as 24h or 7d", f.since)
+		}
+	}
+	return func(l stream.Letter) bool {
+		return (f.stage == "" || l.Stage == f.stage) && (f.topic == "" || l.Record.Topic == f.topic) && (f.key == "" || string(l.Record.Key) == f.key) &&
+			strings.Contains(l.Reason, f.reason) && !l.Time.Before(since)
+	}, nil
+}
+
+// letters finds the dead letters of a service.
+func (c *command) letters(ctx context.Context, t target) (d pipeline.DeadLetters, closing func(), err error) {
+	found, err := c.connect(ctx, t, false)
+	if err != nil {
+		return d, nil, err
+	}
+	return pipeline.DeadLetters{Config: found.config, Kafka: found.kafka, Log: found.log}, found.close, nil
+}
+
+func (c *command) dlqListCommand() *cobra.Command {
+	var t target
+	var f letterFilter
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the records that could not be used, and why",
+		Long: `List the records that could not be used: the place of each dead letter (PARTITION/OFFSET, by which show and replay name it), when it was
+written, the stage that wrote it, where its record was, the record's key, and what was wrong. Those whose record dlq replay has sent
+again are left out without --all.`,
+		Example: "  hardneg dlq list --data-dir ./data --stage indexer --since 24h",
+		Args:    arguments(),
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		choose, err := f.choose()
+		if err != nil {
+			return err
+		}
+		d, closing, err := c.letters(cmd.Context(), t)
+		if err != nil {
+			return err
+		}
+		defer closing()
+		encoder, table := newEncoder(c.stdout), tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+		shown := 0
+		err = d.Each(cmd.Context(), func(l stream.Letter, replayed bool) error {
+			if !choose(l) || replayed && !all {
+				return nil
+			}
+			if c.output == "json" {
+				return encoder.Encode(showLetter(l, replayed))
+			}
+			if shown++; shown == 1 {
+				fmt.Fprintln(table, "LETTER\tWRITTEN\tSTAGE\tRECORD\tKEY\tERROR")
+			}
+			note := ""
+			if replayed {
+				note = "(sent again) "
+			}
+			_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s%s\n", l.At(), l.Time.UTC().Format(time.RFC3339), l.Stage, placeOf(l.Record), orDash(brief(string(l.Record.Key))), note, brief(l.Reason))
+			return err
+		})
+		if err != nil || c.output == "json" {
+			return err
+		}
+		return table.Flush()
+	}
+	f.flags(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "also those whose record was sent again")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+func (c *command) dlqShowCommand() *cobra.Command {
+	var t target
+	var raw bool
+	cmd := &cobra.Command{
+		Use:   "show LETTER",
+		Short: "Show a record that could not be used",
+		Long: `Show a dead letter, which is named by its place, PARTITION/OFFSET, as dlq list gives it. --raw writes the value of its record alone, byte
+for byte.`,
+		Example: "  hardneg dlq show 2/17 --data-dir ./data\n  hardneg dlq show 2/17 --raw --data-dir ./data > record.json",
+		Args:    arguments("LETTER"),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		partition, offset, err := parseLetter(args[0])
+		if err != nil {
+			return err
+		}
+		d, closing, err := c.letters(cmd.Context(), t)
+		if err != nil {
+			return err
+		}
+		defer closing()
+		l, replayed, err := d.Get(cmd.Context(), partition, offset)
+		switch {
+		case err != nil:
+			return err
+		case raw:
+			_, err := c.stdout.Write(l.Record.Value)
+			return err
+		case c.output == "json":
+			return c.printJSON(showLetter(l, replayed))
+		}
+		return c.printLetter(l, replayed)
+	}
+	cmd.Flags().BoolVar(&raw, "raw", false, "write the record's value alone")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// parseLetter reads PARTITION/OFFSET.
+func parseLetter(text string) (partition int32, offset int64, err error) {
+	first, second, ok := strings.Cut(text, "/")
+	p, err := strconv.ParseUint(first, 10, 31)
+	o, err2 := strconv.ParseUint(second, 10, 63)
+	if !ok || err != nil || err2 != nil {
+		return 0, 0, usage("%q names no dead letter: want PARTITION/OFFSET, such as 2/17", text)
+	}
+	return int32(p), int64(o), nil
+}
+
+func placeOf(r stream.Record) string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+// shownLetter is a dead letter in JSON. What is not UTF-8 is in base64, in the field of that name.
+type shownLetter struct {
+	Letter   string      `json:"letter"`
+	Written  time.Time   `json:"written"`
+	Stage    string      `json:"stage"`
+	Error    string      `json:"error"`
+	Replayed bool        `json:"replayed"`
+	Record   shownRecord `json:"record"`
+}
+
+type shownRecord struct {
+	Topic       string        `json:"topic"`
+	Partition   int32         `json:"partition"`
+	Offset      int64         `json:"offset"`
+	Timestamp   time.Time     `json:"timestamp"`
+	Key         *string       `json:"key"`
+	KeyBase64   []byte        `json:"key_base64,omitempty"`
+	Value       *string       `json:"value"`
+	ValueBase64 []byte        `json:"value_base64,omitempty"`
+	Headers     []shownHeader `json:"headers,omitempty"`
+}
+
+type shownHeader struct {
+	Key         string  `json:"key"`
+	Value       *string `json:"value"`
+	ValueBase64 []byte  `json:"value_base64,omitempty"`
+}
+
+func showLetter(l stream.Letter, replayed bool) shownLetter {
+	r := l.Record
+	shown := shownLetter{
+		Letter: l.At(), Written: l.Time.UTC(), Stage: l.Stage, Error: l.Reason, Replayed: replayed,
+		Record: shownRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Time.UTC()},
+	}
+	shown.Record.Key, shown.Record.KeyBase64 = showBytes(r.Key)
+	shown.Record.Value, shown.Record.ValueBase64 = showBytes(r.Value)
+	for _, h := range r.Headers {
+		header := shownHeader{Key: h.Key}
+		header.Value, header.ValueBase64 = showBytes(h.Value)
+		shown.Record.Headers = append(shown.Record.Headers, header)
+	}
+	return shown
+}
+
+// showBytes gives text, or else bytes, or neither where there is null.
+func showBytes(b []byte) (*string, []byte) {
+	if b == nil {
+		return nil, nil
+	}
+	if !utf8.Valid(b) {
+		return nil, b
+	}
+	text := string(b)
+	return &text, nil
+}
+
+func (c *command) printLetter(l stream.Letter, replayed bool) error {
+	r := l.Record
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-8s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	again := ""
+	if replayed {
+		again = "; its record was sent again"
+	}
+	line("letter", "%s, written at %s%s", l.At(), l.Time.UTC().Format(time.RFC3339Nano), again)
+	line("stage", "%s", l.Stage)
+	line("error", "%s", oneLine(printable(l.Reason)))
+	line("record", "%s, of %s", placeOf(r), r.Time.UTC().Format(time.RFC3339Nano))
+	line("key", "%s", textOrNull(r.Key))
+	for _, h := range r.Headers {
+		line("header", "%s: %s", printable(h.Key), textOrNull(h.Value))
+	}
+	line("value", "%s", textOrNull(r.Value))
+	_, err := c.stdout.Write([]byte(b.String()))
+	return err
+}
+
+// textOrNull is a value on one line: as it is where it is text that can be shown.
+func textOrNull(b []byte) string {
+	switch text := string(b); {
+	case b == nil:
+		return "null"
+	case utf8.Valid(b) && printable(text) == text:
+		return text
+	default:
+		return strconv.Quote(text)
+	}
+}

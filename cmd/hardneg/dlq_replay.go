@@ -1,0 +1,130 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/pipeline"
+	"hardneg/stream"
+)
+
+func (c *command) dlqReplayCommand() *cobra.Command {
+	var t target
+	var f letterFilter
+	var all bool
+	o := pipeline.LetterReplay{}
+	cmd := &cobra.Command{
+		Use:   "replay [LETTER...]",
+		Short: "Send records that could not be used again",
+		Long: `Send the records of dead letters again to the topics that they came from, once what was wrong is mended: a model that refused a text, a
+limit, a vector's length. They go out as they were, with their timestamps, so that what was forgotten since stays so.
+
+Which ones: the dead letters that are named by their places, those that the filters choose, or --all. Each record goes out once, whatever
+is interrupted. Left are documents that came again or were deleted since, and records that are malformed: they would come back. A record that
+is left is told with the reason. --dry-run tells and sends nothing.`,
+		Example: `  hardneg dlq replay 2/17 --data-dir ./data
+  hardneg dlq replay --stage indexer --error "413" --since 24h --dry-run --data-dir ./data`,
+		Args: cobra.ArbitraryArgs,
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		named := map[string]bool{}
+		for _, arg := range args {
+			partition, offset, err := parseLetter(arg)
+			if err != nil {
+				return err
+			}
+			named[stream.Letter{Partition: partition, Offset: offset}.At()] = true
+		}
+		ways := 0
+		for _, given := range []bool{len(named) > 0, f.given(), all} {
+			if given {
+				ways++
+			}
+		}
+		if ways != 1 {
+			return usage("which dead letters? Name them by their places (2/17), or choose them by filters such as --stage, or take --all")
+		}
+		choose, err := f.choose()
+		if err != nil {
+			return err
+		}
+		o.Choose = func(l stream.Letter) bool {
+			if len(named) > 0 {
+				return named[l.At()]
+			}
+			return choose(l)
+		}
+		d, closing, err := c.letters(cmd.Context(), t)
+		if err != nil {
+			return err
+		}
+		defer closing()
+		return c.replayLetters(cmd, d, o, named)
+	}
+	f.flags(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "all dead letters whose record was not sent again yet")
+	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "tell what would be sent, and send nothing")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// replayedLetter is what became of a dead letter, as -o json has it.
+type replayedLetter struct {
+	Letter string `json:"letter"`
+	Record string `json:"record"` // topic/partition/offset
+	To     string `json:"to,omitempty"`
+	Left   string `json:"left,omitempty"` // why it was not sent
+}
+
+func (c *command) replayLetters(cmd *cobra.Command, d pipeline.DeadLetters, o pipeline.LetterReplay, named map[string]bool) error {
+	shown := newProgress(c.stderr, "reading documents")
+	defer shown.end()
+	last := 0
+	o.Checked = func(n int) { shown.add(n - last); last = n }
+	encoder := newEncoder(c.stdout)
+	sent, left := 0, 0
+	missing := map[string]bool{}
+	for at := range named {
+		missing[at] = true
+	}
+	o.Tell = func(x pipeline.LetterOutcome) error {
+		line := replayedLetter{Letter: x.Letter.At(), Record: placeOf(x.Letter.Record), Left: x.Left}
+		delete(missing, line.Letter)
+		switch {
+		case x.Before && len(named) == 0:
+			return nil // of those that filters choose, the ones that are done
+		case x.Left == "":
+			sent++
+			line.To = fmt.Sprintf("%s/%d", x.To.Topic, x.To.Partition)
+		default:
+			left++
+		}
+		if c.output == "json" {
+			return encoder.Encode(line)
+		}
+		text := fmt.Sprintf("%s  %s  to %s", line.Letter, line.Record, line.To)
+		if line.Left != "" {
+			text = fmt.Sprintf("%s  %s  left: %s", line.Letter, line.Record, oneLine(printable(line.Left)))
+		}
+		_, err := fmt.Fprintln(c.stdout, text)
+		return err
+	}
+	if err := d.Replay(cmd.Context(), o); err != nil {
+		return err
+	}
+	if c.output != "json" {
+		what := "sent again"
+		if o.DryRun {
+			what = "would be sent again"
+		}
+		if _, err := fmt.Fprintf(c.stdout, "%d %s, %d left\n", sent, what, left); err != nil {
+			return err
+		}
+	}
+	for at := range missing {
+		return fmt.Errorf("%w: %s/%s", pipeline.ErrNoLetter, d.Config.Topics.DeadLetters, at)
+	}
+	return nil
+}

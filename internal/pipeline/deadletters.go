@@ -1,0 +1,131 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/internal/config"
+	"hardneg/internal/records"
+	"hardneg/stream"
+)
+
+// DeadLetters are the records of a view that could not be used. Their topic also has notes, which say of a dead letter that
+// its record was sent again.
+type DeadLetters struct {
+	Config *config.Config
+	Kafka  *stream.Client
+	Log    zerolog.Logger
+}
+
+// ErrNoLetter says that there is no dead letter at a place.
+var ErrNoLetter = errors.New("no dead letter there")
+
+// Each calls f with the dead letters, partition by partition, and tells whether their records were sent again.
+func (d DeadLetters) Each(ctx context.Context, f func(l stream.Letter, replayed bool) error) error {
+	notes, err := d.notes(ctx)
+	if err != nil {
+		return err
+	}
+	return d.each(ctx, func(l stream.Letter) error { return f(l, notes.letters[l.At()]) })
+}
+
+// Get reads the dead letter at a place in its topic. It is an ErrNoLetter where there is none.
+func (d DeadLetters) Get(ctx context.Context, partition int32, offset int64) (l stream.Letter, replayed bool, err error) {
+	notes, err := d.notes(ctx)
+	if err != nil {
+		return l, false, err
+	}
+	none := fmt.Errorf("%w: %s/%d/%d", ErrNoLetter, d.Config.Topics.DeadLetters, partition, offset)
+	n, err := d.Kafka.Partitions(ctx, d.Config.Topics.DeadLetters)
+	if err != nil {
+		return l, false, err
+	}
+	if int(partition) >= n {
+		return l, false, none
+	}
+	got, err := d.Kafka.Fetch(ctx, d.Config.Topics.DeadLetters, partition, offset, stream.FetchOptions{MaxBytes: 1})
+	switch {
+	case errors.Is(err, stream.ErrOffsetOutOfRange):
+		return l, false, none
+	case err != nil:
+		return l, false, err
+	case len(got.Records) == 0 || got.Records[0].Offset != offset:
+		return l, false, none
+	}
+	if l, err = stream.ParseLetter(got.Records[0]); err != nil {
+		return l, false, fmt.Errorf("%w: %w", ErrNoLetter, err)
+	}
+	return l, notes.letters[l.At()], nil
+}
+
+// each passes over what is no dead letter.
+func (d DeadLetters) each(ctx context.Context, f func(stream.Letter) error) error {
+	return d.Kafka.ReadToEnd(ctx, d.Config.Topics.DeadLetters, func(r stream.Record) error {
+		if _, ok := noteOf(r); ok {
+			return nil
+		}
+		l, err := stream.ParseLetter(r)
+		if err != nil {
+			d.Log.Warn().Err(err).Msg("a record is passed over")
+			return nil
+		}
+		return f(l)
+	})
+}
+
+// sentAgain are the notes: dead letters by their place, and where their records came from.
+type sentAgain struct {
+	letters map[string]bool
+	sources map[records.Source]string // without a timestamp; the dead letter
+}
+
+func (d DeadLetters) notes(ctx context.Context) (sentAgain, error) {
+	found := sentAgain{map[string]bool{}, map[records.Source]string{}}
+	err := d.Kafka.ReadToEnd(ctx, d.Config.Topics.DeadLetters, func(r stream.Record) error {
+		if n, ok := noteOf(r); ok {
+			found.add(n)
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (s sentAgain) add(n note) {
+	s.letters[n.letter] = true
+	s.sources[n.source] = n.letter
+}
+
+// note says that the record of a dead letter was sent again.
+type note struct {
+	letter string
+	source records.Source // without a timestamp
+}
+
+// noteOf reads a note; false if the record is none.
+func noteOf(r stream.Record) (n note, ok bool) {
+	if len(r.Headers) != 4 || r.Headers[0].Key != stream.HeaderReplayed || r.Value != nil {
+		return n, false
+	}
+	values := map[string]string{}
+	for _, h := range r.Headers {
+		values[h.Key] = string(h.Value)
+	}
+	partition, err := strconv.ParseInt(values[stream.HeaderPartition], 10, 32)
+	offset, err2 := strconv.ParseInt(values[stream.HeaderOffset], 10, 64)
+	n = note{values[stream.HeaderReplayed], records.Source{Topic: values[stream.HeaderTopic], Partition: int32(partition), Offset: offset}}
+	return n, err == nil && err2 == nil
+}
+
+// output is the note as it is written, beside its dead letter where their topic has not grown.
+func (n note) output(topic string, partition int32) stream.Output {
+	return stream.Output{Topic: topic, Partition: partition, Headers: []stream.Header{
+		{Key: stream.HeaderReplayed, Value: []byte(n.letter)},
+		{Key: stream.HeaderTopic, Value: []byte(n.source.Topic)},
+		{Key: stream.HeaderPartition, Value: strconv.AppendInt(nil, int64(n.source.Partition), 10)},
+		{Key: stream.HeaderOffset, Value: strconv.AppendInt(nil, n.source.Offset, 10)},
+	}}
+}

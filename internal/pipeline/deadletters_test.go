@@ -1,0 +1,343 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hardneg/internal/records"
+	"hardneg/stream"
+)
+
+// choosy is a server of embeddings that refuses some texts for a while.
+type choosy struct {
+	*httptest.Server
+	vectors  map[string][]float32 // written before the first request
+	refusing atomic.Bool
+}
+
+func newChoosy(t *testing.T, vectors map[string][]float32) *choosy {
+	c := &choosy{vectors: vectors}
+	c.refusing.Store(true)
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Input []string }
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		type datum struct {
+			Index     int       `json:"index"`
+			Embedding []float32 `json:"embedding"`
+		}
+		var data []datum
+		for i, text := range in.Input {
+			vector, ok := c.vectors[text]
+			if ok && c.refusing.Load() {
+				http.Error(w, fmt.Sprintf("no vector for %q", text), http.StatusUnprocessableEntity)
+				return
+			}
+			if !ok {
+				vector = []float32{1, 0, 0, 0}
+			}
+			data = append(data, datum{i, vector})
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"data": data})
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+// outcomes are what a replay told, by key of the record: "sent", or why not.
+func (w *world) replayLetters(o LetterReplay) map[string]string {
+	w.t.Helper()
+	told := map[string]string{}
+	if o.Choose == nil {
+		o.Choose = func(stream.Letter) bool { return true }
+	}
+	o.Tell = func(l LetterOutcome) error {
+		key := string(l.Letter.Record.Key)
+		if _, twice := told[key]; twice {
+			key += "'"
+		}
+		if told[key] = l.Left; l.Left == "" {
+			told[key] = "to " + l.To.Topic + "/" + strconv.Itoa(int(l.To.Partition))
+		}
+		return nil
+	}
+	if err := (DeadLetters{Config: w.cfg, Kafka: w.kafka, Log: w.log}).Replay(w.t.Context(), o); err != nil {
+		w.t.Fatal(err)
+	}
+	return told
+}
+
+// inputs are all records of the topics that users write.
+func (w *world) inputs() (all []stream.Record) {
+	w.t.Helper()
+	for _, topic := range []string{w.cfg.Topics.Documents, w.cfg.Topics.Queries} {
+		if err := w.kafka.ReadToEnd(w.t.Context(), topic, func(r stream.Record) error { all = append(all, r); return nil }); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// TestDeadLettersReplay: what an embedder refused goes out again once it is mended, each record once, and the view is what a
+// batch job computes of what is current. What newer records have replaced or forgotten stays so.
+func TestDeadLettersReplay(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 31, 6)
+	vectors := map[string][]float32{}
+	for i := range 8 {
+		vectors["refused "+strconv.Itoa(i)] = w.random()
+	}
+	server := newChoosy(t, vectors)
+	w.cfg.Embedders[0].Type, w.cfg.Embedders[0].URL, w.cfg.Embedders[0].Model = "openai", server.URL, "m"
+	w.cfg.Queries.MinWeight, w.cfg.Queries.MinDwell = 2, 5*time.Second
+	stop := w.instance()
+	defer func() { stop() }()
+
+	document := func(id string, text int) {
+		w.produce("documents", id, map[string]any{"text": "refused " + strconv.Itoa(text)})
+		delete(w.docs, id)
+	}
+	document("new", 0)
+	document("d20", 1) // replaces a good one
+	document("d21", 2)
+	document("d22", 3)
+	document("d23", 4)
+	w.settle() // of two records in one batch only the newer would be a dead letter
+	document("d23", 5)
+	w.produce("documents", "broken", map[string]any{"text": 5})
+	query := func(id string, text int, more map[string]any) {
+		w.vector[id] = vectors["refused "+strconv.Itoa(text)]
+		more["query"], more["query_id"] = "refused "+strconv.Itoa(text), id
+		w.produce("queries", id, more)
+	}
+	long := map[string]any{"doc_id": "d30", "dwell_ms": 6000, "weight": 2}
+	short := map[string]any{"doc_id": "d31", "dwell_ms": 4000, "weight": 2}
+	query("asked", 6, map[string]any{"clicks": []any{long, short}})
+	query("forgotten", 7, map[string]any{"clicks": []any{long}})
+	w.settle()
+	for _, q := range w.logged { // each has one judgement of weight 1
+		q.positives = map[string]bool{}
+	}
+	w.compare("with refused records")
+
+	time.Sleep(2 * time.Millisecond)
+	w.write("d21", w.random())
+	w.produce("documents", "d22", nil)
+	w.produce("queries", "forgotten", nil)
+	w.settle()
+	before := w.inputs()
+
+	at := func(topic, key string) string {
+		n, err := w.kafka.Partitions(t.Context(), topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%s/%d", topic, stream.PartitionFor([]byte(key), n))
+	}
+	want := map[string]string{
+		"new": "to " + at("documents", "new"), "d20": "to " + at("documents", "d20"),
+		"d21": "out of date", "d22": "out of date", "d23": "out of date", "d23'": "to " + at("documents", "d23"), "broken": "it would come back",
+		"asked": "to " + at("queries", "asked"), "forgotten": "to " + at("queries", "forgotten"),
+	}
+	check := func(told map[string]string) {
+		t.Helper()
+		for key, outcome := range want {
+			if !strings.HasPrefix(told[key], outcome) || len(told) != len(want) {
+				t.Errorf("%s: %q, want %q", key, told[key], outcome)
+			}
+		}
+	}
+	check(w.replayLetters(LetterReplay{DryRun: true}))
+	if now := w.inputs(); len(now) != len(before) {
+		t.Fatalf("a dry run wrote %d records", len(now)-len(before))
+	}
+	some := w.replayLetters(LetterReplay{DryRun: true, Choose: func(l stream.Letter) bool { return l.Stage == StageMiner }})
+	if got := slices.Sorted(maps.Keys(some)); !slices.Equal(got, []string{"asked", "forgotten"}) {
+		t.Errorf("of the miner's there were chosen %v", got)
+	}
+
+	server.refusing.Store(false)
+	check(w.replayLetters(LetterReplay{}))
+	var again []stream.Record
+	for _, r := range w.inputs() {
+		if !slices.ContainsFunc(before, func(b stream.Record) bool { return placeIn(b) == placeIn(r) }) {
+			again = append(again, r)
+		}
+	}
+	if len(again) != 5 {
+		t.Errorf("%d records were sent, want 5", len(again))
+	}
+	for _, r := range again { // as it was, or of a miner's, what it said
+		first := before[slices.IndexFunc(before, func(b stream.Record) bool {
+			return string(b.Key) == string(r.Key) && (b.Topic == "queries" || strings.Contains(string(b.Value), "refused")) && (string(b.Key) != "d23" || strings.HasSuffix(string(b.Value), `5"}`))
+		})]
+		if r.Topic != first.Topic || r.Partition != first.Partition || !r.Time.Equal(first.Time) || r.Topic == "documents" && string(r.Value) != string(first.Value) {
+			t.Errorf("%+v was sent again as %+v", first, r)
+		}
+	}
+	w.docs["new"] = worldDocument{"refused 0", vectors["refused 0"]}
+	w.docs["d20"] = worldDocument{"refused 1", vectors["refused 1"]}
+	w.docs["d23"] = worldDocument{"refused 5", vectors["refused 5"]}
+	w.logged["asked"] = &worldQuery{positives: map[string]bool{"d30": true}}
+	w.settle()
+	w.compare("after the replay")
+	if len(w.got()) == 0 {
+		t.Error("the query that was refused has no negatives")
+	}
+
+	told := w.replayLetters(LetterReplay{})
+	for key, outcome := range want {
+		if strings.HasPrefix(outcome, "to ") {
+			outcome = "it was sent again before"
+		}
+		if !strings.HasPrefix(told[key], outcome) {
+			t.Errorf("%s, the second time: %q, want %q", key, told[key], outcome)
+		}
+	}
+	replayed := 0
+	d := DeadLetters{Config: w.cfg, Kafka: w.kafka, Log: w.log}
+	err := d.Each(t.Context(), func(l stream.Letter, was bool) error {
+		if was {
+			replayed++
+		}
+		if got, gotWas, err := d.Get(t.Context(), l.Partition, l.Offset); err != nil || gotWas != was || got.At() != l.At() || got.Reason != l.Reason {
+			t.Errorf("%s: %+v, %v, %v", l.At(), got, gotWas, err)
+		}
+		return nil
+	})
+	if err != nil || replayed != 5 {
+		t.Errorf("%d are told to be sent again, want 5: %v", replayed, err)
+	}
+	plan, err := PlanReset(t.Context(), ResetOptions{Config: w.cfg, Kafka: w.kafka, Index: w.index})
+	if err != nil || !slices.Contains(plan.Groups, "hardneg-dead-letters") {
+		t.Errorf("a reset would delete the groups %v: %v", plan.Groups, err)
+	}
+}
+
+// letter makes a dead letter.
+func (w *world) letter(stage string, r stream.Record) {
+	w.t.Helper()
+	if err := w.kafka.Produce(w.t.Context(), []stream.Output{stream.DeadLetter(w.cfg.Topics.DeadLetters, stage, r, fmt.Errorf("refused"))}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestDeadLettersReplayOnce: replays at the same time, that fence each other, send each record once.
+func TestDeadLettersReplayOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	const n = 2 * lettersTogether
+	for i := range n {
+		w.letter(StageIntake, stream.Record{
+			Topic: "queries", Partition: int32(i % 3), Offset: int64(i), Time: time.UnixMilli(int64(1 + i)), Key: []byte("k" + strconv.Itoa(i)), Value: []byte(`{"query":"q"}`),
+			Headers: []stream.Header{{Key: "h", Value: nil}},
+		})
+	}
+	d := DeadLetters{Config: w.cfg, Kafka: w.kafka, Log: w.log}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	told, fenced := map[string]int{}, 0
+	for range 4 {
+		all.Go(func() {
+			err := d.Replay(t.Context(), LetterReplay{
+				Choose: func(stream.Letter) bool { return true },
+				Tell: func(o LetterOutcome) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if o.Left == "" {
+						told[string(o.Letter.Record.Key)]++
+					}
+					return nil
+				},
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				fenced++
+				t.Log(err)
+			}
+		})
+	}
+	all.Wait()
+	w.replayLetters(LetterReplay{}) // what those that were fenced have left
+	sent := map[string]int{}
+	for _, r := range w.inputs() {
+		sent[string(r.Key)]++
+		if len(r.Headers) != 1 || r.Headers[0].Key != "h" || r.Headers[0].Value != nil {
+			t.Errorf("%s has the headers %v", r.Key, r.Headers)
+		}
+	}
+	if len(sent) != n {
+		t.Errorf("%d of %d were sent", len(sent), n)
+	}
+	for key, times := range sent {
+		if times != 1 || told[key] > 1 {
+			t.Errorf("%s was sent %d times", key, times)
+		}
+	}
+	t.Logf("%d replays of 4 were fenced", fenced)
+}
+
+// TestDeadLettersLeft: what is not sent again, and why.
+func TestDeadLettersLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	refresh := func(key string, r records.Refresh) stream.Record {
+		r.QueryID = key
+		return stream.Record{Topic: "hardneg.refresh", Key: []byte(key), Value: r.Encode()}
+	}
+	log := func(offset int64) records.Source {
+		return records.Source{Topic: "queries", Offset: offset, Timestamp: 7}
+	}
+	evidence := func(source records.Source, weight int64) records.Refresh {
+		return records.Refresh{Kind: records.KindEvidence, Text: "t", Source: source, Evidence: []records.Evidence{{Document: "d", Weight: weight}}}
+	}
+	w.letter(StageMiner, refresh("swept", records.Refresh{Kind: records.KindRefresh, Source: records.Source{Topic: records.SourceSweep}}))
+	w.letter(StageMiner, stream.Record{Topic: "hardneg.refresh", Key: []byte("nonsense"), Value: []byte("{")})
+	w.letter(StageMiner, refresh("elsewhere", evidence(records.Source{Topic: "other"}, 1)))
+	w.letter(StageMiner, refresh("first", evidence(log(1), 3_000_000_500_000)))
+	w.letter(StageMiner, refresh("first", evidence(log(1), 1))) // of another generation
+	w.letter(StageMiner, refresh("huge", evidence(log(2), 1<<60)))
+	w.letter(StageIntake, stream.Record{Topic: "old-queries", Key: []byte("old"), Value: []byte(`{"query":"q"}`)})
+	w.letter(StageIndexer, stream.Record{Topic: "documents", Offset: 9, Key: []byte("gone"), Value: []byte(`{"text":"t"}`)})
+	w.produce(w.cfg.Topics.DeadLetters, "no letter", map[string]any{})
+
+	told := w.replayLetters(LetterReplay{})
+	want := map[string]string{
+		"swept": "a record of kind refresh says nothing by itself", "nonsense": "it would come back", "elsewhere": "topic other is none",
+		"first": "to queries/0", "first'": "its record is that of", "huge": "its weights are so large", "old": "topic old-queries is none",
+		"gone": "documents/0 no longer has it",
+	}
+	for key := range want {
+		if !strings.HasPrefix(told[key], want[key]) || len(told) != len(want) {
+			t.Errorf("%s: %q, want %q", key, told[key], want[key])
+		}
+	}
+	sent := w.inputs()
+	if len(sent) != 1 || sent[0].Time.UnixMilli() != 7 {
+		t.Fatalf("sent: %+v", sent)
+	}
+	q, _, err := records.ParseQuery(sent[0].Key, sent[0].Value)
+	if err != nil || len(q.Clicks) != 4 || *q.Clicks[0].Weight != 1e6 || *q.Clicks[3].Weight != 0.5 || q.QueryID != "first" {
+		t.Errorf("%s %v", sent[0].Value, err)
+	}
+	if told := w.replayLetters(LetterReplay{DryRun: true}); !strings.HasPrefix(told["first"], "it was sent again before") || !strings.HasPrefix(told["first'"], "its record is that of") {
+		t.Errorf("the second time: %v", told)
+	}
+	d := DeadLetters{Config: w.cfg, Kafka: w.kafka, Log: w.log}
+	if _, _, err := d.Get(t.Context(), 0, 1000); err == nil || !strings.Contains(err.Error(), "no dead letter there: hardneg.dead-letters/0/1000") {
+		t.Errorf("at an offset beyond the end: %v", err)
+	}
+}
