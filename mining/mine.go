@@ -54,8 +54,9 @@ const (
 // needs: Watch and Entry of the new state need not be stored to stay true. The reason of a short list depends on
 // the last tier's way of ending alone. Cosines equal after rounding are ordered by id, so an inserted X can come
 // before L with a cosine up to 1e-6 lower; that is within the Slack of the look-up.
-func (m *Miner) Mine(in Input) Outcome {
-	w := newWalk(m.config, in)
+func (m *Miner) Mine(in Input) Outcome { return mine(newWalk(m.config, in)) }
+
+func mine(w *walk) Outcome {
 	var out Outcome
 	for i := range w.evidence {
 		e := &w.evidence[i]
@@ -90,23 +91,17 @@ type walk struct {
 	entry    []Interval
 	pairing  int // number of the current pair, from 1
 	window   []*candidate
+	log      *[]PairLog // nil: nobody asks
 }
 
 type candidate struct {
 	*Document
 	cosine  float32 // to the query
 	rank    int32   // the cosine, rounded
-	verdict verdict
-	takenBy int // number of the last pair that took it
+	judged  bool    // by the guards:
+	guard   Verdict // Chosen where they let it pass
+	takenBy int     // number of the last pair that took it
 }
-
-type verdict uint8
-
-const (
-	open verdict = iota
-	passed
-	barred
-)
 
 func newWalk(c Config, in Input) *walk {
 	w := &walk{Config: c, query: in.QueryID, vector: in.Query, horizon: lowest}
@@ -150,15 +145,18 @@ func newWalk(c Config, in Input) *walk {
 func (w *walk) pair(p *Document) (Pair, bool) {
 	w.pairing++
 	pair := Pair{Positive: p.ID, Hash: p.Hash, Similarity: Cosine(w.vector, p.Vector)}
+	w.logPair(p)
 	var end ending
 	for i := range w.Tiers {
 		t := &w.Tiers[i]
+		w.logTier(t, pair)
 		if len(pair.Slots) >= t.UpTo {
 			continue
 		}
 		if end = w.tier(t, p, &pair); end == beyondHorizon {
 			return Pair{}, false
 		}
+		w.logEnd(end)
 	}
 	if len(pair.Slots) < w.Negatives {
 		pair.Reason = ReasonExhausted
@@ -195,12 +193,19 @@ func (w *walk) tier(t *Tier, p *Document, pair *Pair) ending {
 			continue
 		}
 		w.window = append(w.window, c)
-		fits := len(w.window) > t.Skip && !hasHash(pair.Slots, c.Hash) && w.eligible(c, t, p)
+		verdict := w.judge(c, t, p, pair)
 		switch {
-		case fits && !random:
+		case verdict != Chosen:
+		case !random:
 			w.take(c, t, p, pair)
-		case fits && !slices.ContainsFunc(survivors, func(s *candidate) bool { return s.Hash == c.Hash }):
+		case slices.ContainsFunc(survivors, func(s *candidate) bool { return s.Hash == c.Hash }):
+			verdict = SameContent
+		default:
 			survivors = append(survivors, c)
+			verdict = NotSampled // unless it is, below
+		}
+		if w.log != nil {
+			w.logDecision(c, verdict, p, pair)
 		}
 		if len(pair.Slots) == t.UpTo {
 			end, bottom = filled, float64(c.cosine)
@@ -230,6 +235,7 @@ func (w *walk) tier(t *Tier, p *Document, pair *Pair) ending {
 
 func (w *walk) take(c *candidate, t *Tier, p *Document, pair *Pair) {
 	c.takenBy = w.pairing
+	w.logTaken(c, len(pair.Slots)+1)
 	w.watch = append(w.watch, c.ID)
 	pair.Slots = append(pair.Slots, Slot{
 		Document: c.ID, Hash: c.Hash, Policy: t.Policy,
@@ -287,40 +293,44 @@ func (t *Tier) inRange(cosine float32, low, high float64) bool {
 	return low <= c && c <= high
 }
 
-// eligible says whether the policy and the guards let a document of the range pass, which no earlier tier took.
-func (w *walk) eligible(c *candidate, t *Tier, p *Document) bool {
-	if c.takenBy == w.pairing {
-		return false
+// judge says what the tier, its policy and the guards make of a document that was counted last.
+func (w *walk) judge(c *candidate, t *Tier, p *Document, pair *Pair) Verdict {
+	switch {
+	case len(w.window) <= t.Skip:
+		return Skipped
+	case c.takenBy == w.pairing:
+		return TakenBefore
+	case hasHash(pair.Slots, c.Hash):
+		return SameContent
+	case t.Policy == PolicySemantic && !(c.cosine > Cosine(p.Vector, c.Vector)):
+		return NearerToPositive
 	}
-	if t.Policy == PolicySemantic && !(c.cosine > Cosine(p.Vector, c.Vector)) {
-		return false
+	if !c.judged {
+		c.judged = true
+		c.guard, _ = w.bars(c.Document)
 	}
-	if c.verdict == open {
-		c.verdict = passed
-		if w.bars(c.Document) {
-			c.verdict = barred
-		}
-	}
-	return c.verdict == passed
+	return c.guard
 }
 
-// bars says whether a document is evidence for the query, or a copy of a document that is.
-func (w *walk) bars(d *Document) bool {
+// bars says whether a document is evidence for the query, or a copy of a document that is, and of which; Chosen: neither.
+func (w *walk) bars(d *Document) (Verdict, *Evidence) {
+	at, ok := slices.BinarySearchFunc(w.evidence, d.ID, func(e Evidence, id string) int { return strings.Compare(e.ID, id) })
+	if ok {
+		return IsEvidence, &w.evidence[at]
+	}
 	for i := range w.evidence {
 		e := &w.evidence[i]
-		if e.ID == d.ID {
-			return true
-		}
-		if e.Document == nil {
-			continue
-		}
-		if e.Document.Hash == d.Hash ||
-			float64(Cosine(e.Document.Vector, d.Vector)) >= w.NearDuplicate ||
-			e.Document.MinHash.Jaccard(d.MinHash) >= w.NearText {
-			return true
+		switch {
+		case e.Document == nil:
+		case e.Document.Hash == d.Hash:
+			return CopyOfEvidence, e
+		case float64(Cosine(e.Document.Vector, d.Vector)) >= w.NearDuplicate:
+			return NearDuplicate, e
+		case e.Document.MinHash.Jaccard(d.MinHash) >= w.NearText:
+			return NearText, e
 		}
 	}
-	return false
+	return Chosen, nil
 }
 
 func hasHash(slots []Slot, hash string) bool {
