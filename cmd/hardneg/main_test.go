@@ -72,6 +72,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{"dlq replay", 2, "hardneg: which dead letters? Name them by their places (2/17), or choose them by filters such as --stage, or take --all"},
 		{"dlq replay 2/17 --all", 2, "hardneg: which dead letters? Name them by their places (2/17), or choose them by filters such as --stage, or take --all"},
 		{"dlq replay 2/-1", 2, `hardneg: "2/-1" names no dead letter: want PARTITION/OFFSET, such as 2/17`},
+		{"explain", 2, "hardneg: hardneg explain needs QUERY_ID (see hardneg explain --help)"},
+		{"explain q --max 0", 2, "hardneg: --max must be at least 1, is 0"},
 		{"replay", 2, "hardneg: --from is missing: where does the window begin? For all of the log, --from earliest"},
 		{"replay --from 1d", 2, "hardneg: --output is missing: topic:NAME or file:PATH"},
 		{"replay --from yesterday --output x", 2, `hardneg: --from "yesterday": want earliest, latest, an offset, offsets of partitions such as 0:100,1:250, a time such as 2026-01-31T12:00:00Z, or how long ago, such as 24h or 7d`},

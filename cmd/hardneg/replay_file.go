@@ -154,13 +154,22 @@ func (o *replayFile) Write(_ context.Context, outputs []stream.Output, progress 
 	return os.Rename(o.partial(), o.path)
 }
 
-// save makes the data durable, and then what is said of it.
+// save makes the data durable, and then replaces what is said of it. A kill in between leaves a file that the next save
+// replaces, and one comes before the end.
 func (o *replayFile) save() error {
+	raw, err := json.Marshal(o.state)
+	if err != nil {
+		return err
+	}
 	if err := o.data.Sync(); err != nil {
 		return err
 	}
 	o.saved = time.Now()
-	return writeFile(o.notes(), func(w io.Writer) error { return json.NewEncoder(w).Encode(o.state) })
+	next := o.notes() + ".new"
+	if err := os.WriteFile(next, append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, o.notes())
 }
 
 // Forget removes what was said of the data, which have their name by now.

@@ -125,6 +125,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.exportCommand(),
 		c.auditCommand(),
 		c.dlqCommand(),
+		c.explainCommand(),
 		c.fitCommand(),
 		c.modelsCommand(),
 		c.rebuildCommand(),

@@ -74,6 +74,9 @@ func TestReplay(t *testing.T) {
 		}
 	}
 	file = filepath.Join(folder, "killed.jsonl")
+	if err := os.WriteFile(filepath.Join(folder, ".killed.jsonl.replay.json.new"), []byte(`{"argu`), 0o644); err != nil { // as one leaves that is killed while it saves
+		t.Fatal(err)
+	}
 	killedFiles := killedReplay(t, s, k, "", "--from", "earliest", "--output", file)
 	sameLists(t, fmt.Sprintf("file after %d kills", killedFiles), readFile(t, file), live)
 	if lines := sorted(t, file); len(lines) != len(live)+1 {

@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,8 +44,61 @@ func TestView(t *testing.T) {
 	k.quiet(patience)
 	t.Logf("quiet %v after %d changes: %v", time.Since(start).Round(time.Millisecond), len(changes), w)
 	t.Log(compare(t, s, k, w, ""))
+	checkExplained(t, s, k)
 	checkTwins(t, s, k, w, "")
 	s.stop()
+}
+
+// checkExplained expects `hardneg explain` to come to the lists of the view.
+func checkExplained(t *testing.T, s *service, k *kafka) {
+	t.Helper()
+	view := readView(t, k).live
+	queries := map[string]bool{}
+	for at := range view {
+		queries[at.query] = true
+	}
+	for _, query := range slices.Sorted(maps.Keys(queries))[:min(10, len(queries))] {
+		out := hardneg(t, patience, "explain", query, "--data-dir", s.dir, "-o", "json")
+		var explained struct {
+			Text  string
+			Pairs []struct {
+				Positive  string
+				Negatives []string
+				Stored    []any
+			}
+		}
+		if err := json.Unmarshal([]byte(out.stdout), &explained); err != nil || out.code != 0 {
+			t.Fatalf("explain %s: exit code %d, %v: %s", query, out.code, err, out.stderr)
+		}
+		for _, p := range explained.Pairs {
+			if len(p.Stored) > 0 {
+				t.Errorf("query %s, positive %s: the stored list is another one: %v", query, p.Positive, p.Stored)
+			}
+			for i, negative := range p.Negatives {
+				at := place{query, p.Positive, i + 1}
+				x, ok := view[at]
+				if !ok || x.Negative.ID != negative || x.Query.Text != explained.Text {
+					t.Errorf("%v is %s, explained is %s", at, x.Negative.ID, negative)
+				}
+				delete(view, at)
+			}
+			if len(p.Negatives) == 0 {
+				continue
+			}
+			table := hardneg(t, patience, "explain", query, "--data-dir", s.dir, "--positive", p.Positive, "--document", p.Negatives[0])
+			if !strings.Contains(table.stdout, "negative 1\n") || !strings.Contains(table.stdout, "document  ") {
+				t.Errorf("explain %s: exit code %d, %s\n%s", query, table.code, table.stderr, table.stdout)
+			}
+		}
+		for at := range view {
+			if at.query == query {
+				t.Errorf("%v is not explained", at)
+			}
+		}
+	}
+	if out := hardneg(t, patience, "explain", "never asked", "--data-dir", s.dir); out.code != 1 || !strings.Contains(out.stderr, `nothing is known of the query "never asked"`) {
+		t.Errorf("explain of an unknown query: exit code %d: %s", out.code, out.stderr)
+	}
 }
 
 // TestLarge times the first load of the largest collection, and compares.

@@ -60,6 +60,7 @@ type auditor struct {
 	index  *index.Index
 	rules  *ruleset
 	mining *mining.Miner
+	mine   func(mining.Input) mining.Outcome // by the rules
 	view   *auditView
 
 	underWay int
@@ -121,14 +122,10 @@ func Audit(ctx context.Context, o AuditOptions) (*AuditReport, error) {
 	return report, err
 }
 
-// open finds the live collections and the rules.
-func (a *auditor) open(ctx context.Context) (err error) {
-	if a.index, err = a.Index.Live(ctx); err != nil {
+// open is attach for who compares with the triplets topic.
+func (a *auditor) open(ctx context.Context) error {
+	if err := a.attach(ctx); err != nil {
 		return err
-	}
-	if a.index == nil {
-		return fmt.Errorf("qdrant at %s has no collections with the prefix %q: is the service still waiting for documents or fitting its model (its log says so), or is qdrant.prefix another?",
-			a.Config.Qdrant.Address, a.Config.Qdrant.Prefix)
 	}
 	generations, err := readGenerations(ctx, a.Kafka, a.Config.Topics.Models)
 	if err != nil {
@@ -136,6 +133,18 @@ func (a *auditor) open(ctx context.Context) (err error) {
 	}
 	if g := generations[a.index.Generation()]; g != nil && g.Phase != phaseLive {
 		return fmt.Errorf("generation %s is promoted, and its triplets are being published: audit when hardneg status says that it is done", g.ID)
+	}
+	return nil
+}
+
+// attach finds the live collections and the rules.
+func (a *auditor) attach(ctx context.Context) (err error) {
+	if a.index, err = a.Index.Live(ctx); err != nil {
+		return err
+	}
+	if a.index == nil {
+		return fmt.Errorf("qdrant at %s has no collections with the prefix %q: is the service still waiting for documents or fitting its model (its log says so), or is qdrant.prefix another?",
+			a.Config.Qdrant.Address, a.Config.Qdrant.Prefix)
 	}
 	a.Config = forGeneration(a.Config, a.index.Generation())
 	if a.documents, _, err = a.index.Counts(ctx); err != nil {
@@ -148,8 +157,11 @@ func (a *auditor) open(ctx context.Context) (err error) {
 		r := newRuleset(a.Config)
 		a.rules = &r
 	}
-	a.mining, err = mining.New(a.rules.Mining)
-	return err
+	if a.mining, err = mining.New(a.rules.Mining); err != nil {
+		return err
+	}
+	a.mine = a.mining.Mine
+	return nil
 }
 
 // stillLive is an error where another generation was promoted meanwhile: what was found is of no use then.

@@ -94,7 +94,7 @@ func (a *auditor) recompute(ctx context.Context, ids []string) (map[string]recom
 			continue
 		}
 		in.Exhausted = true
-		all[id] = recomputed{state, known, a.mining.Mine(in)}
+		all[id] = recomputed{state, known, a.mine(in)}
 	}
 	for limit := auditFirstLimit; len(open) > 0; limit *= 4 {
 		// One pass over all documents costs less than searches that bring as many.
@@ -127,7 +127,7 @@ func (a *auditor) search(ctx context.Context, inputs []mining.Input, limit int, 
 	for i, in := range inputs {
 		full := in
 		full.Candidates, full.Exhausted = hits[i].Documents, hits[i].Exhausted
-		outcome := a.mining.Mine(full)
+		outcome := a.mine(full)
 		if outcome.More {
 			undecided = append(undecided, in)
 			continue

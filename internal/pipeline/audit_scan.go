@@ -70,7 +70,7 @@ func (a *auditor) scan(ctx context.Context, inputs []mining.Input, all map[strin
 		}
 		in.Exhausted = true // nothing that the rules may look at is missing
 		r := all[in.QueryID]
-		r.outcome = a.mining.Mine(in)
+		r.outcome = a.mine(in)
 		all[in.QueryID] = r
 	}
 	return nil

@@ -50,20 +50,16 @@ func (a Addresses) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	temporary, err := os.CreateTemp(dir, addressesFile+".*")
+	path := filepath.Join(dir, addressesFile)
+	next, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // one that was killed may have left it
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temporary.Name()) // where it was not renamed
-	if err := errors.Join(temporary.Chmod(0o644), writeLine(temporary, text), temporary.Sync(), temporary.Close()); err != nil {
+	_, err = next.Write(append(text, '\n'))
+	if err := errors.Join(err, next.Sync(), next.Close()); err != nil {
 		return err
 	}
-	return os.Rename(temporary.Name(), filepath.Join(dir, addressesFile))
-}
-
-func writeLine(file *os.File, text []byte) error {
-	_, err := file.Write(append(text, '\n'))
-	return err
+	return os.Rename(next.Name(), path)
 }
 
 // dataDir is a data directory that this process alone uses.

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/pipeline"
+	"hardneg/mining"
+)
+
+func (c *command) explainCommand() *cobra.Command {
+	var t target
+	var most int
+	o := pipeline.ExplainOptions{}
+	cmd := &cobra.Command{
+		Use:   "explain QUERY_ID",
+		Short: "Show why a query has the negatives that it has",
+		Long: `Show how the lists of a query come to be: the evidence, the tiers with their ranges of cosines, and of every document that they came to the
+two cosines and what kept it or let it pass. It is computed anew, by exact search and by the rules that the miners published; where the stored
+list is another one, that is said.
+
+--document asks for one document: also for one that no tier came to.`,
+		Example: `  hardneg explain 42 --data-dir ./data
+  hardneg explain 42 --positive doc-7 --document doc-9 --data-dir ./data`,
+		Args: arguments("QUERY_ID"),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if most < 1 {
+			return usage("--max must be at least 1, is %d", most)
+		}
+		found, err := c.connect(cmd.Context(), t, true)
+		if err != nil {
+			return err
+		}
+		defer found.close()
+		o.Config, o.Kafka, o.Index, o.Log, o.Query = found.config, found.kafka, found.qdrant, found.log, args[0]
+		e, err := pipeline.Explain(cmd.Context(), o)
+		if err != nil {
+			return err
+		}
+		if o.Positive != "" && len(e.Pairs) == 0 {
+			return fmt.Errorf("query %q has no list for %q; its evidence: %s", o.Query, o.Positive, orDash(evidenceLine(e)))
+		}
+		if c.output == "json" {
+			return c.printJSON(e)
+		}
+		return c.printExplanation(e, most)
+	}
+	cmd.Flags().StringVar(&o.Positive, "positive", "", "the list of this positive alone")
+	cmd.Flags().StringVar(&o.Document, "document", "", "what became of this document")
+	cmd.Flags().IntVar(&most, "max", 30, "documents of a list to show")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// said says what a tier made of a document.
+var said = map[string]string{
+	"chosen": "negative", "skipped": "skipped, as one of the first", "taken_before": "taken by an earlier tier", "same_content": "the same content as one before it",
+	"nearer_to_positive": "not nearer to the query than to the positive", "is_evidence": "the log names it for the query", "copy_of_evidence": "a copy of",
+	"near_duplicate": "nearly the vector of", "near_text": "nearly the text of", "not_sampled": "not drawn",
+	mining.EndNot: "the list was full before", pipeline.OutOfRange: "out of its range", pipeline.Behind: "not reached: the tier ended before",
+}
+
+func sentence(d mining.Decision) string {
+	text := said[d.Verdict.String()]
+	switch d.Verdict {
+	case mining.Chosen:
+		text = fmt.Sprintf("%s %d", text, d.Rank)
+	case mining.CopyOfEvidence:
+		text += " " + brief(d.Of)
+	case mining.NearDuplicate, mining.NearText:
+		text += fmt.Sprintf(" %s (%.3f)", brief(d.Of), d.Similarity)
+	}
+	return text
+}
+
+func evidenceLine(e *pipeline.Explanation) string {
+	parts := make([]string, len(e.Evidence))
+	for i, x := range e.Evidence {
+		parts[i] = fmt.Sprintf("%s (weight %v)", brief(x.Document), x.Weight)
+		if !x.Positive {
+			parts[i] = fmt.Sprintf("%s (weight %v, too little for a list)", brief(x.Document), x.Weight)
+		}
+		if !x.Indexed {
+			parts[i] += " not indexed"
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (c *command) printExplanation(e *pipeline.Explanation, most int) error {
+	var b strings.Builder
+	text := brief(e.Text)
+	if e.Text == "" {
+		text = "(forgotten)"
+	}
+	fmt.Fprintf(&b, "query     %s  %s\nevidence  %s\n", brief(e.Query), text, orDash(evidenceLine(e)))
+	for _, p := range e.Pairs {
+		fmt.Fprintf(&b, "\npositive  %s  %s\n", brief(p.Positive), brief(e.Titles[p.Positive]))
+		if p.Reason == mining.ReasonPositiveMissing {
+			b.WriteString("          it is not indexed, so there is no list\n")
+			continue
+		}
+		fmt.Fprintf(&b, "          cosine to the query %.3f; %d negatives", p.Similarity, len(p.Negatives))
+		switch p.Reason {
+		case mining.ReasonDepth:
+			b.WriteString(", for the last tier's rank window ended")
+		case mining.ReasonExhausted:
+			b.WriteString(", for no further document lies in the last tier's range")
+		}
+		b.WriteString("\n")
+		for i, tier := range p.Tiers {
+			fmt.Fprintf(&b, "tier %d    %s, up to %d: %s\n", i+1, tier.Policy, tier.UpTo, tierLine(tier))
+		}
+		if p.Document != nil {
+			printDocument(&b, p)
+		}
+		printDecisions(&b, p, e.Titles, most)
+		if len(p.Stored) > 0 {
+			b.WriteString("the list as it is stored is another one: it is being mined, or hardneg audit says more\n")
+		}
+	}
+	_, err := c.stdout.Write([]byte(b.String()))
+	return err
+}
+
+func tierLine(t mining.TierLog) string {
+	cosines := fmt.Sprintf("cosines from %.3f to %.3f", t.Low, t.High)
+	switch {
+	case t.Low > t.High:
+		return "its range is empty"
+	case t.Policy == mining.PolicySemantic:
+		cosines = fmt.Sprintf("cosines above %.3f", t.Low)
+	case t.Low < -1:
+		cosines = fmt.Sprintf("cosines up to %.3f", t.High)
+	}
+	end := map[string]string{
+		mining.EndFull: "it filled its slots", mining.EndDepth: "its rank window ended", mining.EndExhausted: "no further document lies in its range", mining.EndNot: said[mining.EndNot],
+	}[t.End]
+	return fmt.Sprintf("%s; %d documents looked at; %s", cosines, len(t.Decisions), end)
+}
+
+func printDocument(b *strings.Builder, p pipeline.ExplainedPair) {
+	d := p.Document
+	if !d.Indexed {
+		fmt.Fprintf(b, "document  %s is not indexed\n", brief(d.ID))
+		return
+	}
+	parts := make([]string, len(d.Tiers))
+	for i, verdict := range d.Tiers {
+		parts[i] = p.Tiers[i].Policy + ": " + said[verdict]
+		for _, x := range p.Tiers[i].Decisions {
+			if x.Document == d.ID {
+				parts[i] = p.Tiers[i].Policy + ": " + sentence(x)
+			}
+		}
+	}
+	fmt.Fprintf(b, "document  %s  cosine to the query %.3f, to the positive %.3f; %s\n", brief(d.ID), d.QueryDocument, d.PositiveDocument, strings.Join(parts, "; "))
+}
+
+// printDecisions shows the documents in order of similarity, each with what the tiers made of it.
+func printDecisions(b *strings.Builder, p pipeline.ExplainedPair, titles map[string]string, most int) {
+	type row struct {
+		mining.Decision
+		what []string
+	}
+	var rows []*row
+	at := map[string]*row{}
+	for _, tier := range p.Tiers {
+		for _, d := range tier.Decisions {
+			if at[d.Document] == nil {
+				at[d.Document] = &row{Decision: d}
+				rows = append(rows, at[d.Document])
+			}
+			at[d.Document].what = append(at[d.Document].what, tier.Policy+": "+sentence(d))
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	slices.SortStableFunc(rows, func(a, b *row) int { return cmp.Compare(b.QueryDocument, a.QueryDocument) })
+	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "TO QUERY\tTO POSITIVE\tDOCUMENT\tTITLE\tDECISION")
+	for _, r := range rows[:min(most, len(rows))] {
+		fmt.Fprintf(table, "%.3f\t%.3f\t%s\t%s\t%s\n", r.QueryDocument, r.PositiveDocument, brief(r.Document), orDash(short(titles[r.Document])), strings.Join(r.what, "; "))
+	}
+	_ = table.Flush() // into memory
+	if left := len(rows) - most; left > 0 {
+		fmt.Fprintf(b, "and %d more; --max shows them\n", left)
+	}
+}
+
+// short is brief for a column.
+func short(text string) string {
+	const most = 40
+	if runes := []rune(brief(text)); len(runes) > most {
+		return string(runes[:most-1]) + "…"
+	}
+	return brief(text)
+}

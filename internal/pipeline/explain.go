@@ -1,0 +1,202 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// ExplainOptions say which lists to explain.
+type ExplainOptions struct {
+	Config   *config.Config // names and addresses; the rules are those that the miners published
+	Kafka    *stream.Client
+	Index    *index.Client
+	Log      zerolog.Logger
+	Query    string
+	Positive string // whose list; empty: all of the query's
+	Document string // which document is asked for; empty: none
+}
+
+// Explanation is how the lists of a query come to be, computed from its stored evidence by exact search.
+type Explanation struct {
+	Generation  string              `json:"generation"`
+	Fingerprint string              `json:"fingerprint"` // of the rules
+	Query       string              `json:"query_id"`
+	Text        string              `json:"text"` // empty: forgotten
+	Evidence    []ExplainedEvidence `json:"evidence"`
+	Pairs       []ExplainedPair     `json:"pairs"`
+	Titles      map[string]string   `json:"titles"` // of the documents that are mentioned: title, or else text
+}
+
+// ExplainedEvidence is a document that the log names for the query.
+type ExplainedEvidence struct {
+	Document string  `json:"doc_id"`
+	Weight   float64 `json:"weight"`
+	Positive bool    `json:"positive"` // the weight reaches queries.min_weight
+	Indexed  bool    `json:"indexed"`
+}
+
+// ExplainedPair is the list of one positive.
+type ExplainedPair struct {
+	mining.PairLog
+	Similarity float32            `json:"similarity"` // cosine of query and positive
+	Negatives  []string           `json:"negatives"`
+	Reason     mining.Reason      `json:"reason,omitempty"` // why the list is short
+	Stored     []Difference       `json:"stored,omitempty"` // where the list as it is stored differs from this one
+	Document   *ExplainedDocument `json:"document,omitempty"`
+}
+
+// ExplainedDocument is what became of the document that was asked for.
+type ExplainedDocument struct {
+	ID               string   `json:"doc_id"`
+	Indexed          bool     `json:"indexed"`
+	QueryDocument    float32  `json:"query_document"`    // cosine
+	PositiveDocument float32  `json:"positive_document"` // cosine
+	Tiers            []string `json:"tiers"`             // a verdict of package mining, or one of those below
+}
+
+// Why a tier did not come to a document.
+const (
+	OutOfRange = "out_of_range" // its cosine to the query is not in the tier's range
+	Behind     = "behind"       // the tier ended before it came to it
+)
+
+// ErrUnknownQuery says that nothing is known of a query.
+var ErrUnknownQuery = errors.New("nothing is known of the query")
+
+// Explain computes the lists of a query, and gives an account of each document that the rules came to.
+func Explain(ctx context.Context, o ExplainOptions) (*Explanation, error) {
+	a := &auditor{AuditOptions: AuditOptions{Config: o.Config, Kafka: o.Kafka, Index: o.Index, Log: o.Log}, searchable: auditDocuments}
+	if err := a.attach(ctx); err != nil {
+		return nil, err
+	}
+	var log []mining.PairLog
+	a.mine = func(in mining.Input) (out mining.Outcome) {
+		out, log = a.mining.Explain(in)
+		return out
+	}
+	all, err := a.recompute(ctx, []string{o.Query})
+	if err != nil {
+		return nil, err
+	}
+	r := all[o.Query]
+	if !r.known {
+		return nil, fmt.Errorf("%w %q: no record of the query log had this query_id, or the stages have not come to it", ErrUnknownQuery, o.Query)
+	}
+	e := &Explanation{
+		Generation: a.index.Generation(), Fingerprint: a.rules.Fingerprint, Query: o.Query, Text: r.state.Text,
+		Evidence: []ExplainedEvidence{}, Pairs: []ExplainedPair{}, Titles: map[string]string{},
+	}
+	for _, pair := range r.outcome.Pairs {
+		if o.Positive != "" && o.Positive != pair.Positive {
+			continue
+		}
+		p := ExplainedPair{PairLog: mining.PairLog{Positive: pair.Positive, Tiers: []mining.TierLog{}}, Similarity: pair.Similarity, Negatives: []string{}, Reason: pair.Reason}
+		for _, l := range log {
+			if l.Positive == pair.Positive {
+				p.PairLog = l
+			}
+		}
+		for _, slot := range pair.Slots {
+			p.Negatives = append(p.Negatives, slot.Document)
+		}
+		for _, d := range compareState(r.state, r.outcome) {
+			if d.Positive == pair.Positive {
+				p.Stored = append(p.Stored, d)
+			}
+		}
+		e.Pairs = append(e.Pairs, p)
+	}
+	if err := e.read(ctx, a, o, r.state); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// read reads what is to be shown of the documents, and places the one that is asked for.
+func (e *Explanation) read(ctx context.Context, a *auditor, o ExplainOptions, state index.State) error {
+	ids := map[string]bool{}
+	for _, p := range state.Positives {
+		ids[p.Document] = true
+	}
+	if o.Document != "" {
+		ids[o.Document] = true
+	}
+	for _, p := range e.Pairs {
+		for _, tier := range p.Tiers {
+			for _, d := range tier.Decisions {
+				ids[d.Document] = true
+			}
+		}
+	}
+	documents, err := a.index.Documents(ctx, slices.Sorted(maps.Keys(ids)), index.WithText|index.WithVector)
+	if err != nil {
+		return err
+	}
+	for id, d := range documents {
+		if d.Deleted {
+			continue
+		}
+		if e.Titles[id] = d.Title; d.Title == "" {
+			e.Titles[id] = beginning(d.Text)
+		}
+	}
+	for _, p := range state.Positives {
+		_, indexed := e.Titles[p.Document]
+		e.Evidence = append(e.Evidence, ExplainedEvidence{p.Document, float64(p.Weight) / 1e6, p.Weight >= a.rules.MinWeight, indexed})
+	}
+	if o.Document == "" {
+		return nil
+	}
+	for i := range e.Pairs {
+		p := &e.Pairs[i]
+		p.Document = &ExplainedDocument{ID: o.Document, Tiers: []string{}}
+		document, positive := documents[o.Document], documents[p.Positive]
+		if document.Vector == nil || positive.Vector == nil || state.Vector == nil {
+			continue
+		}
+		p.Document.Indexed = true
+		p.Document.QueryDocument, p.Document.PositiveDocument = mining.Cosine(state.Vector, document.Vector), mining.Cosine(positive.Vector, document.Vector)
+		for _, tier := range p.Tiers {
+			p.Document.Tiers = append(p.Document.Tiers, placed(tier, o.Document, p.Document.QueryDocument))
+		}
+	}
+	return nil
+}
+
+// placed says what a tier made of a document.
+func placed(tier mining.TierLog, id string, cosine float32) string {
+	for _, d := range tier.Decisions {
+		if d.Document == id {
+			return d.Verdict.String()
+		}
+	}
+	c := float64(cosine)
+	switch {
+	case tier.End == mining.EndNot:
+		return mining.EndNot
+	case c < tier.Low || c > tier.High || c == tier.Low && tier.Policy == mining.PolicySemantic:
+		return OutOfRange
+	}
+	return Behind
+}
+
+// beginning is the first part of a text.
+func beginning(text string) string {
+	const most = 200
+	for i := range text {
+		if i >= most {
+			return text[:i]
+		}
+	}
+	return text
+}
