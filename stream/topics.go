@@ -105,9 +105,54 @@ func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 	return errors.Join(errs...)
 }
 
-// checkSettings compares what topics have with what is needed. A view in a topic that is not compacted is lost with its
-// retention, a queue in one that is compacted loses records, and a record that its topic does not take stops a stage.
+// Flaw is what is wrong with the settings of a topic.
+type Flaw struct {
+	Topic string
+	Text  string // with what to do
+	Grave bool   // a stage would stop at a record, or lose some
+	raise [2]int // from and to: a limit that may be raised
+}
+
+// CheckTopics is EnsureTopics without its effects: the topics that are missing, and what is wrong with the others.
+func (c *Client) CheckTopics(ctx context.Context, topics ...Topic) (missing []string, flaws []Flaw, err error) {
+	existing, err := c.topicNames(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing topics: %w", err)
+	}
+	var there []Topic
+	for _, t := range topics {
+		if existing[t.Name] {
+			there = append(there, t)
+		} else {
+			missing = append(missing, t.Name)
+		}
+	}
+	flaws, err = c.flaws(ctx, there)
+	return missing, flaws, err
+}
+
+// checkSettings mends what may be mended.
 func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
+	flaws, err := c.flaws(ctx, topics)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range flaws {
+		switch {
+		case f.raise[1] > 0 && c.raise(ctx, f.Topic, f.raise[0], f.raise[1]) == nil:
+		case f.Grave:
+			errs = append(errs, errors.New(f.Text))
+		default:
+			c.log.Warn().Str("topic", f.Topic).Msg(f.Text)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// flaws compares what topics have with what is needed. A view in a topic that is not compacted is lost with its
+// retention, a queue in one that is compacted loses records, and a record that its topic does not take stops a stage.
+func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 	topics = slices.DeleteFunc(slices.Clone(topics), func(t Topic) bool { return t.Config[cleanupPolicy] == "" && t.MaxMessageBytes == 0 })
 	names := make([]string, len(topics))
 	for i, t := range topics {
@@ -115,33 +160,35 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	}
 	found, err := c.settings(ctx, names, cleanupPolicy, maxMessageBytes)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var errs []error
+	var flaws []Flaw
 	for _, t := range topics {
 		if want, got := t.Config[cleanupPolicy], found[t.Name][cleanupPolicy]; want != "" && !samePolicy(want, got) {
+			f := Flaw{Topic: t.Name, Grave: !t.Shared, Text: fmt.Sprintf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
+				t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want))}
 			if t.Shared {
-				c.log.Warn().Str("topic", t.Name).Str(cleanupPolicy, got).Str("meant_for", want).
-					Msg("the topic loses what its policy lets it lose: consider " + c.alter(t.Name, cleanupPolicy, want))
-			} else {
-				errs = append(errs, fmt.Errorf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
-					t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want)))
+				f.Text = fmt.Sprintf("topic %s has %s=%s, where it is meant for %s, and loses what that lets it lose: consider\n  %s",
+					t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want))
 			}
+			flaws = append(flaws, f)
 		}
 		if t.MaxMessageBytes == 0 {
 			continue
 		}
 		got, err := limitOf(t.Name, found[t.Name])
 		if err != nil {
-			errs = append(errs, err)
+			flaws = append(flaws, Flaw{Topic: t.Name, Grave: true, Text: err.Error()})
 		} else if got < t.MaxMessageBytes {
-			if t.Shared || c.raise(ctx, t.Name, got, t.MaxMessageBytes) != nil {
-				errs = append(errs, fmt.Errorf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
-					t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes))))
+			f := Flaw{Topic: t.Name, Grave: true, Text: fmt.Sprintf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
+				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes)))}
+			if !t.Shared {
+				f.raise = [2]int{got, t.MaxMessageBytes}
 			}
+			flaws = append(flaws, f)
 		}
 	}
-	return errors.Join(errs...)
+	return flaws, nil
 }
 
 // raise changes max.message.bytes of a topic.

@@ -63,6 +63,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"tail --max -1 --kafka 127.0.0.1:1", 2, "hardneg: --max must be at least 0, is -1"},
 		{"tail", 2, "hardneg: which Kafka? Name the service by --data-dir, --kafka, or kafka.brokers in the configuration"},
 		{"export --format csv", 2, `hardneg: --format "csv" is none of hardneg, sentence-transformers, flag-embedding`},
+		{"check", 2, "hardneg: which Kafka and Qdrant? Name the service by --data-dir, by --kafka and --qdrant, or in the configuration"},
 		{"dlq", 2, "hardneg: dlq what? One of: list, show, replay"},
 		{"dlq list --stage writer", 2, `hardneg: --stage "writer" is none of indexer, intake, miner`},
 		{"dlq list --since yesterday", 2, `hardneg: --since "yesterday": want a time such as 2026-01-31T12:00:00Z, or how long ago, such as 24h or 7d`},

@@ -124,6 +124,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.tailCommand(),
 		c.exportCommand(),
 		c.auditCommand(),
+		c.checkCommand(),
 		c.dlqCommand(),
 		c.explainCommand(),
 		c.fitCommand(),

@@ -122,14 +122,37 @@ func EnsureTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config)
 	if err := kafka.EnsureTopics(ctx, topics[:last]...); err != nil {
 		return err
 	}
-	limits, err := kafka.MaxMessageBytes(ctx, cfg.Topics.Documents, cfg.Topics.Queries, cfg.Topics.Refresh)
+	letters, err := lettersTopic(ctx, kafka, cfg, topics[last])
 	if err != nil {
 		return err
 	}
+	return kafka.EnsureTopics(ctx, letters)
+}
+
+// lettersTopic is the topic of the dead letters with its limits, which follow from those of the topics that are read.
+func lettersTopic(ctx context.Context, kafka *stream.Client, cfg *config.Config, letters stream.Topic) (stream.Topic, error) {
+	limits, err := kafka.MaxMessageBytes(ctx, cfg.Topics.Documents, cfg.Topics.Queries, cfg.Topics.Refresh)
+	if err != nil {
+		return letters, err
+	}
 	users := max(limits[cfg.Topics.Documents], limits[cfg.Topics.Queries])
 	own := limits[cfg.Topics.Refresh]
-	letters := topics[last]
 	letters.MaxMessageBytes = max(users, own) + extra
 	letters.Config = withLimit(letters.Config, max(2*users, own)+extra)
-	return kafka.EnsureTopics(ctx, letters)
+	return letters, nil
+}
+
+// CheckTopics is EnsureTopics without its effects.
+func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) (missing []string, flaws []stream.Flaw, err error) {
+	topics := Topics(cfg)
+	last := len(topics) - 1
+	if missing, flaws, err = kafka.CheckTopics(ctx, topics...); err != nil || len(missing) > 0 {
+		return missing, flaws, err
+	}
+	letters, err := lettersTopic(ctx, kafka, cfg, topics[last])
+	if err != nil {
+		return nil, nil, err
+	}
+	_, flaws, err = kafka.CheckTopics(ctx, append(topics[:last:last], letters)...)
+	return nil, flaws, err
 }

@@ -1,0 +1,194 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	"hardneg/internal/embed"
+	"hardneg/internal/pipeline"
+	"hardneg/stream"
+)
+
+// Outcomes of a probe.
+const (
+	ProbeOK     = "ok"
+	ProbeNote   = "note"   // nothing that keeps the service from running, but worth knowing
+	ProbeFailed = "failed" // the service would not run, or not for long
+)
+
+// Probe is what was found of one thing that the service depends on.
+type Probe struct {
+	What    string        `json:"what"`
+	Outcome string        `json:"outcome"`
+	Took    time.Duration `json:"took_ns"`
+	Detail  string        `json:"detail"`
+	Err     error         `json:"-"` // of a failed one
+}
+
+// probePatience is how long one probe may take.
+const probePatience = 20 * time.Second
+
+// checker makes the probes of one check.
+type checker struct {
+	config *config.Config
+	log    zerolog.Logger
+	tell   func(Probe) error
+}
+
+// Check probes everything that the service depends on, and tells of each as it comes: brokers, topics and their settings, reading
+// them, transactions and groups, Qdrant and the live collections, the servers of embedders. It writes nothing, but that the broker
+// gets to know a transactional id and a group of its own. What hangs on a thing that failed is left out.
+func Check(ctx context.Context, c *config.Config, log zerolog.Logger, tell func(Probe) error) error {
+	k := checker{c, log, tell}
+	for _, some := range []func(context.Context) error{k.kafka, k.qdrant, k.embedders} {
+		if err := some(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// probe runs one, whose text is what to say where it does not fail. The error is that of tell.
+func (k *checker) probe(ctx context.Context, what string, f func(context.Context) (outcome, text string, err error)) (ok bool, err error) {
+	limited, cancel := context.WithTimeout(ctx, probePatience)
+	defer cancel()
+	start := time.Now()
+	outcome, text, err := f(limited)
+	p := Probe{What: what, Outcome: outcome, Took: time.Since(start), Detail: text, Err: err}
+	if err != nil {
+		if limited.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("no answer within %v: %w", probePatience, err)
+		}
+		p.Outcome, p.Detail, p.Err = ProbeFailed, err.Error(), err
+	}
+	return p.Err == nil, errors.Join(k.tell(p), ctx.Err())
+}
+
+func (k *checker) kafka(ctx context.Context) error {
+	c := k.config
+	var kafka *stream.Client
+	if ok, err := k.probe(ctx, "kafka", func(ctx context.Context) (_, _ string, err error) {
+		kafka, err = ConnectKafka(ctx, c, k.log)
+		return ProbeOK, "answers at " + strings.Join(c.Kafka.Brokers, ", "), err
+	}); !ok || err != nil {
+		return err
+	}
+	defer kafka.Close()
+	var missing []string
+	var flaws []stream.Flaw
+	if ok, err := k.probe(ctx, "topics", func(ctx context.Context) (_, text string, err error) {
+		if missing, flaws, err = pipeline.CheckTopics(ctx, kafka, c); err != nil {
+			return "", "", err
+		}
+		if len(missing) > 0 {
+			return ProbeNote, "not there yet, and made by hardneg run: " + strings.Join(missing, ", "), nil
+		}
+		return ProbeOK, "all there", nil
+	}); !ok || err != nil {
+		return err
+	}
+	for _, t := range pipeline.Topics(c) {
+		if slices.Contains(missing, t.Name) {
+			continue
+		}
+		if _, err := k.probe(ctx, "topic "+t.Name, func(ctx context.Context) (string, string, error) { return k.topic(ctx, kafka, t.Name, flaws) }); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(missing, c.Topics.Queries) {
+		return nil
+	}
+	_, err := k.probe(ctx, "transactions", func(ctx context.Context) (_, _ string, err error) {
+		id := c.Name + "-check"
+		_, _, err = kafka.OpenLedger(ctx, id, id, c.Topics.Queries, c.Kafka.TransactionTimeout)
+		return ProbeOK, fmt.Sprintf("the coordinators of transactional id and group %s answer", id), err
+	})
+	return err
+}
+
+// topic reads where a topic ends and, of its first partition that is not empty, a record.
+func (k *checker) topic(ctx context.Context, kafka *stream.Client, name string, flaws []stream.Flaw) (outcome, text string, err error) {
+	ends, err := kafka.Offsets(ctx, name)
+	if err != nil {
+		return "", "", err
+	}
+	offsets, read := int64(0), false
+	for _, e := range ends {
+		offsets += e.LastStable - e.Start
+		if e.LastStable > e.Start && !read {
+			read = true
+			if _, err := kafka.Fetch(ctx, name, e.Partition, e.LastStable-1, stream.FetchOptions{MaxBytes: 1}); err != nil && !errors.Is(err, stream.ErrOffsetOutOfRange) {
+				return "", "", err
+			}
+		}
+	}
+	outcome, text = ProbeOK, fmt.Sprintf("%d partitions, %d offsets", len(ends), offsets)
+	for _, f := range flaws {
+		switch {
+		case f.Topic != name:
+		case f.Grave:
+			return "", "", errors.New(f.Text)
+		default:
+			outcome, text = ProbeNote, f.Text
+		}
+	}
+	return outcome, text, nil
+}
+
+func (k *checker) qdrant(ctx context.Context) error {
+	var client *index.Client
+	if ok, err := k.probe(ctx, "qdrant", func(ctx context.Context) (_, _ string, err error) {
+		client, err = ConnectQdrant(ctx, k.config, k.log)
+		return ProbeOK, "answers at " + k.config.Qdrant.Address, err
+	}); !ok || err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err := k.probe(ctx, "collections", func(ctx context.Context) (_, _ string, err error) {
+		live, err := client.Live(ctx)
+		if err != nil {
+			return "", "", err
+		}
+		if live == nil {
+			return ProbeNote, fmt.Sprintf("none is live with the prefix %q: the service makes them once it has a model", k.config.Qdrant.Prefix), nil
+		}
+		documents, queries, err := live.Counts(ctx)
+		return ProbeOK, fmt.Sprintf("generation %s, %d dimensions: %d documents, %d queries", live.Generation(), live.Dimensions(), documents, queries), err
+	})
+	return err
+}
+
+// embedders asks each server for vectors of both kinds, once.
+func (k *checker) embedders(ctx context.Context) error {
+	for _, definition := range k.config.Embedders {
+		_, err := k.probe(ctx, "embedder "+definition.Name, func(ctx context.Context) (_, _ string, err error) {
+			all, err := embed.New([]config.Embedder{definition}, nil)
+			if err != nil {
+				return "", "", err
+			}
+			served, ok := all[0].(embed.Served)
+			if !ok {
+				return ProbeOK, definition.Type + ", which asks nobody", nil
+			}
+			if err := served.Probe(ctx); err != nil {
+				return "", "", err
+			}
+			if got := served.Dimensions(); definition.Dimensions != 0 && got != definition.Dimensions {
+				return "", "", fmt.Errorf("%s: vectors have %d numbers, dimensions says %d: is the model another one?", definition.URL, got, definition.Dimensions)
+			}
+			return ProbeOK, fmt.Sprintf("model %s at %s gives vectors of %d numbers", definition.Model, definition.URL, served.Dimensions()), nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
