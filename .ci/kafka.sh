@@ -109,7 +109,7 @@ stop() { # DIR
 		kill -0 "$pid" 2>/dev/null || return 0
 		sleep 0.1
 	done
-	kill -9 "$pid"
+	kill -9 "$pid" 2>/dev/null || true
 }
 
 case ${1:-} in

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hardneg/index"
+	embedded "hardneg/internal/embedded/qdrant"
 
 	"github.com/qdrant/go-client/qdrant"
 	"github.com/rs/zerolog"
@@ -271,7 +272,22 @@ func TestServerComesBack(t *testing.T) {
 	if err := server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(time.Second, func() { startEmbedded(t, dir, address) })
+	var restarting sync.WaitGroup
+	restarting.Go(func() {
+		time.Sleep(time.Second)
+		var err error
+		for range 100 { // somebody may have taken the port meanwhile
+			if server, err = embedded.Start(embedded.Config{Address: address, Dir: dir, Log: zerolog.Nop()}); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Error(err)
+	})
+	t.Cleanup(func() {
+		restarting.Wait()
+		_ = server.Close()
+	})
 	got, ok := read(t, x, "a")
 	if !ok || got.Hash != d.Hash || got.Text != d.Text {
 		t.Errorf("after the restart: %+v", got)

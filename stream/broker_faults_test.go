@@ -66,6 +66,7 @@ func newFaultyStage(t *testing.T) *faultyStage {
 			return passOn(f.out)(a).Process(ctx, batch)
 		})
 	})
+	s.SessionTimeout = 6 * time.Second // some faults cost it its membership
 	runStage(t, f.c, s)
 	f.more(3)
 	f.done()
@@ -103,6 +104,8 @@ func (f *faultyStage) try(rule fault.Rule, poke error) outcome {
 	f.done()
 	eventually(f.t, "the fault was injected", func() bool { return f.plan.Hits()[rule.Calls[0]] > hits })
 	f.plan.Set()
+	f.more(1) // whoever commits this has told of the fault before
+	f.done()
 	for _, e := range f.all(Failed)[failed:] {
 		if !errors.Is(e.Err, poke) {
 			f.t.Log(e.Err)

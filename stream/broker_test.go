@@ -290,12 +290,13 @@ func (w *watch) all(kind EventKind) []Event {
 	return found
 }
 
-// stageOf is a stage of its own group with short time-outs.
+// stageOf is a stage of its own group with short time-outs, but for that of the session: a machine that stalls should be no
+// member that died.
 func stageOf(topic string, w *watch, make func(Assignment) Processor) Stage {
 	group := unique("group")
 	return Stage{
 		Name: "test", Group: group, Topic: topic, TransactionalPrefix: group,
-		SessionTimeout: 6 * time.Second, TransactionTimeout: 10 * time.Second, DrainTimeout: 2 * time.Second,
+		SessionTimeout: 30 * time.Second, TransactionTimeout: 10 * time.Second, DrainTimeout: 2 * time.Second,
 		New: make, Observe: w.observe,
 	}
 }

@@ -158,7 +158,7 @@ func TestFrozenInstance(t *testing.T) {
 			return passOn(out)(a).Process(ctx, batch)
 		})
 	})
-	s.MaxRecords = 10
+	s.MaxRecords, s.SessionTimeout = 10, 6*time.Second
 	runStage(t, faultyClient(t, f, true), s)
 	<-frozen
 	s2 := s

@@ -219,7 +219,8 @@ func TestProcessorErrors(t *testing.T) {
 	runStage(t, c, s)
 	eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
 	exactlyOnce(t, out, n)
-	if got, want := len(w.all(Assigned)), 2+len(w.all(Failed)); got != want || want < 5 {
+	failed := slices.DeleteFunc(w.all(Failed), func(e Event) bool { return e.Partition < 0 }) // joining may take several tries
+	if got, want := len(w.all(Assigned)), 2+len(failed); got != want || want < 5 {
 		t.Errorf("%d assignments, want %d", got, want)
 	}
 	tokensGrow(t, w)
@@ -263,7 +264,7 @@ func TestRebalances(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 4), testTopic(t, c, "out", 2)
 	s := stageOf(in, &watch{t: t}, passOn(out))
-	s.MaxRecords = 10
+	s.MaxRecords, s.SessionTimeout = 10, 12*time.Second // of which a member beats the tenth part
 	const n = 3000
 	go func() {
 		for i := 0; i < n; i += 50 {
@@ -273,24 +274,38 @@ func TestRebalances(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()
-	var watches []*watch
+	var all, watches []*watch // of instances that have run, and that run
 	var stops []func() error
-	start := func() {
-		w := &watch{t: t}
-		watches = append(watches, w)
+	startAs := func(w *watch) {
+		all, watches = append(all, w), append(watches, w)
 		s.Observe = w.observe
 		stops = append(stops, runStage(t, clientOf(t, brokerAddr), s))
+	}
+	start := func() { startAs(&watch{t: t}) }
+	// rebalanced waits until one of some instances has got a partition that it did not have.
+	rebalanced := func(some []*watch, what string, change func()) {
+		count := func() (n int) {
+			for _, w := range some {
+				n += len(w.all(Assigned))
+			}
+			return n
+		}
+		before := count()
+		change()
+		eventually(t, what, func() bool { return count() > before })
+		time.Sleep(time.Duration(rng.IntN(600)) * time.Millisecond)
 	}
 	start()
 	start()
 	for range 3 {
-		time.Sleep(time.Duration(200+rng.IntN(600)) * time.Millisecond)
-		start()
-		time.Sleep(time.Duration(200+rng.IntN(600)) * time.Millisecond)
-		if err := stops[0](); err != nil {
-			t.Error(err)
-		}
-		stops = stops[1:]
+		w := &watch{t: t}
+		rebalanced([]*watch{w}, "a new instance gets a partition", func() { startAs(w) })
+		rebalanced(watches[1:], "another gets those of one that ends", func() {
+			if err := stops[0](); err != nil {
+				t.Error(err)
+			}
+			stops, watches = stops[1:], watches[1:]
+		})
 	}
 	eventually(t, "all is produced and consumed", func() bool {
 		ends, err := c.Offsets(testContext(t), in)
@@ -301,14 +316,9 @@ func TestRebalances(t *testing.T) {
 		return err == nil && total == n && noLag(t, c, s.Group, in)
 	})
 	exactlyOnce(t, out, n)
-	tokensGrow(t, watches...)
-	owners := 0
-	for _, w := range watches {
+	tokensGrow(t, all...)
+	for _, w := range all {
 		w.noFailures()
-		owners += len(w.all(Assigned))
-	}
-	if owners < 12 {
-		t.Errorf("only %d assignments: hardly a rebalance", owners)
 	}
 }
 
@@ -336,6 +346,9 @@ func TestDrain(t *testing.T) {
 				})
 			})
 			s.MaxRecords = 30
+			if !slow {
+				s.SessionTimeout, s.DrainTimeout = 2*time.Minute, time.Minute
+			}
 			stop := runStage(t, c, s)
 			<-entered
 			began := time.Now()

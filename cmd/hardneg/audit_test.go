@@ -44,7 +44,7 @@ func TestAuditCommand(t *testing.T) {
 		}
 		succeed(t, append(at, "load", "jsonl", path, "--topic", name)...)
 	}
-	for deadline := time.Now().Add(60 * time.Second); strings.Count(succeed(t, append(at, "export")...), "\n") < 18; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); strings.Count(succeed(t, append(at, "export")...), "\n") < 18; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("6 pairs do not come to 3 triplets each")
 		}

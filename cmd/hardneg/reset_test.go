@@ -42,7 +42,7 @@ func TestResetCommand(t *testing.T) {
 	}
 	succeed(t, append(at, "load", "jsonl", file)...)
 	out := ""
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(out, "group hardneg-miner has members: 1: "); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(out, "group hardneg-miner has members: 1: "); time.Sleep(20 * time.Millisecond) {
 		if out = succeed(t, append(at, "reset")...); time.Now().After(deadline) {
 			t.Fatalf("the miner does not run:\n%s", out)
 		}

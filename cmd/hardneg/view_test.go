@@ -142,7 +142,7 @@ func TestExportAndTail(t *testing.T) {
 	var out buffer
 	done := make(chan int, 1)
 	go func() { done <- execute(ctx, append(at, "tail"), nil, &out, &errs) }()
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(out.String(), "fresh") && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); !strings.Contains(out.String(), "fresh") && time.Now().Before(deadline); {
 		if err := kafka.Produce(t.Context(), []stream.Output{triplet("q9", "p1", 1, "fresh")}); err != nil {
 			t.Fatal(err)
 		}
@@ -240,7 +240,7 @@ func TestLoadBEIRToTriplets(t *testing.T) {
 	if code != exitUsage || stdout != "" || !strings.Contains(stderr, "--split train") {
 		t.Errorf("an unknown split: %d %s%s", code, stdout, stderr)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var triplets, errs bytes.Buffer
 	if code := execute(ctx, []string{"tail", "--from-start", "--max", "20", "-o", "json", "--data-dir", dir}, nil, &triplets, &errs); code != exitOK {

@@ -83,7 +83,7 @@ func badRecords() []refused {
 // and reason, and all others are handled.
 func TestBadInput(t *testing.T) {
 	s := newService(t, "--embedded", "--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}]",
-		"--set", "reduce.max_dimensions=64", "--set", "fit.minimum=100", "--set", "fit.sample=300")
+		"--set", "reduce.max_dimensions=64", "--set", "fit.minimum=100", "--set", "fit.sample=300", "--set", "topics.purge_refresh=0s")
 	s.spawn()
 	names := namedTopics("hardneg", "")
 	k, w := newKafka(t, s.Kafka, names), newWorld(names)

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 )
 
 // closedCache is the line in which a process says what the cache was good for.
@@ -47,7 +46,7 @@ func TestCache(t *testing.T) {
 	t.Log(compare(t, s, k, w, ""))
 
 	weights := "embedders=[{name: words, type: lexical-word, dimensions: 512, weight: 2}, {name: chars, type: lexical-char, dimensions: 512}]"
-	out := hardneg(t, 5*time.Minute, slices.Concat([]string{"rebuild", "--data-dir", s.dir}, settings, []string{"--set", weights})...)
+	out := hardneg(t, patience, slices.Concat([]string{"rebuild", "--data-dir", s.dir}, settings, []string{"--set", weights})...)
 	said := closedCache.FindStringSubmatch(out.stderr)
 	if out.code != 0 || said == nil || said[2] != "0" {
 		t.Fatalf("the rebuild ended with %d and embedded anew, or says nothing of it: %q\n%s", out.code, said, out.stderr)

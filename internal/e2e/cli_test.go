@@ -58,7 +58,7 @@ func TestExitCodes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			out := hardneg(t, 30*time.Second, strings.Fields(test.args)...)
+			out := hardneg(t, patience, strings.Fields(test.args)...)
 			if out.code != test.code || !strings.Contains(out.stderr, test.stderr) {
 				t.Errorf("exit code %d, want %d with %q on stderr:\n%s", out.code, test.code, test.stderr, out.stderr)
 			}
@@ -72,7 +72,7 @@ func TestExitCodes(t *testing.T) {
 // What is meant for programs must be readable by programs.
 func TestMachineReadable(t *testing.T) {
 	for _, args := range []string{"config schema", "schema triplet", "schema document", "version -o json"} {
-		out := hardneg(t, 30*time.Second, strings.Fields(args)...)
+		out := hardneg(t, patience, strings.Fields(args)...)
 		if out.code != codeOK || !json.Valid([]byte(out.stdout)) {
 			t.Errorf("hardneg %s: exit code %d, no JSON on stdout: %.200s %s", args, out.code, out.stdout, out.stderr)
 		}
@@ -90,7 +90,7 @@ func TestDemo(t *testing.T) {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(2*time.Minute, func() { _ = command.Process.Kill() })
+	late := time.AfterFunc(patience, func() { _ = command.Process.Kill() })
 	defer late.Stop()
 	start, shown := time.Now(), false
 	var story strings.Builder

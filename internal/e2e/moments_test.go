@@ -63,9 +63,9 @@ func newMoments(c *cluster, f *feed) *moments {
 }
 
 // during looks until a rebuild ends.
-func (m *moments) during(r *rebuild, most time.Duration) {
+func (m *moments) during(r *rebuild) {
 	m.t.Helper()
-	for start := time.Now(); len(r.done) == 0 && time.Since(start) < most; time.Sleep(50 * time.Millisecond) {
+	for start := time.Now(); len(r.done) == 0 && time.Since(start) < patience; time.Sleep(50 * time.Millisecond) {
 		m.look()
 	}
 	r.wait(time.Second)

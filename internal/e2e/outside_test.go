@@ -26,7 +26,7 @@ func TestOutsideKafka(t *testing.T) {
 	s := newService(t, append(slices.Clone(settings), "--set", "kafka.brokers="+address, "--set", "qdrant.address="+index.Qdrant)...)
 	s.spawn()
 	k, w := newKafka(t, address, names), newWorld(names)
-	out := hardneg(t, 2*time.Minute, append(slices.Clone(settings), "load", "beir", dir, "--split", "train", "--kafka", address)...)
+	out := hardneg(t, patience, append(slices.Clone(settings), "load", "beir", dir, "--split", "train", "--kafka", address)...)
 	if out.code != codeOK {
 		t.Fatalf("load: exit code %d\n%s", out.code, out.stderr)
 	}

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -115,7 +114,7 @@ func TestRebuild(t *testing.T) {
 	seen := []string{c.live()}
 	m := newMoments(c, f)
 	for i, from := range [][]string{nil, {"--from-topics"}} {
-		m.during(c.rebuild(slices.Concat([]string{"--set", ensembles[i], "--keep", "1s"}, from)...), 3*time.Minute)
+		m.during(c.rebuild(slices.Concat([]string{"--set", ensembles[i], "--keep", "1s"}, from)...))
 		now := c.live()
 		if slices.Contains(seen, now) {
 			t.Fatalf("after the rebuild generation %s is live, after %v", now, seen)
@@ -382,28 +381,7 @@ func lastLine(log string) string {
 // expelGhostsOf is expelGhosts for groups of another generation.
 func (c *cluster) expelGhostsOf(groups map[string]string) {
 	c.t.Helper()
-	var wait sync.WaitGroup
-	defer wait.Wait()
-	for range 6 {
-		ghosts := false
-		for group := range groups {
-			want := 0
-			for _, i := range c.running() {
-				if slices.ContainsFunc(i.stages, func(stage string) bool { return strings.HasSuffix(group, "-"+stage) }) {
-					want++
-				}
-			}
-			ghosts = ghosts || !c.k.hasMembers(group, want, c.session+2*time.Second)
-		}
-		if !ghosts {
-			return
-		}
-		i := c.running()[0]
-		i.terminate()
-		i.spawn()
-		i.ready(patience)
-	}
-	c.t.Fatal("a group keeps a member that was killed")
+	c.expel(slices.Sorted(maps.Keys(groups)))
 }
 
 // TestRebuildAbort removes what a rebuild has made, and refuses what it must not do.
@@ -415,15 +393,15 @@ func TestRebuildAbort(t *testing.T) {
 	c.allReady()
 	c.k.quiet(patience)
 	run := func(args ...string) outcome {
-		return hardneg(t, 2*time.Minute, slices.Concat([]string{"rebuild"}, c.settings, args)...)
+		return hardneg(t, patience, slices.Concat([]string{"rebuild"}, c.settings, args)...)
 	}
 	if out := run("--abort", "--yes"); out.code != 0 || !strings.Contains(out.stdout, "no generation is being made") {
 		t.Errorf("abort of nothing: %+v", out)
 	}
-	c.rebuild("--set", ensembles[0], "--hold").wait(time.Minute)
-	if s := c.status(); len(s.Others) != 1 || s.Others[0].Phase != "building" || s.Generation != c.live() || s.Documents == 0 || s.Queries == 0 || !s.Instance.Ready {
-		t.Errorf("status beside a generation that is being made: %+v", s)
-	}
+	c.rebuild("--set", ensembles[0], "--hold").wait(patience)
+	c.awaitStatus("beside a generation that is being made", func(s status) bool {
+		return len(s.Others) == 1 && s.Others[0].Phase == "building" && s.Generation == c.live() && s.Documents > 0 && s.Queries > 0 && s.Instance.Ready
+	})
 	if out := run("--abort"); out.code != 2 || !strings.Contains(out.stderr, "--yes") {
 		t.Errorf("abort without a yes: %+v", out)
 	}
@@ -437,15 +415,13 @@ func TestRebuildAbort(t *testing.T) {
 	if err != nil || len(collections.GetCollections()) != 2 {
 		t.Errorf("collections %v, %v: want the live pair", collections.GetCollections(), err)
 	}
-	s := c.status()
-	if len(s.Others) != 0 || len(s.Stages) != 3 {
-		t.Errorf("status after it is removed: %+v", s)
-	}
-	for _, stage := range s.Stages {
-		if stage.Members != 1 || stage.Lag != 0 || stage.Partitions == 0 {
-			t.Errorf("status of a quiet stage: %+v", stage)
+	c.awaitStatus("after it is removed, of quiet stages", func(s status) bool {
+		quiet := len(s.Others) == 0 && len(s.Stages) == 3
+		for _, stage := range s.Stages {
+			quiet = quiet && stage.Members == 1 && stage.Lag == 0 && stage.Partitions > 0
 		}
-	}
+		return quiet
+	})
 	if out := run("--model", "0123456789abcdef"); out.code != 1 || !strings.Contains(out.stderr, "has no complete model") {
 		t.Errorf("a model that is none: %+v", out)
 	}
@@ -488,7 +464,7 @@ func TestRebuildRefused(t *testing.T) {
 	c.k.quiet(patience)
 	before := readView(t, c.k)
 	own := []string{"--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}, {name: own, type: carried, dimensions: 8}]", "--keep", "1s"}
-	out := hardneg(t, time.Minute, slices.Concat([]string{"rebuild"}, c.settings, own)...)
+	out := hardneg(t, patience, slices.Concat([]string{"rebuild"}, c.settings, own)...)
 	if out.code != 1 || !strings.Contains(out.stderr, "rebuild with --from-topics") {
 		t.Errorf("carried vectors without the topics: %+v", out)
 	}
@@ -542,7 +518,7 @@ type status struct {
 
 func (c *cluster) status() (s status) {
 	c.t.Helper()
-	out := hardneg(c.t, time.Minute, slices.Concat([]string{"status"}, c.settings, []string{"-o", "json", "--http", c.instances[0].HTTP})...)
+	out := hardneg(c.t, patience, slices.Concat([]string{"status"}, c.settings, []string{"-o", "json", "--http", c.instances[0].HTTP})...)
 	if out.code != 0 {
 		c.t.Fatalf("status: %+v", out)
 	}
@@ -550,4 +526,15 @@ func (c *cluster) status() (s status) {
 		c.t.Fatal(err)
 	}
 	return s
+}
+
+// awaitStatus waits for what a status must come to: a member that did not run for a session's time is no member for a moment.
+func (c *cluster) awaitStatus(what string, is func(status) bool) {
+	c.t.Helper()
+	c.instances[0].eventually(patience, "a status "+what, func() error {
+		if s := c.status(); !is(s) {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
 }

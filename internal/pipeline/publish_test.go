@@ -52,6 +52,7 @@ func TestTraceparent(t *testing.T) {
 // A rank that was retracted in a committed transaction is forgotten with the next change of its query, and not before.
 func TestPublishedShrinks(t *testing.T) {
 	w := loadedWorld(t, 11, 1)
+	w.cfg.Kafka.SessionTimeout = 30 * time.Second // one token throughout
 	stop := w.instance()
 	defer func() { stop() }()
 	w.settle()

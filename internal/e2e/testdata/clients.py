@@ -25,7 +25,7 @@ consumer.subscribe(["triplets"])
 
 def poll(until, what):
     """Polls until a function of the messages so far is true."""
-    deadline = time.time() + 40
+    deadline = time.time() + 300
     while time.time() < deadline:
         message = consumer.poll(0.5)
         if message is None:
@@ -36,7 +36,7 @@ def poll(until, what):
             raise SystemExit(f"{what}: {message.error()}")
         if until(message):
             return
-    raise SystemExit(f"{what}: nothing within 40 s")
+    raise SystemExit(f"{what}: nothing within 300 s")
 
 
 view = {}
@@ -60,7 +60,7 @@ document = triplet["negative"]["id"]
 producer = Producer({"bootstrap.servers": kafka, "log_level": 4})
 start = time.time()
 producer.produce("documents", key=document, value=json.dumps({"id": document, "text": "Zebras graze quietly on the moon."}))
-producer.flush(10)
+producer.flush(300)
 
 
 def replaced(message):

@@ -89,7 +89,11 @@ func TestMemberThatDiesWhileItJoins(t *testing.T) {
 		defer close(gone)
 		_, _, _ = dies.join(joining)
 	}()
-	await(t, "a rebalance", func() bool { state, _ := alive.members(); return state == "PreparingRebalance" })
+	await(t, "a rebalance", func() bool {
+		alive.beat(generation)
+		state, _ := alive.members()
+		return state == "PreparingRebalance"
+	})
 	cancel()
 	<-gone
 	dies.Client.Close()

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Println(s.Addr())
-	time.Sleep(time.Minute) // the parent kills long before
+	time.Sleep(10 * time.Minute) // the parent kills long before
 	os.Exit(1)
 }
 
@@ -53,6 +53,8 @@ func TestKill(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var mu sync.Mutex
 		var group sync.WaitGroup
+		var once sync.Once
+		first := make(chan struct{}) // something is acknowledged
 		for writer := range uint64(3) {
 			group.Go(func() {
 				for n := int64(round) * 1_000_000; ctx.Err() == nil; n++ {
@@ -69,9 +71,15 @@ func TestKill(t *testing.T) {
 						mu.Lock()
 						acknowledged[id] = n
 						mu.Unlock()
+						once.Do(func() { close(first) })
 					}
 				}
 			})
+		}
+		select {
+		case <-first:
+		case <-time.After(time.Minute):
+			t.Fatal("nothing was acknowledged within a minute")
 		}
 		time.Sleep(time.Duration(200+r.IntN(300)) * time.Millisecond)
 		if err := child.Process.Signal(syscall.SIGKILL); err != nil {
