@@ -36,3 +36,31 @@ func NDCG(ranked []string, relevant map[string]float64, k int) float64 {
 	}
 	return sum / ideal
 }
+
+// ReciprocalRank is 1/r for the first relevant document of a ranking at rank r up to the cut-off k, and 0 where there is none;
+// its mean over queries is MRR@k. Voorhees, "The TREC-8 Question Answering Track Report" (TREC 1999).
+func ReciprocalRank(ranked []string, relevant map[string]float64, k int) float64 {
+	for i, id := range ranked[:min(k, len(ranked))] {
+		if relevant[id] > 0 {
+			return 1 / float64(i+1)
+		}
+	}
+	return 0
+}
+
+// Recall is the share of the relevant documents that are among the first k of a ranking, which names each once. It is 0 if
+// nothing is relevant.
+func Recall(ranked []string, relevant map[string]float64, k int) float64 {
+	found, all := 0, 0
+	for _, gain := range relevant {
+		if gain > 0 {
+			all++
+		}
+	}
+	for _, id := range ranked[:min(k, len(ranked))] {
+		if relevant[id] > 0 {
+			found++
+		}
+	}
+	return float64(found) / float64(max(1, all))
+}

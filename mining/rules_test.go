@@ -150,3 +150,19 @@ func TestSame(t *testing.T) {
 		t.Error("other intervals are the same")
 	}
 }
+
+func TestReciprocalRankAndRecall(t *testing.T) {
+	ranked := []string{"x", "b", "y", "a", "z"}
+	relevant := map[string]float64{"a": 1, "b": 0.5, "c": 2, "y": 0}
+	for _, c := range []struct {
+		k          int
+		rr, recall float64
+	}{{0, 0, 0}, {1, 0, 0}, {2, 0.5, 1. / 3}, {3, 0.5, 1. / 3}, {4, 0.5, 2. / 3}, {100, 0.5, 2. / 3}} {
+		if rr, recall := ReciprocalRank(ranked, relevant, c.k), Recall(ranked, relevant, c.k); rr != c.rr || recall != c.recall {
+			t.Errorf("at %d: %v, %v, want %v, %v", c.k, rr, recall, c.rr, c.recall)
+		}
+	}
+	if ReciprocalRank(ranked, nil, 5) != 0 || Recall(ranked, nil, 5) != 0 || Recall(nil, relevant, 5) != 0 {
+		t.Error("of nothing there is something")
+	}
+}

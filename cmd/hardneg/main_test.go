@@ -76,6 +76,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{"dlq replay", 2, "hardneg: which dead letters? Name them by their places (2/17), or choose them by filters such as --stage, or take --all"},
 		{"dlq replay 2/17 --all", 2, "hardneg: which dead letters? Name them by their places (2/17), or choose them by filters such as --stage, or take --all"},
 		{"dlq replay 2/-1", 2, `hardneg: "2/-1" names no dead letter: want PARTITION/OFFSET, such as 2/17`},
+		{"eval --all --sample 3", 2, "hardneg: --all and --sample exclude each other"},
+		{"eval --sample 0", 2, "hardneg: --sample must be at least 1, is 0"},
 		{"explain", 2, "hardneg: hardneg explain needs QUERY_ID (see hardneg explain --help)"},
 		{"explain q --max 0", 2, "hardneg: --max must be at least 1, is 0"},
 		{"replay", 2, "hardneg: --from is missing: where does the window begin? For all of the log, --from earliest"},

@@ -126,6 +126,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.auditCommand(),
 		c.checkCommand(),
 		c.dlqCommand(),
+		c.evalCommand(),
 		c.explainCommand(),
 		c.fitCommand(),
 		c.modelsCommand(),

@@ -45,6 +45,7 @@ func TestView(t *testing.T) {
 	t.Logf("quiet %v after %d changes: %v", time.Since(start).Round(time.Millisecond), len(changes), w)
 	t.Log(compare(t, s, k, w, ""))
 	checkExplained(t, s, k)
+	checkEvaluated(t, s, k)
 	checkTwins(t, s, k, w, "")
 	s.stop()
 }
@@ -129,6 +130,36 @@ func TestLarge(t *testing.T) {
 	k.quiet(5 * time.Minute)
 	t.Logf("quiet %v after %d changes", time.Since(start).Round(time.Millisecond), len(changes))
 	t.Log(compare(t, s, k, w, ""))
+}
+
+// checkEvaluated expects `hardneg eval` to count what the view has.
+func checkEvaluated(t *testing.T, s *service, k *kafka) {
+	t.Helper()
+	slots, documents, semantic := 0, map[string]bool{}, map[pair]bool{}
+	for at, x := range readView(t, k).live {
+		slots++
+		documents[x.Negative.ID] = true
+		if x.Policy == "semantic" {
+			semantic[at.pair()] = true
+		}
+	}
+	out := hardneg(t, patience, "eval", "--all", "--data-dir", s.dir, "-o", "json")
+	var e struct {
+		Lists     struct{ Covered map[string]int }
+		Negatives struct{ Slots, Documents int }
+		Ranking   struct {
+			NDCG float64 `json:"ndcg_10"`
+		}
+	}
+	if err := json.Unmarshal([]byte(out.stdout), &e); err != nil || out.code != 0 {
+		t.Fatalf("eval: exit code %d, %v: %s", out.code, err, out.stderr)
+	}
+	if e.Negatives.Slots != slots || e.Negatives.Documents != len(documents) || e.Lists.Covered["semantic"] != len(semantic) || e.Ranking.NDCG < 0.2 || e.Ranking.NDCG > 1 {
+		t.Errorf("eval: %+v, want %d slots, %d documents, %d pairs with a semantic one", e, slots, len(documents), len(semantic))
+	}
+	if table := hardneg(t, patience, "eval", "--sample", "20", "--seed", "1", "--data-dir", s.dir); table.code != 0 || !strings.Contains(table.stdout, "nDCG@10 ") {
+		t.Errorf("eval: exit code %d, %s\n%s", table.code, table.stderr, table.stdout)
+	}
 }
 
 // checkTwins checks that stored vectors are those of the current texts: a document or query with the same text

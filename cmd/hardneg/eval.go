@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hardneg/internal/pipeline"
+)
+
+// evalSample is how many queries are looked at where nobody says.
+const evalSample = 1000
+
+func (c *command) evalCommand() *cobra.Command {
+	var t target
+	var all bool
+	o := pipeline.EvaluateOptions{}
+	cmd := &cobra.Command{
+		Use:   "eval",
+		Short: "Measure the lists as training data, and the vectors as a ranking",
+		Long: `Measure, on a sample of the queries or on all: how many of the pairs of query and positive have full lists, which policies fill them, and why
+slots are empty; how near the negatives are to the query, how many are nearer than the positive, how often one document serves, and how many
+contain the query word for word; and how well the generation's vectors rank by exact search (nDCG@10, MRR@10, recall@100), where the
+positives of the query log are taken for all that is relevant.`,
+		Example: "  hardneg eval --data-dir ./data --all",
+		Args:    arguments(),
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case all && cmd.Flags().Changed("sample"):
+			return usage("--all and --sample exclude each other")
+		case all:
+			o.Sample = 0
+		case o.Sample < 1:
+			return usage("--sample must be at least 1, is %d", o.Sample)
+		}
+		if !cmd.Flags().Changed("seed") {
+			o.Seed = uint64(time.Now().UnixMilli())
+		}
+		found, err := c.connect(cmd.Context(), t, true)
+		if err != nil {
+			return err
+		}
+		defer found.close()
+		o.Config, o.Kafka, o.Index, o.Log = found.config, found.kafka, found.qdrant, found.log
+		shown := newShare(c.stderr, "eval")
+		o.Progress = func(done, total int) { shown.set(float64(done)/float64(max(1, total)), done, "queries") }
+		e, err := pipeline.Evaluate(cmd.Context(), o)
+		shown.end()
+		if err != nil {
+			return err
+		}
+		if c.output == "json" {
+			return c.printJSON(e)
+		}
+		return printEvaluation(c.stdout, e)
+	}
+	cmd.Flags().IntVar(&o.Sample, "sample", evalSample, "queries to look at")
+	cmd.Flags().BoolVar(&all, "all", false, "look at all queries")
+	cmd.Flags().Uint64Var(&o.Seed, "seed", 0, "seed of the sample (default: by the clock)")
+	t.flags(cmd)
+	c.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+func printEvaluation(w io.Writer, e *pipeline.Evaluation) error {
+	var b strings.Builder
+	share := func(n, of int) string { return fmt.Sprintf("%d (%.1f %%)", n, 100*float64(n)/float64(max(1, of))) }
+	of := "all"
+	if e.Seed != nil {
+		of = fmt.Sprintf("a sample with seed %d", *e.Seed)
+	}
+	fmt.Fprintf(&b, "generation %s, %d queries that have lists, of %d (%s)\n", e.Generation, e.Queries, e.Known, of)
+	l := e.Lists
+	fmt.Fprintf(&b, "\n%d pairs of query and positive\n", l.Pairs)
+	fmt.Fprintf(&b, "  %-33s %s\n  %-33s %s\n", "full lists", share(l.Full, l.Pairs), "empty lists", share(l.Empty, l.Pairs))
+	for _, policy := range slices.Sorted(maps.Keys(l.Covered)) {
+		fmt.Fprintf(&b, "  %-33s %s\n", "with a negative by "+policy, share(l.Covered[policy], l.Pairs))
+	}
+	for _, reason := range slices.Sorted(maps.Keys(l.Short)) {
+		fmt.Fprintf(&b, "  %-33s %s\n", "short: "+reason, share(l.Short[reason], l.Pairs))
+	}
+	n := e.Negatives
+	fmt.Fprintf(&b, "\n%d negatives, %d documents\n", n.Slots, n.Documents)
+	fmt.Fprintf(&b, "  %-33s %s\n  %-33s %s\n", "nearer than the positive", share(n.AbovePositive, n.Slots), "containing the query", share(n.Verbatim, n.Slots))
+	if len(n.Margin) > 0 {
+		fmt.Fprintf(&b, "  %-33s", "margin to the positive")
+		for i, at := range pipeline.MarginAt {
+			fmt.Fprintf(&b, " %+.3f (%.0f %%)", n.Margin[i], 100*at)
+		}
+		b.WriteString("\n")
+	}
+	for i, d := range n.MostUsed[:min(3, len(n.MostUsed))] {
+		name := ""
+		if i == 0 {
+			name = "most used"
+		}
+		fmt.Fprintf(&b, "  %-33s %s times %s\n", name, share(d.Slots, n.Slots), brief(d.Document))
+	}
+	r := e.Ranking
+	fmt.Fprintf(&b, "\nranking of %d queries by exact search\n  %-33s %.3f\n  %-33s %.3f\n  %-33s %.3f\n  %-33s %s\n", r.Queries,
+		"nDCG@10", r.NDCG, "MRR@10", r.MRR, "recall@100", r.Recall, "positives that rank first", share(r.First, r.Pairs))
+	_, err := io.WriteString(w, b.String())
+	return err
+}

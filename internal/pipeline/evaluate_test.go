@@ -1,0 +1,136 @@
+package pipeline
+
+import (
+	"math"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	"hardneg/mining"
+)
+
+// TestEvaluate compares with what a loop over all documents and triplets gives.
+func TestEvaluate(t *testing.T) {
+	t.Parallel()
+	w := loadedWorld(t, 51, 12)
+	w.cfg.Mining.Depth = 3
+	stop := w.instance()
+	defer func() { stop() }()
+	w.settle()
+	delete(w.docs, "d0") // a positive that is not indexed any more
+	w.produce("documents", "d0", nil)
+	w.write("d1", w.docs["d1"].vector)
+	for key, text := range w.got() { // a negative comes to contain its query
+		if id, _, _ := strings.Cut(text, " "); strings.HasPrefix(key, `["q5",`) && id != "d0" {
+			w.docs[id] = worldDocument{"chapter one:  what is\nQ5 and others", w.docs[id].vector}
+			w.produce("documents", id, map[string]any{"id": id, "text": w.docs[id].text, "embeddings": map[string]any{"v": w.docs[id].vector}})
+			break
+		}
+	}
+	w.produce("queries", "empty", map[string]any{"query": "nothing is clicked", "query_id": "empty", "embeddings": map[string]any{"v": w.random()}})
+	w.settle()
+	w.clean("before it is evaluated")
+
+	cos := func(a, b []float32) float64 {
+		var s float64
+		for i := range a {
+			s += float64(a[i]) * float64(b[i])
+		}
+		return s
+	}
+	e, err := Evaluate(t.Context(), EvaluateOptions{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The lists, as they are published.
+	full, slots, uses, verbatim, above := map[string]int{}, 0, map[string]int{}, 0, 0
+	var margins []float64
+	for key, text := range w.got() {
+		parts := strings.Split(key, `"`) // ["query","positive",rank]
+		negative, _, _ := strings.Cut(text, " ")
+		query, positive := parts[1], parts[3]
+		full[query+" "+positive]++
+		slots++
+		uses[negative]++
+		if strings.Contains(strings.ToLower(w.docs[negative].text), query) {
+			verbatim++
+		}
+		margin := cos(w.vector[query], w.docs[positive].vector) - cos(w.vector[query], w.docs[negative].vector)
+		if margins = append(margins, margin); margin < 0 {
+			above++
+		}
+	}
+	whole := 0
+	for _, n := range full {
+		if n == worldNegatives {
+			whole++
+		}
+	}
+	sort.Float64s(margins)
+	if e.Known != 13 || e.Queries != 12 || e.Lists.Pairs != 24 || e.Lists.Full != whole || e.Lists.Empty != 24-len(full) || e.Lists.Short[string(mining.ReasonPositiveMissing)] != 1 {
+		t.Errorf("%+v, want %d full lists and %d with a negative", e.Lists, whole, len(full))
+	}
+	if n := e.Negatives; n.Slots != slots || n.Documents != len(uses) || n.Verbatim != verbatim || n.AbovePositive != above || n.MostUsed[0].Slots != slices.Max(values(uses)) || uses[n.MostUsed[0].Document] != n.MostUsed[0].Slots {
+		t.Errorf("%+v, want %d slots of %d documents, %d verbatim, %d above", n, slots, len(uses), verbatim, above)
+	}
+	if verbatim == 0 || above == 0 || whole == len(full) {
+		t.Errorf("%d negatives contain their query, %d are above, %d lists of %d are full: nothing was tested", verbatim, above, whole, len(full))
+	}
+	if m := e.Negatives.Margin; len(m) != 5 || math.Abs(m[2]-margins[int(math.Round(0.5*float64(len(margins)-1)))]) > 1e-5 || m[0] > m[4] {
+		t.Errorf("margins %v of %v", m, margins)
+	}
+	// The rankings.
+	var ndcg, mrr, recall float64
+	first, pairs := 0, 0
+	for query, q := range w.logged {
+		ids := make([]string, 0, len(w.docs))
+		for id := range w.docs {
+			ids = append(ids, id)
+		}
+		sort.Slice(ids, func(i, j int) bool {
+			return cos(w.vector[query], w.docs[ids[i]].vector) > cos(w.vector[query], w.docs[ids[j]].vector)
+		})
+		var gain, ideal, best, unnamed float64
+		found := 0
+		for i, id := range ids {
+			if !q.positives[id] {
+				unnamed++
+				continue
+			}
+			found++
+			pairs++
+			ideal += 1 / math.Log2(float64(found)+1)
+			if i < 10 {
+				gain += 1 / math.Log2(float64(i)+2)
+				best = max(best, 1/float64(i+1))
+			}
+			if unnamed == 0 {
+				first++
+			}
+		}
+		ndcg, mrr, recall = ndcg+gain/ideal, mrr+best, recall+1 // all are within the first hundred
+	}
+	n := float64(len(w.logged))
+	if r := e.Ranking; r.Queries != 12 || r.Pairs != pairs || r.First != first || math.Abs(r.NDCG-ndcg/n) > 1e-9 || math.Abs(r.MRR-mrr/n) > 1e-9 || math.Abs(r.Recall-recall/n) > 1e-9 {
+		t.Errorf("%+v, want %d pairs, %d first, %v, %v, %v", r, pairs, first, ndcg/n, mrr/n, recall/n)
+	}
+	// A sample is the same one for the same seed.
+	some := func(seed uint64) *Evaluation {
+		e, err := Evaluate(t.Context(), EvaluateOptions{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log, Sample: 4, Seed: seed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	if a, b := some(5), some(5); a.Queries > 4 || a.Queries < 3 || a.Ranking != b.Ranking || *a.Seed != 5 {
+		t.Errorf("%+v and %+v", a, b)
+	}
+}
+
+func values(m map[string]int) (all []int) {
+	for _, n := range m {
+		all = append(all, n)
+	}
+	return all
+}
