@@ -251,6 +251,12 @@ func TestDeadLetter(t *testing.T) {
 	if err != nil || l.Reason != "again" || l.Record.Offset != 43 || len(l.Record.Headers) != 8 {
 		t.Errorf("%+v %v", l, err)
 	}
+	for _, ms := range []int64{-1, 0, 1 << 43, 1 << 50} { // any that a producer may give
+		far := DeadLetter("dead", "indexer", Record{Topic: "in", Time: time.UnixMilli(ms)}, errors.New("e"))
+		if l, err := ParseLetter(Record{Headers: far.Headers}); err != nil || l.Record.Time.UnixMilli() != ms {
+			t.Errorf("%d ms came back as %v, %v", ms, l.Record.Time, err)
+		}
+	}
 	for i := range o.Headers[2:] {
 		broken := slices.Clone(o.Headers)
 		broken[2+i].Key = "other"

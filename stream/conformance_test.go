@@ -536,3 +536,43 @@ func TestCompactedTopicDoesNotHang(t *testing.T) {
 		offset = min(f.Next, offset+7)
 	}
 }
+
+// TestAwaitStable: what an open transaction hides is waited for, and what comes later is not.
+func TestAwaitStable(t *testing.T) {
+	c := testClient(t)
+	topic := testTopic(t, c, "stable", 2)
+	p := testProducer(t, c, unique("stable"))
+	p.open(t, []Output{{Topic: topic, Partition: 1, Value: []byte("a")}})
+	if _, err := c.AwaitStable(testContext(t), topic, time.Millisecond); !errors.Is(err, ErrOpenTransaction) || !strings.Contains(err.Error(), topic+"/1 since offset 0") {
+		t.Errorf("under an open transaction: %v", err)
+	}
+	done := make(chan []Offsets, 1)
+	go func() {
+		bounds, err := c.AwaitStable(testContext(t), topic, time.Minute)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- bounds
+	}()
+	time.Sleep(100 * time.Millisecond)
+	if len(done) > 0 {
+		t.Error("it did not wait")
+	}
+	p.close(t, true)
+	bounds := <-done
+	var values []string
+	to := map[int32]int64{}
+	for _, o := range bounds {
+		to[o.Partition] = o.HighWatermark
+	}
+	p.open(t, []Output{{Topic: topic, Partition: 1, Value: []byte("b")}})
+	defer p.close(t, false)
+	for range 2 { // whatever is open since
+		if err := c.ReadRange(testContext(t), topic, map[int32]int64{1: 0}, to, func(r Record) error { values = append(values, string(r.Value)); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(bounds) != 2 || !slices.Equal(values, []string{"a", "a"}) {
+		t.Errorf("%+v, read %q", bounds, values)
+	}
+}

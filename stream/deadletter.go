@@ -17,7 +17,7 @@ const (
 	HeaderTopic     = "hardneg-topic"
 	HeaderPartition = "hardneg-partition"
 	HeaderOffset    = "hardneg-offset"
-	HeaderTimestamp = "hardneg-timestamp" // of the record, RFC 3339 with milliseconds, UTC
+	HeaderTimestamp = "hardneg-timestamp" // of the record, RFC 3339 with milliseconds, UTC; Unix milliseconds beyond the year 9999
 
 	// HeaderReplayed is what a note has, a record of the same topic without a value: the place of the dead letter whose record
 	// was sent again, as in Letter.At. It comes with HeaderTopic, HeaderPartition and HeaderOffset.
@@ -25,6 +25,21 @@ const (
 )
 
 const letterTime = "2006-01-02T15:04:05.000Z07:00"
+
+// formatTime is the timestamp's header: RFC 3339 as far as that goes, and else Unix milliseconds.
+func formatTime(t time.Time) string {
+	if t = t.UTC(); t.Year() < 0 || t.Year() > 9999 {
+		return strconv.FormatInt(t.UnixMilli(), 10)
+	}
+	return t.Format(letterTime)
+}
+
+func parseTime(text string) (time.Time, error) {
+	if ms, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return time.UnixMilli(ms).UTC(), nil
+	}
+	return time.Parse(letterTime, text)
+}
 
 // maxReason bounds the error text, for a dead letter must not be much larger than its record.
 const maxReason = 4096
@@ -42,7 +57,7 @@ func DeadLetter(topic, stage string, r Record, reason error) Output {
 		{HeaderTopic, []byte(r.Topic)},
 		{HeaderPartition, strconv.AppendInt(nil, int64(r.Partition), 10)},
 		{HeaderOffset, strconv.AppendInt(nil, r.Offset, 10)},
-		{HeaderTimestamp, []byte(r.Time.UTC().Format(letterTime))},
+		{HeaderTimestamp, []byte(formatTime(r.Time))},
 	})
 	return o
 }
@@ -71,13 +86,13 @@ func ParseLetter(r Record) (Letter, error) {
 		values[i] = string(r.Headers[theirs+i].Value)
 	}
 	l := Letter{Partition: r.Partition, Offset: r.Offset, Time: r.Time, Reason: values[0], Stage: values[1], Record: r}
-	partition, wrong := strconv.ParseInt(values[3], 10, 32)
-	offset, wrong2 := strconv.ParseInt(values[4], 10, 64)
-	at, wrong3 := time.Parse(letterTime, values[5])
+	partition, wrong := strconv.ParseUint(values[3], 10, 31)
+	offset, wrong2 := strconv.ParseUint(values[4], 10, 63)
+	at, wrong3 := parseTime(values[5])
 	if err := errors.Join(wrong, wrong2, wrong3); err != nil {
 		return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: %w", r.Topic, r.Partition, r.Offset, err)
 	}
-	l.Record.Topic, l.Record.Partition, l.Record.Offset, l.Record.Time = values[2], int32(partition), offset, at
+	l.Record.Topic, l.Record.Partition, l.Record.Offset, l.Record.Time = values[2], int32(partition), int64(offset), at
 	l.Record.Headers = r.Headers[:theirs:theirs]
 	return l, nil
 }

@@ -125,6 +125,11 @@ func Transient(err error) bool {
 	return errors.Is(err, ErrUnreachable) || actionFor(err) == retry || errors.As(err, &code) && lost(err)
 }
 
+// RefusesRecord tells whether a broker will not take a record, whatever else goes with it.
+func RefusesRecord(err error) bool {
+	return errors.Is(err, ErrTooLarge) || errors.Is(err, kafka.InvalidTimestamp) || errors.Is(err, kafka.InvalidRecord)
+}
+
 // lost tells whether err leaves open what the broker did: no answer came, or that it does not know.
 func lost(err error) bool {
 	var code kafka.Error // which is a net.Error, too, but mostly a definite answer

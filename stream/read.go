@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,41 +13,79 @@ import (
 // ReadToEnd calls f with every committed record of a topic, partition by partition, from the start of the log to
 // where its stable end was when the call was made. An error of f ends it.
 func (c *Client) ReadToEnd(ctx context.Context, topic string, f func(Record) error) error {
-	return c.readToEnd(ctx, topic, func(o Offsets) (int64, bool) { return o.Start, true }, f)
-}
-
-// ReadFrom is ReadToEnd from an offset on, of the partitions that are named alone.
-func (c *Client) ReadFrom(ctx context.Context, topic string, from map[int32]int64, f func(Record) error) error {
-	return c.readToEnd(ctx, topic, func(o Offsets) (int64, bool) {
-		at, ok := from[o.Partition]
-		return max(at, o.Start), ok
-	}, f)
-}
-
-func (c *Client) readToEnd(ctx context.Context, topic string, from func(Offsets) (int64, bool), f func(Record) error) error {
 	ends, err := c.Offsets(ctx, topic)
 	if err != nil {
 		return err
 	}
 	for _, end := range ends {
-		offset, wanted := from(end)
-		for wanted && offset < end.LastStable {
-			got, err := c.fetchOrSkip(ctx, topic, end.Partition, offset, FetchOptions{})
-			if err != nil {
-				return err
-			}
-			for _, r := range got.Records {
-				if r.Offset >= end.LastStable {
-					break
-				}
-				if err := f(r); err != nil {
-					return err
-				}
-			}
-			offset = got.Next
+		if err := c.readPartition(ctx, topic, end.Partition, end.Start, end.LastStable, f); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// ReadRange is ReadToEnd up to, not including, an offset of each partition that is named, and from one on where from names it.
+// What is not stable yet is waited for.
+func (c *Client) ReadRange(ctx context.Context, topic string, from, to map[int32]int64, f func(Record) error) error {
+	for _, partition := range slices.Sorted(maps.Keys(to)) {
+		if err := c.readPartition(ctx, topic, partition, from[partition], to[partition], f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readPartition reads the offsets from up to, not including, to.
+func (c *Client) readPartition(ctx context.Context, topic string, partition int32, from, to int64, f func(Record) error) error {
+	for offset := from; offset < to; {
+		got, err := c.fetchOrSkip(ctx, topic, partition, offset, FetchOptions{})
+		if err != nil {
+			return err
+		}
+		for _, r := range got.Records {
+			if r.Offset >= to {
+				break
+			}
+			if err := f(r); err != nil {
+				return err
+			}
+		}
+		offset = got.Next
+	}
+	return nil
+}
+
+// ErrOpenTransaction says that a transaction is open, behind which nothing can be read.
+var ErrOpenTransaction = errors.New("a transaction is open")
+
+// AwaitStable waits until the transactions have ended that had written to a topic when it was called, and returns the bounds of
+// the partitions at that time: of what lies before a HighWatermark, read_committed readers see all that was committed. It is an
+// ErrOpenTransaction if one is still open after the time.
+func (c *Client) AwaitStable(ctx context.Context, topic string, most time.Duration) ([]Offsets, error) {
+	written, err := c.Offsets(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	wait := backoff{least: 20 * time.Millisecond, most: time.Second}
+	for start, now := time.Now(), written; ; {
+		at := slices.IndexFunc(now, func(o Offsets) bool {
+			return int(o.Partition) < len(written) && o.LastStable < written[o.Partition].HighWatermark
+		})
+		if at < 0 {
+			return written, nil
+		}
+		if time.Since(start) > most {
+			return nil, fmt.Errorf("%w in %s/%d since offset %d, for more than %v: it ends by its time-out, try again then",
+				ErrOpenTransaction, topic, now[at].Partition, now[at].LastStable, most)
+		}
+		if err := wait.pause(ctx); err != nil {
+			return nil, err
+		}
+		if now, err = c.Offsets(ctx, topic); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // fetchOrSkip is Fetch for readers that keep no place: what retention has deleted under them is passed over.

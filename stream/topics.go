@@ -110,7 +110,7 @@ type Flaw struct {
 	Topic string
 	Text  string // with what to do
 	Grave bool   // a stage would stop at a record, or lose some
-	raise [2]int // from and to: a limit that may be raised
+	Raise [2]int // from and to: a limit that EnsureTopics raises, if it may
 }
 
 // CheckTopics is EnsureTopics without its effects: the topics that are missing, and what is wrong with the others.
@@ -140,7 +140,7 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	var errs []error
 	for _, f := range flaws {
 		switch {
-		case f.raise[1] > 0 && c.raise(ctx, f.Topic, f.raise[0], f.raise[1]) == nil:
+		case f.Raise[1] > 0 && c.raise(ctx, f.Topic, f.Raise[0], f.Raise[1]) == nil:
 		case f.Grave:
 			errs = append(errs, errors.New(f.Text))
 		default:
@@ -183,7 +183,7 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 			f := Flaw{Topic: t.Name, Grave: true, Text: fmt.Sprintf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
 				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes)))}
 			if !t.Shared {
-				f.raise = [2]int{got, t.MaxMessageBytes}
+				f.Raise = [2]int{got, t.MaxMessageBytes}
 			}
 			flaws = append(flaws, f)
 		}

@@ -31,9 +31,9 @@ The exit code is 0 if nothing failed, 3 if something could not be reached, and e
 			return usage("which Kafka and Qdrant? Name the service by --data-dir, by --kafka and --qdrant, or in the configuration")
 		}
 		encoder := newEncoder(c.stdout)
-		failed, unreachable := 0, error(nil)
+		probes, failed, unreachable := 0, 0, error(nil)
 		err = service.Check(cmd.Context(), cfg, log, func(p service.Probe) error {
-			if p.Err != nil {
+			if probes++; p.Err != nil {
 				failed++
 				if unreachable == nil && service.Unreachable(p.Err) {
 					unreachable = p.Err
@@ -49,9 +49,9 @@ The exit code is 0 if nothing failed, 3 if something could not be reached, and e
 		case err != nil:
 			return err
 		case unreachable != nil:
-			return fmt.Errorf("%d probes failed: %w", failed, unreachable)
+			return fmt.Errorf("%d of %d probes failed: %w", failed, probes, unreachable)
 		case failed > 0:
-			return fmt.Errorf("%d probes failed", failed)
+			return fmt.Errorf("%d of %d probes failed", failed, probes)
 		}
 		return nil
 	}

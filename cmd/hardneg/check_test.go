@@ -27,7 +27,12 @@ func TestCheck(t *testing.T) {
 	embedder := func(more string) string {
 		return `embedders=[{name: words, type: lexical-word}, {name: e5, type: openai, model: m, retry_for: 1ms, ` + more + `}]`
 	}
-	if err := kafka.EnsureTopics(t.Context(), stream.Topic{Name: "plain", Partitions: 1, ReplicationFactor: 1}); err != nil {
+	if err := kafka.EnsureTopics(t.Context(), stream.Topic{Name: "plain", Partitions: 1, ReplicationFactor: 1},
+		stream.Topic{Name: "large", Partitions: 1, ReplicationFactor: 1, Config: map[string]string{"cleanup.policy": "compact", "max.message.bytes": "20000000"}},
+		stream.Topic{Name: "models", Partitions: 1, ReplicationFactor: 1, Config: map[string]string{"cleanup.policy": "compact"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := kafka.Produce(t.Context(), []stream.Output{{Topic: "models", Key: []byte("partitions"), Value: []byte(`{"triplets":7}`)}}); err != nil {
 		t.Fatal(err)
 	}
 	all := []string{"kafka", "topics", "topic documents", "topic queries", "topic triplets", "topic hardneg.refresh", "topic hardneg.models",
@@ -48,6 +53,10 @@ func TestCheck(t *testing.T) {
 			map[string]string{"collections": "note", "topics": "note not there yet, and made by hardneg run: other"}, []string{"topic triplets"}},
 		{"a topic with another policy", []string{embedder("url: " + server.URL), "topics.triplets=plain"}, 0,
 			map[string]string{"collections": "note", "topic plain": "note topic plain has cleanup.policy=delete, where it is meant for compact"}, []string{"topic triplets"}},
+		{"a limit that will be raised", []string{embedder("url: " + server.URL), "topics.documents=large"}, 0,
+			map[string]string{"collections": "note", "topic large": "ok", "topic hardneg.dead-letters": "note takes records of "}, []string{"topic documents"}},
+		{"a topic that has grown", []string{embedder("url: " + server.URL), "topics.models=models"}, 1,
+			map[string]string{"collections": "note", "topic models": "ok", "topic triplets": "failed topic triplets has 4 partitions, but the view began with 7"}, []string{"topic hardneg.models"}},
 		{"another policy of one's own", []string{embedder("url: " + server.URL), "topics.models=plain"}, 1,
 			map[string]string{"collections": "note", "topic plain": "failed topic plain has cleanup.policy=delete, where compact is needed"}, []string{"topic hardneg.models"}},
 	} {
@@ -89,7 +98,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("the table:\n%s", table)
 	}
 	code, stdout, stderr := hardneg(t, "check", "--kafka", "127.0.0.1:1", "--qdrant", "127.0.0.1:2")
-	if code != exitUnreachable || strings.Count(stdout, "failed  ") != 2 || strings.Contains(stdout, "topic") || !strings.Contains(stderr, "2 probes failed: cannot reach Kafka at 127.0.0.1:1") {
+	if code != exitUnreachable || strings.Count(stdout, "failed  ") != 2 || strings.Contains(stdout, "topic") || !strings.Contains(stderr, "2 of 4 probes failed: cannot reach Kafka at 127.0.0.1:1") {
 		t.Errorf("with nothing there: exit code %d, %s\n%s", code, stderr, stdout)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -100,7 +101,7 @@ again are left out without --all.`,
 			if replayed {
 				note = "(sent again) "
 			}
-			_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s%s\n", l.At(), l.Time.UTC().Format(time.RFC3339), l.Stage, placeOf(l.Record), orDash(brief(string(l.Record.Key))), note, brief(l.Reason))
+			_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s%s\n", l.At(), l.Time.UTC().Format(time.RFC3339), brief(l.Stage), placeOf(l.Record), orDash(brief(string(l.Record.Key))), note, brief(l.Reason))
 			return err
 		})
 		if err != nil || c.output == "json" {
@@ -165,7 +166,9 @@ func parseLetter(text string) (partition int32, offset int64, err error) {
 	return int32(p), int64(o), nil
 }
 
-func placeOf(r stream.Record) string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
+func placeOf(r stream.Record) string {
+	return printable(fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset))
+}
 
 func orDash(text string) string {
 	if text == "" {
@@ -174,10 +177,10 @@ func orDash(text string) string {
 	return text
 }
 
-// shownLetter is a dead letter in JSON. What is not UTF-8 is in base64, in the field of that name.
+// shownLetter is a dead letter in JSON.
 type shownLetter struct {
 	Letter   string      `json:"letter"`
-	Written  time.Time   `json:"written"`
+	Written  string      `json:"written"`
 	Stage    string      `json:"stage"`
 	Error    string      `json:"error"`
 	Replayed bool        `json:"replayed"`
@@ -185,50 +188,47 @@ type shownLetter struct {
 }
 
 type shownRecord struct {
-	Topic       string        `json:"topic"`
-	Partition   int32         `json:"partition"`
-	Offset      int64         `json:"offset"`
-	Timestamp   time.Time     `json:"timestamp"`
-	Key         *string       `json:"key"`
-	KeyBase64   []byte        `json:"key_base64,omitempty"`
-	Value       *string       `json:"value"`
-	ValueBase64 []byte        `json:"value_base64,omitempty"`
-	Headers     []shownHeader `json:"headers,omitempty"`
+	Topic     string        `json:"topic"`
+	Partition int32         `json:"partition"`
+	Offset    int64         `json:"offset"`
+	Timestamp string        `json:"timestamp"`
+	Key       shownBytes    `json:"key"`
+	Value     shownBytes    `json:"value"`
+	Headers   []shownHeader `json:"headers,omitempty"`
 }
 
 type shownHeader struct {
-	Key         string  `json:"key"`
-	Value       *string `json:"value"`
-	ValueBase64 []byte  `json:"value_base64,omitempty"`
+	Key   string     `json:"key"`
+	Value shownBytes `json:"value"`
+}
+
+// shownBytes is null, a string, or {"base64": "…"} where the bytes are not UTF-8.
+type shownBytes []byte
+
+func (b shownBytes) MarshalJSON() ([]byte, error) {
+	switch {
+	case b == nil:
+		return []byte("null"), nil
+	case utf8.Valid(b):
+		return json.Marshal(string(b))
+	}
+	return json.Marshal(map[string][]byte{"base64": b})
 }
 
 func showLetter(l stream.Letter, replayed bool) shownLetter {
 	r := l.Record
 	shown := shownLetter{
-		Letter: l.At(), Written: l.Time.UTC(), Stage: l.Stage, Error: l.Reason, Replayed: replayed,
-		Record: shownRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Time.UTC()},
+		Letter: l.At(), Written: timeText(l.Time), Stage: l.Stage, Error: l.Reason, Replayed: replayed,
+		Record: shownRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: timeText(r.Time), Key: r.Key, Value: r.Value},
 	}
-	shown.Record.Key, shown.Record.KeyBase64 = showBytes(r.Key)
-	shown.Record.Value, shown.Record.ValueBase64 = showBytes(r.Value)
 	for _, h := range r.Headers {
-		header := shownHeader{Key: h.Key}
-		header.Value, header.ValueBase64 = showBytes(h.Value)
-		shown.Record.Headers = append(shown.Record.Headers, header)
+		shown.Record.Headers = append(shown.Record.Headers, shownHeader{h.Key, h.Value})
 	}
 	return shown
 }
 
-// showBytes gives text, or else bytes, or neither where there is null.
-func showBytes(b []byte) (*string, []byte) {
-	if b == nil {
-		return nil, nil
-	}
-	if !utf8.Valid(b) {
-		return nil, b
-	}
-	text := string(b)
-	return &text, nil
-}
+// timeText is any time that a record may have.
+func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
 func (c *command) printLetter(l stream.Letter, replayed bool) error {
 	r := l.Record
@@ -240,10 +240,10 @@ func (c *command) printLetter(l stream.Letter, replayed bool) error {
 	if replayed {
 		again = "; its record was sent again"
 	}
-	line("letter", "%s, written at %s%s", l.At(), l.Time.UTC().Format(time.RFC3339Nano), again)
-	line("stage", "%s", l.Stage)
+	line("letter", "%s, written at %s%s", l.At(), timeText(l.Time), again)
+	line("stage", "%s", printable(l.Stage))
 	line("error", "%s", oneLine(printable(l.Reason)))
-	line("record", "%s, of %s", placeOf(r), r.Time.UTC().Format(time.RFC3339Nano))
+	line("record", "%s, of %s", placeOf(r), timeText(r.Time))
 	line("key", "%s", textOrNull(r.Key))
 	for _, h := range r.Headers {
 		line("header", "%s: %s", printable(h.Key), textOrNull(h.Value))
@@ -258,7 +258,7 @@ func textOrNull(b []byte) string {
 	switch text := string(b); {
 	case b == nil:
 		return "null"
-	case utf8.Valid(b) && printable(text) == text:
+	case utf8.Valid(b) && printable(text) == text && text != "null" && !strings.HasPrefix(text, `"`):
 		return text
 	default:
 		return strconv.Quote(text)

@@ -35,13 +35,7 @@ func (p *Pipeline) keepPartitions(ctx context.Context) error {
 		}
 		now[topic] = n
 	}
-	var began map[string]int
-	err := p.kafka.ReadToEnd(ctx, p.cfg.Topics.Models, func(r stream.Record) error {
-		if string(r.Key) == partitionsKey && began == nil {
-			return json.Unmarshal(r.Value, &began)
-		}
-		return nil
-	})
+	began, err := partitionsAtFirst(ctx, p.kafka, p.cfg)
 	if err != nil {
 		return err
 	}
@@ -52,8 +46,7 @@ func (p *Pipeline) keepPartitions(ctx context.Context) error {
 	}
 	for topic, n := range want {
 		if got, ok := now[topic]; ok && got != n {
-			return fmt.Errorf("topic %s has %d partitions, but the view began with %d: a query's records would be split over two partitions; "+
-				"produce the view into a new topic with the partitions you want", topic, got, n)
+			return splitView(topic, got, n)
 		}
 	}
 	if began != nil {
@@ -64,6 +57,38 @@ func (p *Pipeline) keepPartitions(ctx context.Context) error {
 		return err
 	}
 	return p.kafka.Produce(ctx, []stream.Output{{Topic: p.cfg.Topics.Models, Key: []byte(partitionsKey), Value: value}})
+}
+
+// partitionsAtFirst is the number of partitions that topics had when the view began; nil: it has not.
+func partitionsAtFirst(ctx context.Context, kafka *stream.Client, cfg *config.Config) (began map[string]int, err error) {
+	err = kafka.ReadToEnd(ctx, cfg.Topics.Models, func(r stream.Record) error {
+		if string(r.Key) == partitionsKey && began == nil {
+			return json.Unmarshal(r.Value, &began)
+		}
+		return nil
+	})
+	return began, err
+}
+
+func splitView(topic string, got, began int) error {
+	return fmt.Errorf("topic %s has %d partitions, but the view began with %d: a query's records would be split over two partitions; "+
+		"produce the view into a new topic with the partitions you want", topic, got, began)
+}
+
+// CheckPartitions is an error where a topic that must not grow has grown.
+func CheckPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config, topic string, partitions int) error {
+	if topic != cfg.Topics.Refresh && topic != cfg.Topics.Triplets {
+		return nil
+	}
+	topics, err := kafka.Topics(ctx)
+	if err != nil || !slices.Contains(topics, cfg.Topics.Models) {
+		return err
+	}
+	began, err := partitionsAtFirst(ctx, kafka, cfg)
+	if n, ok := began[topic]; err == nil && ok && n != partitions {
+		err = splitView(topic, partitions, n)
+	}
+	return err
 }
 
 // adopt finds which generation is live, and takes on its names.

@@ -42,6 +42,7 @@ type world struct {
 	rng    *rand.Rand
 	cfg    *config.Config
 	kafka  *stream.Client
+	broker string // its address
 	index  *index.Client
 	log    zerolog.Logger
 	texts  int
@@ -88,7 +89,7 @@ func newFaultyWorld(t *testing.T, seed uint64, kafkaFaults, qdrantFaults *fault.
 	cfg.Sweep.Rate = 0 // which would mend what is missed
 	cfg.Kafka.SessionTimeout = 6 * time.Second
 	w := &world{
-		t: t, rng: rand.New(rand.NewPCG(seed, 1)), cfg: cfg, log: quietLog,
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), cfg: cfg, log: quietLog, broker: kafkaServer.Addr(),
 		docs: map[string]worldDocument{}, logged: map[string]*worldQuery{}, vector: map[string][]float32{},
 	}
 	if w.kafka, err = stream.New(stream.Config{Brokers: []string{kafkaServer.Addr()}, ClientID: "test", Log: quietLog}); err != nil {

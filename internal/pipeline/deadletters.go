@@ -26,25 +26,35 @@ var ErrNoLetter = errors.New("no dead letter there")
 
 // Each calls f with the dead letters, partition by partition, and tells whether their records were sent again.
 func (d DeadLetters) Each(ctx context.Context, f func(l stream.Letter, replayed bool) error) error {
-	notes, err := d.notes(ctx)
+	to, err := d.readable(ctx)
 	if err != nil {
 		return err
 	}
-	return d.each(ctx, func(l stream.Letter) error { return f(l, notes.letters[l.At()]) })
+	notes, err := d.notes(ctx, to)
+	if err != nil {
+		return err
+	}
+	return d.each(ctx, to, func(l stream.Letter) error { return f(l, notes.letters[l.At()]) })
+}
+
+// readable is where the topic can be read up to.
+func (d DeadLetters) readable(ctx context.Context) (map[int32]int64, error) {
+	ends, err := d.Kafka.Offsets(ctx, d.Config.Topics.DeadLetters)
+	to := make(map[int32]int64, len(ends))
+	for _, e := range ends {
+		to[e.Partition] = e.LastStable
+	}
+	return to, err
 }
 
 // Get reads the dead letter at a place in its topic. It is an ErrNoLetter where there is none.
 func (d DeadLetters) Get(ctx context.Context, partition int32, offset int64) (l stream.Letter, replayed bool, err error) {
-	notes, err := d.notes(ctx)
-	if err != nil {
-		return l, false, err
-	}
 	none := fmt.Errorf("%w: %s/%d/%d", ErrNoLetter, d.Config.Topics.DeadLetters, partition, offset)
-	n, err := d.Kafka.Partitions(ctx, d.Config.Topics.DeadLetters)
+	to, err := d.readable(ctx)
 	if err != nil {
 		return l, false, err
 	}
-	if int(partition) >= n {
+	if offset >= to[partition] {
 		return l, false, none
 	}
 	got, err := d.Kafka.Fetch(ctx, d.Config.Topics.DeadLetters, partition, offset, stream.FetchOptions{MaxBytes: 1})
@@ -59,12 +69,16 @@ func (d DeadLetters) Get(ctx context.Context, partition int32, offset int64) (l 
 	if l, err = stream.ParseLetter(got.Records[0]); err != nil {
 		return l, false, fmt.Errorf("%w: %w", ErrNoLetter, err)
 	}
+	notes, err := d.notes(ctx, map[int32]int64{partition: to[partition]}) // beside it
+	if err != nil {
+		return l, false, err
+	}
 	return l, notes.letters[l.At()], nil
 }
 
 // each passes over what is no dead letter.
-func (d DeadLetters) each(ctx context.Context, f func(stream.Letter) error) error {
-	return d.Kafka.ReadToEnd(ctx, d.Config.Topics.DeadLetters, func(r stream.Record) error {
+func (d DeadLetters) each(ctx context.Context, to map[int32]int64, f func(stream.Letter) error) error {
+	return d.Kafka.ReadRange(ctx, d.Config.Topics.DeadLetters, nil, to, func(r stream.Record) error {
 		if _, ok := noteOf(r); ok {
 			return nil
 		}
@@ -83,9 +97,9 @@ type sentAgain struct {
 	sources map[records.Source]string // without a timestamp; the dead letter
 }
 
-func (d DeadLetters) notes(ctx context.Context) (sentAgain, error) {
+func (d DeadLetters) notes(ctx context.Context, to map[int32]int64) (sentAgain, error) {
 	found := sentAgain{map[string]bool{}, map[records.Source]string{}}
-	err := d.Kafka.ReadToEnd(ctx, d.Config.Topics.DeadLetters, func(r stream.Record) error {
+	err := d.Kafka.ReadRange(ctx, d.Config.Topics.DeadLetters, nil, to, func(r stream.Record) error {
 		if n, ok := noteOf(r); ok {
 			found.add(n)
 		}
@@ -120,7 +134,7 @@ func noteOf(r stream.Record) (n note, ok bool) {
 	return n, err == nil && err2 == nil
 }
 
-// output is the note as it is written, beside its dead letter where their topic has not grown.
+// output is the note as it is written, beside its dead letter.
 func (n note) output(topic string, partition int32) stream.Output {
 	return stream.Output{Topic: topic, Partition: partition, Headers: []stream.Header{
 		{Key: stream.HeaderReplayed, Value: []byte(n.letter)},

@@ -160,6 +160,11 @@ func TestDeadLettersReplay(t *testing.T) {
 		}
 	}
 	check(w.replayLetters(LetterReplay{DryRun: true}))
+	service := w.cfg
+	other := *service
+	other.Queries.MinDwell = 0 // what the command's configuration says of the evidence does not matter
+	w.cfg = &other
+	defer func() { w.cfg = service }()
 	if now := w.inputs(); len(now) != len(before) {
 		t.Fatalf("a dry run wrote %d records", len(now)-len(before))
 	}
@@ -311,14 +316,28 @@ func TestDeadLettersLeft(t *testing.T) {
 	w.letter(StageMiner, refresh("first", evidence(log(1), 1))) // of another generation
 	w.letter(StageMiner, refresh("huge", evidence(log(2), 1<<60)))
 	w.letter(StageIntake, stream.Record{Topic: "old-queries", Key: []byte("old"), Value: []byte(`{"query":"q"}`)})
-	w.letter(StageIndexer, stream.Record{Topic: "documents", Offset: 9, Key: []byte("gone"), Value: []byte(`{"text":"t"}`)})
+	w.letter(StageIndexer, stream.Record{Topic: "documents", Offset: 9, Time: time.UnixMilli(7), Key: []byte("gone"), Value: []byte(`{"text":"t"}`)})
+	good := stream.Record{Topic: "queries", Offset: 20, Time: time.UnixMilli(8), Key: []byte("good"), Value: []byte(`{"query":"q"}`)}
+	w.letter(StageIntake, good)
+	for key, change := range map[string]func(*stream.Record){
+		"no partition": func(r *stream.Record) { r.Partition = 7 }, "no time": func(r *stream.Record) { r.Time = time.UnixMilli(0) },
+		"far": func(r *stream.Record) { r.Time = time.Date(2400, 1, 1, 0, 0, 0, 0, time.UTC) }, "farther": func(r *stream.Record) { r.Time = time.UnixMilli(1 << 50) },
+		"large": func(r *stream.Record) { r.Value = []byte(`{"query":"` + noise(2<<20) + `"}`) },
+	} {
+		r := good
+		r.Offset, r.Key = 21+int64(len(key)), []byte(key)
+		change(&r)
+		w.letter(StageIntake, r)
+	}
 	w.produce(w.cfg.Topics.DeadLetters, "no letter", map[string]any{})
 
 	told := w.replayLetters(LetterReplay{})
 	want := map[string]string{
 		"swept": "a record of kind refresh says nothing by itself", "nonsense": "it would come back", "elsewhere": "topic other is none",
 		"first": "to queries/0", "first'": "its record is that of", "huge": "its weights are so large", "old": "topic old-queries is none",
-		"gone": "documents/0 no longer has it",
+		"gone": "documents/0 no longer has it", "good": "to queries/0", "no partition": "topic queries has no partition 7", "no time": "its timestamp, 0 ms, could not be kept",
+		"far": "its timestamp, 13569465600000 ms, could not be kept", "farther": "its timestamp, 1125899906842624 ms, could not be kept",
+		"large": "record is larger than the topic's max.message.bytes",
 	}
 	for key := range want {
 		if !strings.HasPrefix(told[key], want[key]) || len(told) != len(want) {
@@ -326,7 +345,8 @@ func TestDeadLettersLeft(t *testing.T) {
 		}
 	}
 	sent := w.inputs()
-	if len(sent) != 1 || sent[0].Time.UnixMilli() != 7 {
+	slices.SortFunc(sent, func(a, b stream.Record) int { return strings.Compare(string(a.Key), string(b.Key)) })
+	if len(sent) != 2 || sent[0].Time.UnixMilli() != 7 || string(sent[1].Key) != "good" {
 		t.Fatalf("sent: %+v", sent)
 	}
 	q, _, err := records.ParseQuery(sent[0].Key, sent[0].Value)

@@ -40,6 +40,15 @@ func ParseDocument(key, value []byte) (Document, bool, error) {
 	return d, false, nil
 }
 
+// DocumentID is the id of the document that ParseDocument takes a record for; empty: none.
+func DocumentID(key, value []byte) string {
+	if id, err := keyID(key); id != "" || err != nil {
+		return id
+	}
+	d, _, _ := ParseDocument(key, value) // of a record without a key the value says it, if it can
+	return d.ID
+}
+
 func parseDocument(key string, value []byte) (Document, error) {
 	d := Document{ID: key}
 	o, err := parseObject(value)

@@ -34,7 +34,9 @@ type Probe struct {
 }
 
 // probePatience is how long one probe may take.
-const probePatience = 20 * time.Second
+var probePatience = 20 * time.Second
+
+var errSilent = errors.New("no answer")
 
 // checker makes the probes of one check.
 type checker struct {
@@ -65,7 +67,7 @@ func (k *checker) probe(ctx context.Context, what string, f func(context.Context
 	p := Probe{What: what, Outcome: outcome, Took: time.Since(start), Detail: text, Err: err}
 	if err != nil {
 		if limited.Err() != nil && ctx.Err() == nil {
-			err = fmt.Errorf("no answer within %v: %w", probePatience, err)
+			err = fmt.Errorf("%w within %v: %w", errSilent, probePatience, err)
 		}
 		p.Outcome, p.Detail, p.Err = ProbeFailed, err.Error(), err
 	}
@@ -120,6 +122,9 @@ func (k *checker) topic(ctx context.Context, kafka *stream.Client, name string, 
 	if err != nil {
 		return "", "", err
 	}
+	if err := pipeline.CheckPartitions(ctx, kafka, k.config, name, len(ends)); err != nil {
+		return "", "", err
+	}
 	offsets, read := int64(0), false
 	for _, e := range ends {
 		offsets += e.LastStable - e.Start
@@ -134,6 +139,8 @@ func (k *checker) topic(ctx context.Context, kafka *stream.Client, name string, 
 	for _, f := range flaws {
 		switch {
 		case f.Topic != name:
+		case f.Raise[1] > 0:
+			outcome, text = ProbeNote, fmt.Sprintf("takes records of %d bytes, is to take %d: hardneg run raises that at its start; until then a larger record stops a stage", f.Raise[0], f.Raise[1])
 		case f.Grave:
 			return "", "", errors.New(f.Text)
 		default:
@@ -179,6 +186,9 @@ func (k *checker) embedders(ctx context.Context) error {
 				return ProbeOK, definition.Type + ", which asks nobody", nil
 			}
 			if err := served.Probe(ctx); err != nil {
+				if ctx.Err() != nil {
+					err = fmt.Errorf("%s: %w", definition.URL, err)
+				}
 				return "", "", err
 			}
 			if got := served.Dimensions(); definition.Dimensions != 0 && got != definition.Dimensions {

@@ -21,7 +21,7 @@ var patience = 15 * time.Second
 
 // Unreachable tells whether an error means that Kafka, Qdrant or the server of an embedder could not be reached.
 func Unreachable(err error) bool {
-	return errors.Is(err, stream.ErrUnreachable) || errors.Is(err, index.ErrUnreachable) || errors.Is(err, embed.ErrUnavailable)
+	return errors.Is(err, stream.ErrUnreachable) || errors.Is(err, index.ErrUnreachable) || errors.Is(err, embed.ErrUnavailable) || errors.Is(err, errSilent)
 }
 
 // ConnectKafka makes a client by the configuration and checks that a broker answers. Unreachable tells whether

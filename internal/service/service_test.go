@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,6 +183,24 @@ func TestUnreachable(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// TestCheckSilent: a server that never answers is one that cannot be reached.
+func TestCheckSilent(t *testing.T) {
+	probePatience = time.Second
+	t.Cleanup(func() { probePatience = 20 * time.Second })
+	hanging := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hanging }))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(hanging) })
+	var last Probe
+	cfg := loadConfig(t, "kafka.brokers=127.0.0.1:1", "qdrant.address=127.0.0.1:1", "embedders=[{name: e5, type: openai, model: m, url: "+server.URL+"}]")
+	if err := Check(t.Context(), cfg, zerolog.Nop(), func(p Probe) error { last = p; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if last.What != "embedder e5" || last.Outcome != ProbeFailed || !Unreachable(last.Err) || !strings.Contains(last.Detail, "no answer within 1s: "+server.URL) {
+		t.Errorf("%+v", last)
 	}
 }
 
