@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // TestOutsideKafka is TestView against the Kafka at HARDNEG_TEST_KAFKA, with the embedded Qdrant, and the service is killed
@@ -44,5 +47,48 @@ func TestOutsideKafka(t *testing.T) {
 	k.quiet(patience)
 	t.Log(compare(t, s, k, w, ""))
 	checkTwins(t, s, k, w, "")
+	checkCommandsOutside(t, append(settings, "--kafka", address, "--qdrant", index.Qdrant), k)
 	s.stop()
+}
+
+// checkCommandsOutside expects `check` to find all well, and `dlq replay` to send a record once that comes back once.
+func checkCommandsOutside(t *testing.T, settings []string, k *kafka) {
+	t.Helper()
+	run := func(args ...string) string {
+		t.Helper()
+		out := hardneg(t, patience, append(args, settings...)...)
+		if out.code != codeOK {
+			t.Errorf("%v: exit code %d\n%s%s", args, out.code, out.stdout, out.stderr)
+		}
+		return out.stdout
+	}
+	if out := run("check"); strings.Contains(out, "failed") || !strings.Contains(out, "transactions ") {
+		t.Errorf("check:\n%s", out)
+	}
+	before := strings.Count(run("dlq", "list", "-o", "json"), "\n")
+	k.produce(&kgo.Record{Topic: k.queries, Key: []byte("bad"), Value: []byte(`{"query":`)},
+		&kgo.Record{Topic: k.queries, Key: []byte("zero"), Value: []byte(`{"query":"no direction","query_id":"zero","embeddings":{"words":[0,0]}}`)})
+	k.quiet(patience)
+	list := run("dlq", "list", "-o", "json")
+	if n := strings.Count(list, "\n"); n != before+2 {
+		t.Errorf("%d dead letters, want %d:\n%s", n, before+2, list)
+	}
+	for range 2 {
+		if out := run("dlq", "replay", "--stage", "miner"); strings.Count(out, "  to "+k.queries+"/") != 1 || !strings.Contains(out, "1 sent again, 0 left\n") {
+			t.Errorf("dlq replay:\n%s", out)
+		}
+		k.quiet(patience)
+	}
+	if out := run("dlq", "replay", "--key", "bad"); !strings.Contains(out, "left: it would come back: invalid JSON") {
+		t.Errorf("dlq replay of what is malformed:\n%s", out)
+	}
+	times := 0
+	for _, r := range k.readCommitted(k.deadLetters) {
+		if string(r.Key) == "zero" {
+			times++
+		}
+	}
+	if times != 3 {
+		t.Errorf("%d dead letters of a query that was refused three times", times)
+	}
 }
