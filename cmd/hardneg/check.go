@@ -42,7 +42,7 @@ The exit code is 0 if nothing failed, 3 if something could not be reached, and e
 			if c.output == "json" {
 				return encoder.Encode(p)
 			}
-			_, err := fmt.Fprintf(c.stdout, "%-6s  %-28s %6s  %s\n", p.Outcome, p.What, p.Took.Round(time.Millisecond), oneLine(printable(p.Detail)))
+			_, err := fmt.Fprintf(c.stdout, "%-6s  %-28s %6s  %s\n", p.Outcome, p.What, p.Took.Round(time.Millisecond), flat(p.Detail))
 			return err
 		})
 		switch {

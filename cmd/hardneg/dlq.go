@@ -70,7 +70,7 @@ func (c *command) dlqListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the records that could not be used, and why",
 		Long: `List the records that could not be used: the place of each dead letter (PARTITION/OFFSET, by which show and replay name it), when it was
-written, the stage that wrote it, where its record was, the record's key, and what was wrong. Those whose record dlq replay has sent
+written, the stage that wrote it, where the record was in the documents or the query log, its key, and what was wrong. Those whose record dlq replay has sent
 again are left out without --all.`,
 		Example: "  hardneg dlq list --data-dir ./data --stage indexer --since 24h",
 		Args:    arguments(),
@@ -101,10 +101,14 @@ again are left out without --all.`,
 			if replayed {
 				note = "(sent again) "
 			}
-			_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s%s\n", l.At(), l.Time.UTC().Format(time.RFC3339), brief(l.Stage), placeOf(l.Record), orDash(brief(string(l.Record.Key))), note, brief(l.Reason))
+			_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s%s\n", l.At(), l.Time.UTC().Format(time.RFC3339), brief(l.Stage), sourcePlace(l), orDash(brief(string(l.Record.Key))), note, flat(l.Reason))
 			return err
 		})
-		if err != nil || c.output == "json" {
+		switch {
+		case err != nil || c.output == "json":
+			return err
+		case shown == 0:
+			_, err := fmt.Fprintln(c.stdout, "no dead letters")
 			return err
 		}
 		return table.Flush()
@@ -166,8 +170,16 @@ func parseLetter(text string) (partition int32, offset int64, err error) {
 	return int32(p), int64(o), nil
 }
 
-func placeOf(r stream.Record) string {
-	return printable(fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset))
+func placeOf(r stream.Record) string { return placeText(r.Topic, r.Partition, r.Offset) }
+
+func placeText(topic string, partition int32, offset int64) string {
+	return printable(fmt.Sprintf("%s/%d/%d", topic, partition, offset))
+}
+
+// sourcePlace is the place of the record that a user wrote.
+func sourcePlace(l stream.Letter) string {
+	s := pipeline.SourceOf(l)
+	return placeText(s.Topic, s.Partition, s.Offset)
 }
 
 func orDash(text string) string {
@@ -242,8 +254,11 @@ func (c *command) printLetter(l stream.Letter, replayed bool) error {
 	}
 	line("letter", "%s, written at %s%s", l.At(), timeText(l.Time), again)
 	line("stage", "%s", printable(l.Stage))
-	line("error", "%s", oneLine(printable(l.Reason)))
+	line("error", "%s", flat(l.Reason))
 	line("record", "%s, of %s", placeOf(r), timeText(r.Time))
+	if source := sourcePlace(l); source != placeOf(r) {
+		line("source", "%s", source)
+	}
 	line("key", "%s", textOrNull(r.Key))
 	for _, h := range r.Headers {
 		line("header", "%s: %s", printable(h.Key), textOrNull(h.Value))

@@ -117,7 +117,7 @@ func (c *command) replayLetters(cmd *cobra.Command, d pipeline.DeadLetters, o pi
 		}
 		text := fmt.Sprintf("%s  %s  to %s", line.Letter, line.Record, line.To)
 		if line.Left != "" {
-			text = fmt.Sprintf("%s  %s  left: %s", line.Letter, line.Record, oneLine(printable(line.Left)))
+			text = fmt.Sprintf("%s  %s  left: %s", line.Letter, line.Record, flat(line.Left))
 		}
 		_, err := fmt.Fprintln(c.stdout, text)
 		return err
@@ -130,7 +130,11 @@ func (c *command) replayLetters(cmd *cobra.Command, d pipeline.DeadLetters, o pi
 		if o.DryRun {
 			what = "would be sent again"
 		}
-		if _, err := fmt.Fprintf(c.stdout, "%d %s, %d left\n", sent, what, left); err != nil {
+		hint := ""
+		if sent > 0 && !o.DryRun {
+			hint = "; what the service still refuses comes back as a new dead letter (hardneg dlq list --since 1m)"
+		}
+		if _, err := fmt.Fprintf(c.stdout, "%d %s, %d left%s\n", sent, what, left, hint); err != nil {
 			return err
 		}
 	}

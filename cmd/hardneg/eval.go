@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hardneg/internal/pipeline"
+	"hardneg/mining"
 )
 
 // evalSample is how many queries are looked at where nobody says.
@@ -24,8 +25,8 @@ func (c *command) evalCommand() *cobra.Command {
 		Use:   "eval",
 		Short: "Measure the lists as training data, and the vectors as a ranking",
 		Long: `Measure, on a sample of the queries or on all: how many of the pairs of query and positive have full lists, which policies fill them, and why
-slots are empty; how near the negatives are to the query, how many are nearer than the positive, how often one document serves, and how many
-contain the query word for word; and how well the generation's vectors rank by exact search (nDCG@10, MRR@10, recall@100), where the
+slots are empty; of the negatives of each policy, how many are nearer to the query than the positive, how many contain the query word for
+word, how near they are to the query and to the positive, and how often one document serves; and how well the generation's vectors rank by exact search (nDCG@10, MRR@10, recall@100), where the
 positives of the query log are taken for all that is relevant.`,
 		Example: "  hardneg eval --data-dir ./data --all",
 		Args:    arguments(),
@@ -68,6 +69,11 @@ positives of the query log are taken for all that is relevant.`,
 	return cmd
 }
 
+// reasons say why slots are empty.
+var reasons = map[string]string{
+	string(mining.ReasonPositiveMissing): "positive not indexed", string(mining.ReasonExhausted): "no more in range", string(mining.ReasonDepth): "rank window ended",
+}
+
 func printEvaluation(w io.Writer, e *pipeline.Evaluation) error {
 	var b strings.Builder
 	share := func(n, of int) string { return fmt.Sprintf("%d (%.1f %%)", n, 100*float64(n)/float64(max(1, of))) }
@@ -75,7 +81,11 @@ func printEvaluation(w io.Writer, e *pipeline.Evaluation) error {
 	if e.Seed != nil {
 		of = fmt.Sprintf("a sample with seed %d", *e.Seed)
 	}
-	fmt.Fprintf(&b, "generation %s, %d queries that have lists, of %d (%s)\n", e.Generation, e.Queries, e.Known, of)
+	at := make([]string, len(pipeline.QuantilesAt))
+	for i, q := range pipeline.QuantilesAt {
+		at[i] = fmt.Sprintf("%.0f %%", 100*q)
+	}
+	fmt.Fprintf(&b, "generation %s, %d queries that have lists, of %d (%s); cosines are quantiles at %s\n", e.Generation, e.Queries, e.Known, of, strings.Join(at, ", "))
 	l := e.Lists
 	fmt.Fprintf(&b, "\n%d pairs of query and positive\n", l.Pairs)
 	fmt.Fprintf(&b, "  %-33s %s\n  %-33s %s\n", "full lists", share(l.Full, l.Pairs), "empty lists", share(l.Empty, l.Pairs))
@@ -83,17 +93,34 @@ func printEvaluation(w io.Writer, e *pipeline.Evaluation) error {
 		fmt.Fprintf(&b, "  %-33s %s\n", "with a negative by "+policy, share(l.Covered[policy], l.Pairs))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(l.Short)) {
-		fmt.Fprintf(&b, "  %-33s %s\n", "short: "+reason, share(l.Short[reason], l.Pairs))
+		fmt.Fprintf(&b, "  %-33s %s\n", "short: "+reasons[reason], share(l.Short[reason], l.Pairs))
 	}
-	n := e.Negatives
-	fmt.Fprintf(&b, "\n%d negatives, %d documents\n", n.Slots, n.Documents)
-	fmt.Fprintf(&b, "  %-33s %s\n  %-33s %s\n", "nearer than the positive", share(n.AbovePositive, n.Slots), "containing the query", share(n.Verbatim, n.Slots))
-	if len(n.Margin) > 0 {
-		fmt.Fprintf(&b, "  %-33s", "margin to the positive")
-		for i, at := range pipeline.MarginAt {
-			fmt.Fprintf(&b, " %+.3f (%.0f %%)", n.Margin[i], 100*at)
+	for i, pair := range l.Missing[:min(3, len(l.Missing))] {
+		name := ""
+		if i == 0 {
+			name = "not indexed, such as"
+		}
+		fmt.Fprintf(&b, "  %-33s %s of query %s\n", name, brief(pair.Positive), brief(pair.Query))
+	}
+	row := func(name string, values []float64) {
+		if len(values) == 0 {
+			return
+		}
+		fmt.Fprintf(&b, "  %-33s", name)
+		for _, v := range values {
+			fmt.Fprintf(&b, " %+.3f", v)
 		}
 		b.WriteString("\n")
+	}
+	row("cos(Q,P)", l.Similarity)
+	n := e.Negatives
+	fmt.Fprintf(&b, "\n%d negatives, %d documents\n", n.Slots, n.Documents)
+	for _, policy := range slices.Sorted(maps.Keys(n.Policies)) {
+		p := n.Policies[policy]
+		fmt.Fprintf(&b, "  %-33s %s\n", "by "+policy, share(p.Slots, n.Slots))
+		fmt.Fprintf(&b, "  %-33s %s\n  %-33s %s\n", "  nearer than the positive", share(p.AbovePositive, p.Slots), "  containing the query", share(p.Verbatim, p.Slots))
+		row("  cos(Q,P) - cos(Q,N)", p.Margin)
+		row("  cos(P,N)", p.ToPositive)
 	}
 	for i, d := range n.MostUsed[:min(3, len(n.MostUsed))] {
 		name := ""

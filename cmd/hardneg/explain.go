@@ -24,7 +24,7 @@ func (c *command) explainCommand() *cobra.Command {
 two cosines and what kept it or let it pass. It is computed anew, by exact search and by the rules that the miners published; where the stored
 list is another one, that is said.
 
---document asks for one document: also for one that no tier came to.`,
+--document asks for one document alone, also for one that no tier came to.`,
 		Example: `  hardneg explain 42 --data-dir ./data
   hardneg explain 42 --positive doc-7 --document doc-9 --data-dir ./data`,
 		Args: arguments("QUERY_ID"),
@@ -74,8 +74,10 @@ func sentence(d mining.Decision) string {
 		text = fmt.Sprintf("%s %d", text, d.Rank)
 	case mining.CopyOfEvidence:
 		text += " " + brief(d.Of)
-	case mining.NearDuplicate, mining.NearText:
-		text += fmt.Sprintf(" %s (%.3f)", brief(d.Of), d.Similarity)
+	case mining.NearDuplicate:
+		text += fmt.Sprintf(" %s (cosine %.3f)", brief(d.Of), d.Similarity)
+	case mining.NearText:
+		text += fmt.Sprintf(" %s (%.0f %% of their word shingles)", brief(d.Of), 100*d.Similarity)
 	}
 	return text
 }
@@ -120,8 +122,9 @@ func (c *command) printExplanation(e *pipeline.Explanation, most int) error {
 		}
 		if p.Document != nil {
 			printDocument(&b, p)
+		} else {
+			printDecisions(&b, p, e.Titles, most)
 		}
-		printDecisions(&b, p, e.Titles, most)
 		if len(p.Stored) > 0 {
 			b.WriteString("the list as it is stored is another one: it is being mined, or hardneg audit says more\n")
 		}
@@ -154,14 +157,41 @@ func printDocument(b *strings.Builder, p pipeline.ExplainedPair) {
 	}
 	parts := make([]string, len(d.Tiers))
 	for i, verdict := range d.Tiers {
-		parts[i] = p.Tiers[i].Policy + ": " + said[verdict]
-		for _, x := range p.Tiers[i].Decisions {
-			if x.Document == d.ID {
-				parts[i] = p.Tiers[i].Policy + ": " + sentence(x)
+		tier := p.Tiers[i]
+		parts[i] = said[verdict]
+		switch verdict {
+		case pipeline.OutOfRange:
+			parts[i] = outOfRange(tier, float64(d.QueryDocument), p.Similarity)
+		case pipeline.Behind:
+			parts[i] = "not reached: nearer documents filled its slots"
+			if tier.End == mining.EndDepth {
+				parts[i] = "not reached: its rank window ended before"
 			}
 		}
+		for _, x := range tier.Decisions {
+			if x.Document == d.ID {
+				parts[i] = sentence(x)
+			}
+		}
+		parts[i] = tier.Policy + ": " + parts[i]
+	}
+	if !slices.ContainsFunc(d.Tiers, func(verdict string) bool { return verdict != mining.IsEvidence.String() }) {
+		parts = []string{"the log names it for the query: never a negative of it"}
 	}
 	fmt.Fprintf(b, "document  %s  cosine to the query %.3f, to the positive %.3f; %s\n", brief(d.ID), d.QueryDocument, d.PositiveDocument, strings.Join(parts, "; "))
+}
+
+// outOfRange says on which side of a tier's range a cosine is.
+func outOfRange(t mining.TierLog, cosine float64, positive float32) string {
+	switch {
+	case t.Policy == mining.PolicySemantic:
+		return fmt.Sprintf("%.3f is not above %.3f", cosine, t.Low)
+	case cosine < t.Low:
+		return fmt.Sprintf("%.3f is below %.3f", cosine, t.Low)
+	case cosine > float64(positive):
+		return fmt.Sprintf("%.3f is above %.3f", cosine, t.High)
+	}
+	return fmt.Sprintf("%.3f is above %.3f, too near to the positive's %.3f", cosine, t.High, positive)
 }
 
 // printDecisions shows the documents in order of similarity, each with what the tiers made of it.

@@ -74,7 +74,7 @@ func checkCommandsOutside(t *testing.T, settings []string, k *kafka) {
 		t.Errorf("%d dead letters, want %d:\n%s", n, before+2, list)
 	}
 	for range 2 {
-		if out := run("dlq", "replay", "--stage", "miner"); strings.Count(out, "  to "+k.queries+"/") != 1 || !strings.Contains(out, "1 sent again, 0 left\n") {
+		if out := run("dlq", "replay", "--stage", "miner"); strings.Count(out, "  to "+k.queries+"/") != 1 || !strings.Contains(out, "1 sent again, 0 left; ") {
 			t.Errorf("dlq replay:\n%s", out)
 		}
 		k.quiet(patience)

@@ -24,7 +24,8 @@ type DeadLetters struct {
 // ErrNoLetter says that there is no dead letter at a place.
 var ErrNoLetter = errors.New("no dead letter there")
 
-// Each calls f with the dead letters, partition by partition, and tells whether their records were sent again.
+// Each calls f with the dead letters, partition by partition, and tells whether their records were sent again, as theirs or as
+// those of another letter.
 func (d DeadLetters) Each(ctx context.Context, f func(l stream.Letter, replayed bool) error) error {
 	to, err := d.readable(ctx)
 	if err != nil {
@@ -34,7 +35,25 @@ func (d DeadLetters) Each(ctx context.Context, f func(l stream.Letter, replayed 
 	if err != nil {
 		return err
 	}
-	return d.each(ctx, to, func(l stream.Letter) error { return f(l, notes.letters[l.At()]) })
+	return d.each(ctx, to, func(l stream.Letter) error { return f(l, notes.has(l)) })
+}
+
+// has tells whether the record of a letter was sent again.
+func (s sentAgain) has(l stream.Letter) bool {
+	_, again := s.sources[SourceOf(l)]
+	return again || s.letters[l.At()]
+}
+
+// SourceOf is the record of the documents or the query log behind a dead letter, without a timestamp: that of the letter itself,
+// but where that is one of the refresh topic.
+func SourceOf(l stream.Letter) records.Source {
+	if l.Stage == StageMiner {
+		if r, err := records.ParseRefresh(l.Record.Key, l.Record.Value); err == nil && r.Kind == records.KindEvidence {
+			r.Source.Timestamp = 0
+			return r.Source
+		}
+	}
+	return placeIn(l.Record)
 }
 
 // readable is where the topic can be read up to.
@@ -69,11 +88,11 @@ func (d DeadLetters) Get(ctx context.Context, partition int32, offset int64) (l 
 	if l, err = stream.ParseLetter(got.Records[0]); err != nil {
 		return l, false, fmt.Errorf("%w: %w", ErrNoLetter, err)
 	}
-	notes, err := d.notes(ctx, map[int32]int64{partition: to[partition]}) // beside it
+	notes, err := d.notes(ctx, to)
 	if err != nil {
 		return l, false, err
 	}
-	return l, notes.letters[l.At()], nil
+	return l, notes.has(l), nil
 }
 
 // each passes over what is no dead letter.

@@ -46,20 +46,36 @@ type ListQuality struct {
 	Empty   int            `json:"empty"`   // with none
 	Covered map[string]int `json:"covered"` // with a negative that this policy chose
 	Short   map[string]int `json:"short"`   // with empty slots, by reason
+
+	Similarity []float64  `json:"query_positive"`    // quantiles of the cosine of query and positive: far below the rest there is nothing hard to find
+	Missing    []PairName `json:"missing,omitempty"` // a few pairs whose positive is not indexed: deleted, refused, or of another id
+}
+
+// PairName names a pair.
+type PairName struct {
+	Query    string `json:"query_id"`
+	Positive string `json:"positive"`
 }
 
 // NegativeQuality is of the negatives of the lists.
 type NegativeQuality struct {
-	Slots         int           `json:"slots"`
-	Documents     int           `json:"documents"`      // that fill them
-	MostUsed      []DocumentUse `json:"most_used"`      // a document that serves often may be a hub of the vectors rather than hard
-	AbovePositive int           `json:"above_positive"` // nearer to the query than the positive
-	Verbatim      int           `json:"verbatim"`       // whose title or text contains the query, as tables of contents do; letter case aside
-	Margin        []float64     `json:"margin"`         // cosine of query and positive less that of query and negative: its quantiles at MarginAt
+	Slots     int                      `json:"slots"`
+	Documents int                      `json:"documents"` // that fill them
+	MostUsed  []DocumentUse            `json:"most_used"` // a document that serves often may be a hub of the vectors rather than hard
+	Policies  map[string]PolicyQuality `json:"policies"`  // by the policy that chose them
 }
 
-// MarginAt are the shares of the slots at which NegativeQuality has the margin.
-var MarginAt = []float64{0.05, 0.25, 0.5, 0.75, 0.95}
+// PolicyQuality is of the negatives that a policy chose. Quantiles are at QuantilesAt.
+type PolicyQuality struct {
+	Slots         int       `json:"slots"`
+	AbovePositive int       `json:"above_positive"`    // nearer to the query than the positive
+	Verbatim      int       `json:"verbatim"`          // whose title or text contains the query, as tables of contents do; letter case aside
+	Margin        []float64 `json:"margin"`            // quantiles of the cosine of query and positive less that of query and negative
+	ToPositive    []float64 `json:"positive_negative"` // quantiles of the cosine of positive and negative: the nearest may be right answers
+}
+
+// QuantilesAt are the shares at which an Evaluation has quantiles.
+var QuantilesAt = []float64{0.05, 0.25, 0.5, 0.75, 0.95}
 
 // DocumentUse is how many slots a document fills.
 type DocumentUse struct {
@@ -81,6 +97,7 @@ const (
 	evaluateCut   = 10
 	evaluateDepth = 100
 	mostUsed      = 10
+	mostMissing   = 10
 )
 
 // Evaluate looks at the stored lists, and ranks their queries.
@@ -94,7 +111,7 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (*Evaluation, error) {
 		return nil, err
 	}
 	wanted := slices.Sorted(maps.Keys(a.choose(known)))
-	v := &evaluator{auditor: a, exact: a.index.Exact(), uses: map[string]int{}}
+	v := &evaluator{auditor: a, exact: a.index.Exact(), uses: map[string]int{}, policies: map[string]*policySums{}}
 	v.Evaluation = Evaluation{
 		Generation: a.index.Generation(), Fingerprint: a.rules.Fingerprint, Known: len(known),
 		Lists: ListQuality{Covered: map[string]int{}, Short: map[string]int{}},
@@ -119,9 +136,17 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (*Evaluation, error) {
 type evaluator struct {
 	Evaluation
 	*auditor
-	exact   *index.Index
-	uses    map[string]int // slots by document
-	margins []float64
+	exact *index.Index
+	uses  map[string]int // slots by document
+
+	similarities []float64
+	policies     map[string]*policySums
+}
+
+// policySums are those of a PolicyQuality.
+type policySums struct {
+	PolicyQuality
+	margins, toPositive []float64
 }
 
 // some looks at a few queries.
@@ -184,17 +209,29 @@ func (v *evaluator) lists(state index.State, documents map[string]index.Document
 		if p.Reason != "" {
 			v.Lists.Short[string(p.Reason)]++
 		}
+		if p.Reason != mining.ReasonPositiveMissing {
+			v.similarities = append(v.similarities, float64(p.Similarity))
+		} else if len(v.Lists.Missing) < mostMissing {
+			v.Lists.Missing = append(v.Lists.Missing, PairName{state.QueryID, p.Document})
+		}
 		policies := map[string]bool{}
 		for _, slot := range p.Slots {
 			policies[slot.Policy] = true
 			v.uses[slot.Document]++
 			v.Negatives.Slots++
-			v.margins = append(v.margins, float64(p.Similarity)-float64(slot.QueryNegative))
+			sums := v.policies[slot.Policy]
+			if sums == nil {
+				sums = &policySums{}
+				v.policies[slot.Policy] = sums
+			}
+			sums.Slots++
+			sums.margins = append(sums.margins, float64(p.Similarity)-float64(slot.QueryNegative))
+			sums.toPositive = append(sums.toPositive, float64(slot.PositiveNegative))
 			if slot.QueryNegative > p.Similarity {
-				v.Negatives.AbovePositive++
+				sums.AbovePositive++
 			}
 			if d := documents[slot.Document]; strings.Contains(plain(d.Title), text) || strings.Contains(plain(d.Text), text) {
-				v.Negatives.Verbatim++
+				sums.Verbatim++
 			}
 		}
 		for policy := range policies {
@@ -247,11 +284,22 @@ func (v *evaluator) finish() {
 		return cmp.Or(cmp.Compare(b.Slots, a.Slots), strings.Compare(a.Document, b.Document))
 	})
 	v.Negatives.MostUsed = v.Negatives.MostUsed[:min(mostUsed, len(v.Negatives.MostUsed))]
-	v.Negatives.Margin = []float64{}
-	slices.Sort(v.margins)
-	for _, share := range MarginAt {
-		if len(v.margins) > 0 {
-			v.Negatives.Margin = append(v.Negatives.Margin, v.margins[int(share*float64(len(v.margins)-1)+0.5)])
+	v.Lists.Similarity = quantiles(v.similarities)
+	v.Negatives.Policies = map[string]PolicyQuality{}
+	for policy, sums := range v.policies {
+		sums.Margin, sums.ToPositive = quantiles(sums.margins), quantiles(sums.toPositive)
+		v.Negatives.Policies[policy] = sums.PolicyQuality
+	}
+}
+
+// quantiles are those at QuantilesAt; none of nothing. It sorts the values.
+func quantiles(values []float64) []float64 {
+	out := []float64{}
+	slices.Sort(values)
+	for _, share := range QuantilesAt {
+		if len(values) > 0 {
+			out = append(out, values[int(share*float64(len(values)-1)+0.5)])
 		}
 	}
+	return out
 }

@@ -45,7 +45,7 @@ func TestEvaluate(t *testing.T) {
 	}
 	// The lists, as they are published.
 	full, slots, uses, verbatim, above := map[string]int{}, 0, map[string]int{}, 0, 0
-	var margins []float64
+	var margins, nearness []float64 // of all; the strict rule's are the ones below 0
 	for key, text := range w.got() {
 		parts := strings.Split(key, `"`) // ["query","positive",rank]
 		negative, _, _ := strings.Cut(text, " ")
@@ -59,6 +59,7 @@ func TestEvaluate(t *testing.T) {
 		margin := cos(w.vector[query], w.docs[positive].vector) - cos(w.vector[query], w.docs[negative].vector)
 		if margins = append(margins, margin); margin < 0 {
 			above++
+			nearness = append(nearness, cos(w.docs[positive].vector, w.docs[negative].vector))
 		}
 	}
 	whole := 0
@@ -68,17 +69,27 @@ func TestEvaluate(t *testing.T) {
 		}
 	}
 	sort.Float64s(margins)
+	sort.Float64s(nearness)
 	if e.Known != 13 || e.Queries != 12 || e.Lists.Pairs != 24 || e.Lists.Full != whole || e.Lists.Empty != 24-len(full) || e.Lists.Short[string(mining.ReasonPositiveMissing)] != 1 {
 		t.Errorf("%+v, want %d full lists and %d with a negative", e.Lists, whole, len(full))
 	}
-	if n := e.Negatives; n.Slots != slots || n.Documents != len(uses) || n.Verbatim != verbatim || n.AbovePositive != above || n.MostUsed[0].Slots != slices.Max(values(uses)) || uses[n.MostUsed[0].Document] != n.MostUsed[0].Slots {
+	if n := e.Negatives; n.Slots != slots || n.Documents != len(uses) || n.Policies["semantic"].Verbatim+n.Policies["positive-aware"].Verbatim != verbatim || n.Policies["semantic"].Slots != above ||
+		n.Policies["semantic"].AbovePositive != above || n.Policies["positive-aware"].AbovePositive != 0 || n.MostUsed[0].Slots != slices.Max(values(uses)) || uses[n.MostUsed[0].Document] != n.MostUsed[0].Slots {
 		t.Errorf("%+v, want %d slots of %d documents, %d verbatim, %d above", n, slots, len(uses), verbatim, above)
 	}
 	if verbatim == 0 || above == 0 || whole == len(full) {
 		t.Errorf("%d negatives contain their query, %d are above, %d lists of %d are full: nothing was tested", verbatim, above, whole, len(full))
 	}
-	if m := e.Negatives.Margin; len(m) != 5 || math.Abs(m[2]-margins[int(math.Round(0.5*float64(len(margins)-1)))]) > 1e-5 || m[0] > m[4] {
-		t.Errorf("margins %v of %v", m, margins)
+	median := func(of []float64) float64 { return of[int(math.Round(0.5*float64(len(of)-1)))] }
+	strict := e.Negatives.Policies["semantic"]
+	if m := strict.Margin; len(m) != 5 || math.Abs(m[2]-median(margins[:above])) > 1e-5 || m[0] > m[4] || math.Abs(strict.ToPositive[2]-median(nearness)) > 1e-5 {
+		t.Errorf("%+v, want the medians %v and %v", strict, median(margins[:above]), median(nearness))
+	}
+	if m := e.Negatives.Policies["positive-aware"].Margin; math.Abs(m[2]-median(margins[above:])) > 1e-5 {
+		t.Errorf("margins %v of %v", m, margins[above:])
+	}
+	if len(e.Lists.Missing) != 1 || e.Lists.Missing[0] != (PairName{"q0", "d0"}) || len(e.Lists.Similarity) != 5 {
+		t.Errorf("%+v", e.Lists)
 	}
 	// The rankings.
 	var ndcg, mrr, recall float64

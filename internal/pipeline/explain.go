@@ -90,7 +90,7 @@ func Explain(ctx context.Context, o ExplainOptions) (*Explanation, error) {
 	}
 	r := all[o.Query]
 	if !r.known {
-		return nil, fmt.Errorf("%w %q: no record of the query log had this query_id, or the stages have not come to it", ErrUnknownQuery, o.Query)
+		return nil, fmt.Errorf("%w %q: no record of the query log has had this query_id, the stages have not come to it, or its records were refused (hardneg dlq list)", ErrUnknownQuery, o.Query)
 	}
 	e := &Explanation{
 		Generation: a.index.Generation(), Fingerprint: a.rules.Fingerprint, Query: o.Query, Text: r.state.Text,
@@ -167,7 +167,11 @@ func (e *Explanation) read(ctx context.Context, a *auditor, o ExplainOptions, st
 		p.Document.Indexed = true
 		p.Document.QueryDocument, p.Document.PositiveDocument = mining.Cosine(state.Vector, document.Vector), mining.Cosine(positive.Vector, document.Vector)
 		for _, tier := range p.Tiers {
-			p.Document.Tiers = append(p.Document.Tiers, placed(tier, o.Document, p.Document.QueryDocument))
+			verdict := placed(tier, o.Document, p.Document.QueryDocument)
+			if slices.ContainsFunc(state.Positives, func(x index.Positive) bool { return x.Document == o.Document }) {
+				verdict = mining.IsEvidence.String() // whatever its range, and however far the tier came
+			}
+			p.Document.Tiers = append(p.Document.Tiers, verdict)
 		}
 	}
 	return nil

@@ -19,7 +19,7 @@ import (
 const seedTogether = 256 // documents or queries that are embedded at a time
 
 // errCarried says that the live collections do not have all that a rebuild needs.
-var errCarried = errors.New("came with vectors of its own, which the index does not keep: rebuild with --from-topics")
+var errCarried = errors.New("came with vectors of its own, for whichever embedder, which the index does not keep: rebuild with --from-topics")
 
 // sample is a Source: documents spread over the live generation, or over the documents topic.
 func (r *rebuild) sample(ctx context.Context, useless int) (sample []embed.Item, err error) {
