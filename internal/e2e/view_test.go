@@ -87,7 +87,7 @@ func checkExplained(t *testing.T, s *service, k *kafka) {
 				continue
 			}
 			table := hardneg(t, patience, "explain", query, "--data-dir", s.dir, "--positive", p.Positive, "--document", p.Negatives[0])
-			if !strings.Contains(table.stdout, "negative 1\n") || !strings.Contains(table.stdout, "document  ") {
+			if !strings.Contains(table.stdout, ": negative 1") || !strings.Contains(table.stdout, "document  ") {
 				t.Errorf("explain %s: exit code %d, %s\n%s", query, table.code, table.stderr, table.stdout)
 			}
 		}
