@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +19,7 @@ const auditSample = 100
 
 func (c *command) auditCommand() *cobra.Command {
 	var t target
-	var all bool
+	var s sample
 	o := pipeline.AuditOptions{}
 	cmd := &cobra.Command{
 		Use:   "audit",
@@ -41,17 +40,10 @@ missing, extra, published (other content), unknown (of a query without a state),
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		switch {
-		case all && cmd.Flags().Changed("sample"):
-			return usage("--all and --sample exclude each other")
-		case all:
-			o.Sample = 0
-		case o.Sample < 1:
-			return usage("--sample must be at least 1, is %d", o.Sample)
+		if err := s.read(cmd); err != nil {
+			return err
 		}
-		if !cmd.Flags().Changed("seed") {
-			o.Seed = uint64(time.Now().UnixMilli())
-		}
+		o.Sample, o.Seed = s.size, s.seed
 		connected, err := c.connect(cmd.Context(), t, true)
 		if err != nil {
 			return err
@@ -67,9 +59,7 @@ missing, extra, published (other content), unknown (of a query without a state),
 		}
 		return auditOutcome(report)
 	}
-	cmd.Flags().IntVar(&o.Sample, "sample", auditSample, "queries to check")
-	cmd.Flags().BoolVar(&all, "all", false, "check all queries")
-	cmd.Flags().Uint64Var(&o.Seed, "seed", 0, "seed of the sample (default: by the clock)")
+	s.flags(cmd, auditSample, "check")
 	cmd.Flags().BoolVar(&o.Repair, "repair", false, "send the queries that differ through refresh")
 	t.flags(cmd)
 	c.outputFlag(cmd, "table", "json")

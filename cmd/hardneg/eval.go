@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +18,7 @@ const evalSample = 1000
 
 func (c *command) evalCommand() *cobra.Command {
 	var t target
-	var all bool
+	var s sample
 	o := pipeline.EvaluateOptions{}
 	cmd := &cobra.Command{
 		Use:   "eval",
@@ -32,17 +31,10 @@ positives of the query log are taken for all that is relevant.`,
 		Args:    arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		switch {
-		case all && cmd.Flags().Changed("sample"):
-			return usage("--all and --sample exclude each other")
-		case all:
-			o.Sample = 0
-		case o.Sample < 1:
-			return usage("--sample must be at least 1, is %d", o.Sample)
+		if err := s.read(cmd); err != nil {
+			return err
 		}
-		if !cmd.Flags().Changed("seed") {
-			o.Seed = uint64(time.Now().UnixMilli())
-		}
+		o.Sample, o.Seed = s.size, s.seed
 		found, err := c.connect(cmd.Context(), t, true)
 		if err != nil {
 			return err
@@ -61,9 +53,7 @@ positives of the query log are taken for all that is relevant.`,
 		}
 		return printEvaluation(c.stdout, e)
 	}
-	cmd.Flags().IntVar(&o.Sample, "sample", evalSample, "queries to look at")
-	cmd.Flags().BoolVar(&all, "all", false, "look at all queries")
-	cmd.Flags().Uint64Var(&o.Seed, "seed", 0, "seed of the sample (default: by the clock)")
+	s.flags(cmd, evalSample, "look at")
 	t.flags(cmd)
 	c.outputFlag(cmd, "table", "json")
 	return cmd
