@@ -67,7 +67,7 @@ is left is told with the reason, and is no failure. --dry-run tells and sends no
 		defer closing()
 		var missing []error
 		for _, at := range slices.Sorted(maps.Keys(named)) {
-			if _, _, err := d.Get(cmd.Context(), named[at].Partition, named[at].Offset); errors.Is(err, pipeline.ErrNoLetter) {
+			if _, err := d.Find(cmd.Context(), named[at].Partition, named[at].Offset); errors.Is(err, pipeline.ErrNoLetter) {
 				missing = append(missing, err)
 			} else if err != nil {
 				return err

@@ -75,22 +75,6 @@ func splitView(topic string, got, began int) error {
 		"produce the view into a new topic with the partitions you want", topic, got, began)
 }
 
-// CheckPartitions is an error where a topic that must not grow has grown.
-func CheckPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config, topic string, partitions int) error {
-	if topic != cfg.Topics.Refresh && topic != cfg.Topics.Triplets {
-		return nil
-	}
-	topics, err := kafka.Topics(ctx)
-	if err != nil || !slices.Contains(topics, cfg.Topics.Models) {
-		return err
-	}
-	began, err := partitionsAtFirst(ctx, kafka, cfg)
-	if n, ok := began[topic]; err == nil && ok && n != partitions {
-		err = splitView(topic, partitions, n)
-	}
-	return err
-}
-
 // adopt finds which generation is live, and takes on its names.
 func (p *Pipeline) adopt(ctx context.Context) error {
 	live, _, err := p.client.Active(ctx)

@@ -66,33 +66,42 @@ func (d DeadLetters) readable(ctx context.Context) (map[int32]int64, error) {
 	return to, err
 }
 
-// Get reads the dead letter at a place in its topic. It is an ErrNoLetter where there is none.
+// Get is Find, and tells whether the record was sent again.
 func (d DeadLetters) Get(ctx context.Context, partition int32, offset int64) (l stream.Letter, replayed bool, err error) {
-	none := fmt.Errorf("%w: %s/%d/%d", ErrNoLetter, d.Config.Topics.DeadLetters, partition, offset)
+	if l, err = d.Find(ctx, partition, offset); err != nil {
+		return l, false, err
+	}
 	to, err := d.readable(ctx)
 	if err != nil {
 		return l, false, err
 	}
+	notes, err := d.notes(ctx, to)
+	return l, notes.has(l), err
+}
+
+// Find reads the dead letter at a place in its topic. It is an ErrNoLetter where there is none.
+func (d DeadLetters) Find(ctx context.Context, partition int32, offset int64) (l stream.Letter, err error) {
+	none := fmt.Errorf("%w: %s/%d/%d", ErrNoLetter, d.Config.Topics.DeadLetters, partition, offset)
+	to, err := d.readable(ctx)
+	if err != nil {
+		return l, err
+	}
 	if offset >= to[partition] {
-		return l, false, none
+		return l, none
 	}
 	got, err := d.Kafka.Fetch(ctx, d.Config.Topics.DeadLetters, partition, offset, stream.FetchOptions{MaxBytes: 1})
 	switch {
 	case errors.Is(err, stream.ErrOffsetOutOfRange):
-		return l, false, none
+		return l, none
 	case err != nil:
-		return l, false, err
+		return l, err
 	case len(got.Records) == 0 || got.Records[0].Offset != offset:
-		return l, false, none
+		return l, none
 	}
 	if l, err = stream.ParseLetter(got.Records[0]); err != nil {
-		return l, false, fmt.Errorf("%w: %w", ErrNoLetter, err)
+		return l, fmt.Errorf("%w: %w", ErrNoLetter, err)
 	}
-	notes, err := d.notes(ctx, to)
-	if err != nil {
-		return l, false, err
-	}
-	return l, notes.has(l), nil
+	return l, nil
 }
 
 // each passes over what is no dead letter.

@@ -154,7 +154,8 @@ func (r *letterReplay) advance(ctx context.Context) error {
 // add decides what is to become of a letter.
 func (r *letterReplay) add(ctx context.Context, l stream.Letter) {
 	p := pendingLetter{LetterOutcome: LetterOutcome{Letter: l}}
-	out, source, err := r.restore(l)
+	out, err := r.restore(l)
+	source := SourceOf(l)
 	switch earlier, twice := r.sent.sources[source]; {
 	case r.sent.letters[l.At()]:
 		p.Before, err = true, errors.New("it was sent again before")
@@ -273,11 +274,10 @@ func (r *letterReplay) commit(ctx context.Context, some []pendingLetter) error {
 	return err
 }
 
-// restore is the record to send, and the record of the inputs behind it.
-func (d DeadLetters) restore(l stream.Letter) (out stream.Output, source records.Source, err error) {
+// restore is the record to send.
+func (d DeadLetters) restore(l stream.Letter) (out stream.Output, err error) {
 	r := l.Record
 	out = stream.Output{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers, Time: r.Time}
-	source = placeIn(r)
 	switch {
 	case r.Topic == d.Config.Topics.Documents:
 		_, _, err = records.ParseDocument(r.Key, r.Value)
@@ -286,27 +286,27 @@ func (d DeadLetters) restore(l stream.Letter) (out stream.Output, source records
 	case l.Stage == StageMiner:
 		return d.evidence(r)
 	default:
-		return out, source, fmt.Errorf("topic %s is none that this configuration reads", r.Topic)
+		return out, fmt.Errorf("topic %s is none that this configuration reads", r.Topic)
 	}
 	if err != nil {
 		err = fmt.Errorf("it would come back: %w", err)
 	}
-	return out, source, err
+	return out, err
 }
 
 // longDwell is longer than any queries.min_dwell, and the most that a click may say: intake has counted the click once.
 const longDwell = 1 << 53
 
 // evidence makes a record of the query log of one that intake made of such a record.
-func (d DeadLetters) evidence(r stream.Record) (out stream.Output, source records.Source, err error) {
+func (d DeadLetters) evidence(r stream.Record) (out stream.Output, err error) {
 	refresh, err := records.ParseRefresh(r.Key, r.Value)
 	switch {
 	case err != nil:
-		return out, source, fmt.Errorf("it would come back: %w", err)
+		return out, fmt.Errorf("it would come back: %w", err)
 	case refresh.Kind != records.KindEvidence:
-		return out, source, fmt.Errorf("a record of kind %s says nothing by itself: hardneg audit --repair mends its query", refresh.Kind)
+		return out, fmt.Errorf("a record of kind %s says nothing by itself: hardneg audit --repair mends its query", refresh.Kind)
 	case refresh.Source.Topic != d.Config.Topics.Queries:
-		return out, source, fmt.Errorf("topic %s is none that this configuration reads", refresh.Source.Topic)
+		return out, fmt.Errorf("topic %s is none that this configuration reads", refresh.Source.Topic)
 	}
 	query := records.Query{Query: refresh.Text, QueryID: refresh.QueryID, Embeddings: refresh.Embeddings}
 	for _, e := range refresh.Evidence {
@@ -317,15 +317,12 @@ func (d DeadLetters) evidence(r stream.Record) (out stream.Output, source record
 		}
 	}
 	if len(query.Clicks) > records.MaxNamed {
-		return out, source, fmt.Errorf("its weights are so large that it takes more than the %d clicks of one record to say them", records.MaxNamed)
+		return out, fmt.Errorf("its weights are so large that it takes more than the %d clicks of one record to say them", records.MaxNamed)
 	}
-	source = refresh.Source
-	out = stream.Output{
-		Topic: source.Topic, Partition: source.Partition, Key: r.Key, Value: query.Encode(), Headers: r.Headers,
-		Time: time.UnixMilli(source.Timestamp),
-	}
-	source.Timestamp = 0
-	return out, source, nil
+	return stream.Output{
+		Topic: refresh.Source.Topic, Partition: refresh.Source.Partition, Key: r.Key, Value: query.Encode(), Headers: r.Headers,
+		Time: time.UnixMilli(refresh.Source.Timestamp),
+	}, nil
 }
 
 func placeIn(r stream.Record) records.Source {

@@ -157,6 +157,7 @@ func (e *Explanation) read(ctx context.Context, a *auditor, o ExplainOptions, st
 	if o.Document == "" {
 		return nil
 	}
+	named := slices.ContainsFunc(state.Positives, func(p index.Positive) bool { return p.Document == o.Document })
 	for i := range e.Pairs {
 		p := &e.Pairs[i]
 		p.Document = &ExplainedDocument{ID: o.Document, Tiers: []string{}}
@@ -168,7 +169,7 @@ func (e *Explanation) read(ctx context.Context, a *auditor, o ExplainOptions, st
 		p.Document.QueryDocument, p.Document.PositiveDocument = mining.Cosine(state.Vector, document.Vector), mining.Cosine(positive.Vector, document.Vector)
 		for _, tier := range p.Tiers {
 			verdict := placed(tier, o.Document, p.Document.QueryDocument)
-			if slices.ContainsFunc(state.Positives, func(x index.Positive) bool { return x.Document == o.Document }) {
+			if named {
 				verdict = mining.IsEvidence.String() // whatever its range, and however far the tier came
 			}
 			p.Document.Tiers = append(p.Document.Tiers, verdict)

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"maps"
+	"slices"
 	"strconv"
 
 	"hardneg/internal/config"
@@ -142,17 +143,43 @@ func lettersTopic(ctx context.Context, kafka *stream.Client, cfg *config.Config,
 	return letters, nil
 }
 
-// CheckTopics is EnsureTopics without its effects.
+// CheckTopics is EnsureTopics without its effects. A topic that has grown and must not is a flaw, too.
 func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) (missing []string, flaws []stream.Flaw, err error) {
 	topics := Topics(cfg)
 	last := len(topics) - 1
-	if missing, flaws, err = kafka.CheckTopics(ctx, topics...); err != nil || len(missing) > 0 {
-		return missing, flaws, err
+	if missing, flaws, err = kafka.CheckTopics(ctx, topics[:last]...); err != nil {
+		return nil, nil, err
 	}
-	letters, err := lettersTopic(ctx, kafka, cfg, topics[last])
+	letters := topics[last]
+	if len(missing) == 0 {
+		if letters, err = lettersTopic(ctx, kafka, cfg, letters); err != nil {
+			return nil, nil, err
+		}
+	}
+	alsoMissing, alsoFlaws, err := kafka.CheckTopics(ctx, letters)
 	if err != nil {
 		return nil, nil, err
 	}
-	_, flaws, err = kafka.CheckTopics(ctx, append(topics[:last:last], letters)...)
-	return nil, flaws, err
+	missing, flaws = append(missing, alsoMissing...), append(flaws, alsoFlaws...)
+	if slices.Contains(missing, cfg.Topics.Models) {
+		return missing, flaws, nil
+	}
+	began, err := partitionsAtFirst(ctx, kafka, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, topic := range []string{cfg.Topics.Refresh, cfg.Topics.Triplets} {
+		n, ok := began[topic]
+		if !ok || slices.Contains(missing, topic) {
+			continue
+		}
+		got, err := kafka.Partitions(ctx, topic)
+		if err != nil {
+			return nil, nil, err
+		}
+		if got != n {
+			flaws = append(flaws, stream.Flaw{Topic: topic, Grave: true, Text: splitView(topic, got, n).Error()})
+		}
+	}
+	return missing, flaws, nil
 }
