@@ -17,7 +17,7 @@ func TestKnown(t *testing.T) {
 		var all, unlike []string // ids, in the order of their points
 		for i := range 1100 {    // more than Known reads in one call
 			s := state(r, fmt.Sprintf("q%d", i), 1)
-			s.Fingerprint, s.Newest = "a", index.Place{Timestamp: int64(i)}
+			s.Fingerprint, s.Newest = "a", index.Position{Timestamp: int64(i)}
 			if i%5 == 0 {
 				s.Fingerprint = "b"
 			}

@@ -68,7 +68,7 @@ func (x *Index) ScanStates(ctx context.Context, f func(State) error) error {
 // Known is a query that has a state.
 type Known struct {
 	QueryID string
-	Newest  Place // its newest record
+	Newest  Position // its newest record
 }
 
 // Known returns up to limit queries that are not forgotten, in the order of point ids, which is a random one, from a
@@ -96,7 +96,7 @@ func (x *Index) Known(ctx context.Context, from string, limit int, unlike string
 		}
 		for _, point := range answer.GetResult() {
 			fields := point.GetPayload()
-			known = append(known, Known{stringOf(fields[fieldQuery]), placeOf(fields[fieldNewest])})
+			known = append(known, Known{stringOf(fields[fieldQuery]), positionOf(fields[fieldNewest])})
 		}
 		if request.Offset = answer.GetNextPageOffset(); request.Offset == nil {
 			return known, "", nil
@@ -120,12 +120,12 @@ func (x *Index) statePoint(s *State) (*qdrant.PointStruct, error) {
 	vector[x.dimensions] = last
 	fields := payload{
 		fieldQuery: text(s.QueryID), fieldText: text(s.Text), fieldDeleted: boolean(s.Text == ""),
-		fieldNewest: placeValue(s.Newest), fieldEmbedded: boolean(s.Vector != nil), fieldTau: number(tau),
+		fieldNewest: positionValue(s.Newest), fieldEmbedded: boolean(s.Vector != nil), fieldTau: number(tau),
 		fieldPositives: list(s.Positives, positiveValue), fieldWatch: list(s.Watch, text), fieldEntry: list(s.Entry, intervalValue),
 		fieldRevision: integer(s.Revision), fieldToken: integer(s.Token), fieldFingerprint: text(s.Fingerprint), fieldStored: integer(s.StoredAt),
 	}
 	if s.Forgotten != nil {
-		fields[fieldForgotten] = placeValue(*s.Forgotten)
+		fields[fieldForgotten] = positionValue(*s.Forgotten)
 	}
 	carried := make(payload, len(s.Carried))
 	for name, vector := range s.Carried {
@@ -211,7 +211,7 @@ func (x *Index) checkState(s *State) error {
 // stateFrom is the inverse of statePoint.
 func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 	s := State{
-		QueryID: stringOf(fields[fieldQuery]), Text: stringOf(fields[fieldText]), Newest: placeOf(fields[fieldNewest]),
+		QueryID: stringOf(fields[fieldQuery]), Text: stringOf(fields[fieldText]), Newest: positionOf(fields[fieldNewest]),
 		Positives: items(fields[fieldPositives], positiveOf), Watch: items(fields[fieldWatch], stringOf), Entry: items(fields[fieldEntry], intervalOf),
 		Revision: fields[fieldRevision].GetIntegerValue(), Token: fields[fieldToken].GetIntegerValue(),
 		Fingerprint: stringOf(fields[fieldFingerprint]), StoredAt: fields[fieldStored].GetIntegerValue(),
@@ -224,7 +224,7 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 		s.Vector = vector[: len(vector)-1 : len(vector)-1]
 	}
 	if forgotten, ok := fields[fieldForgotten]; ok {
-		place := placeOf(forgotten)
+		place := positionOf(forgotten)
 		s.Forgotten = &place
 	}
 	for name, value := range fields[fieldCarried].GetStructValue().GetFields() {
@@ -261,13 +261,13 @@ func put[K comparable, V any](m *map[K]V, key K, value V) {
 	(*m)[key] = value
 }
 
-func placeValue(p Place) *qdrant.Value {
+func positionValue(p Position) *qdrant.Value {
 	return object(payload{"timestamp": integer(p.Timestamp), "partition": integer(int64(p.Partition)), "offset": integer(p.Offset)})
 }
 
-func placeOf(v *qdrant.Value) Place {
+func positionOf(v *qdrant.Value) Position {
 	f := v.GetStructValue().GetFields()
-	return Place{Timestamp: f["timestamp"].GetIntegerValue(), Partition: int32(f["partition"].GetIntegerValue()), Offset: f["offset"].GetIntegerValue()}
+	return Position{Timestamp: f["timestamp"].GetIntegerValue(), Partition: int32(f["partition"].GetIntegerValue()), Offset: f["offset"].GetIntegerValue()}
 }
 
 func positiveValue(p Positive) *qdrant.Value {
@@ -309,11 +309,7 @@ func loggedValue(l Logged) *qdrant.Value {
 }
 
 func loggedOf(v *qdrant.Value) Logged {
-	f := v.GetStructValue().GetFields()
-	return Logged{
-		Timestamp: f["timestamp"].GetIntegerValue(), Partition: int32(f["partition"].GetIntegerValue()),
-		Offset: f["offset"].GetIntegerValue(), Weight: f["weight"].GetIntegerValue(),
-	}
+	return Logged{Position: positionOf(v), Weight: v.GetStructValue().GetFields()["weight"].GetIntegerValue()}
 }
 
 func intervalValue(i mining.Interval) *qdrant.Value {

@@ -23,9 +23,9 @@ var interesting = rapid.OneOf(rapid.Int64(), rapid.SampledFrom([]int64{0, 1, -1,
 
 var cosine = rapid.Float32Range(-1, 1)
 
-func place() *rapid.Generator[index.Place] {
-	return rapid.Custom(func(t *rapid.T) index.Place {
-		return index.Place{Timestamp: interesting.Draw(t, "timestamp"), Partition: rapid.Int32().Draw(t, "partition"), Offset: interesting.Draw(t, "offset")}
+func position() *rapid.Generator[index.Position] {
+	return rapid.Custom(func(t *rapid.T) index.Position {
+		return index.Position{Timestamp: interesting.Draw(t, "timestamp"), Partition: rapid.Int32().Draw(t, "partition"), Offset: interesting.Draw(t, "offset")}
 	})
 }
 
@@ -51,8 +51,7 @@ var anyState = rapid.Custom(func(t *rapid.T) index.State {
 			QueryNegative: cosine.Draw(t, "qn"), PositiveNegative: cosine.Draw(t, "pn")}
 	})
 	logged := rapid.Custom(func(t *rapid.T) index.Logged {
-		return index.Logged{Timestamp: interesting.Draw(t, "timestamp"), Partition: rapid.Int32().Draw(t, "partition"),
-			Offset: interesting.Draw(t, "offset"), Weight: interesting.Draw(t, "weight")}
+		return index.Logged{Position: position().Draw(t, "position"), Weight: interesting.Draw(t, "weight")}
 	})
 	positive := rapid.Custom(func(t *rapid.T) index.Positive {
 		return index.Positive{
@@ -73,9 +72,9 @@ var anyState = rapid.Custom(func(t *rapid.T) index.State {
 		return i
 	})
 	s := index.State{
-		QueryID: rapid.StringN(1, 20, -1).Draw(t, "query_id"), Text: word.Draw(t, "text"), Newest: place().Draw(t, "newest"),
+		QueryID: rapid.StringN(1, 20, -1).Draw(t, "query_id"), Text: word.Draw(t, "text"), Newest: position().Draw(t, "newest"),
 		Carried:   orNilMap(rapid.MapOfN(word, rapid.SliceOfN(rapid.Float32(), 1, 5), 0, 3).Draw(t, "carried")),
-		Forgotten: rapid.Ptr(place(), true).Draw(t, "forgotten"),
+		Forgotten: rapid.Ptr(position(), true).Draw(t, "forgotten"),
 		Positives: orNil(rapid.SliceOfN(positive, 0, 4).Draw(t, "positives")),
 		Published: orNilMap(rapid.MapOfN(word, rapid.IntRange(0, 100), 0, 4).Draw(t, "published")),
 		Watch:     orNil(rapid.SliceOfN(word, 0, 5).Draw(t, "watch")),

@@ -20,12 +20,10 @@ type Document struct {
 	Offset      int64
 }
 
-// Logged is one piece of evidence: a judged positive or a click. Its identity is its place in the queries topic.
+// Logged is one piece of evidence: a judged positive or a click. Its identity is its position in the queries topic.
 type Logged struct {
-	Timestamp int64 // Unix milliseconds of the Kafka record
-	Partition int32
-	Offset    int64
-	Weight    int64 // millionths
+	Position
+	Weight int64 // millionths
 }
 
 // Positive is a document that the log names for a query: its evidence, and its list where the weight suffices.
@@ -45,20 +43,13 @@ func (p Positive) Pair() mining.Pair {
 	return mining.Pair{Positive: p.Document, Hash: p.Hash, Similarity: p.Similarity, Slots: p.Slots, Reason: p.Reason}
 }
 
-// Place is a record of the queries topic, ordered by timestamp, then partition, then offset.
-type Place struct {
-	Timestamp int64
-	Partition int32
-	Offset    int64
-}
-
 // State is a point of the queries collection: all that is known of a query, written by the miner alone.
 type State struct {
 	QueryID     string
 	Text        string               // trimmed text of the newest record; empty: forgotten
-	Newest      Place                // that record
+	Newest      Position             // that record
 	Carried     map[string][]float32 // vectors that record carried, by embedder
-	Forgotten   *Place               // the newest forget
+	Forgotten   *Position            // the newest forget
 	Positives   []Positive           // by document id
 	Published   map[string]int       // highest rank ever stored, by positive: what a forced emission must null
 	Watch       []string             // sorted

@@ -14,7 +14,7 @@ import (
 
 	"hardneg/internal/config"
 	"hardneg/internal/dataset"
-	"hardneg/internal/pipeline"
+	"hardneg/internal/catalog"
 	"hardneg/internal/records"
 	"hardneg/internal/service"
 	"hardneg/stream"
@@ -118,7 +118,7 @@ func (d *demo) show(ctx context.Context, s service.Started, root string) (err er
 		return err
 	}
 	defer d.kafka.Close()
-	if err := pipeline.EnsureTopics(ctx, d.kafka, d.cfg); err != nil {
+	if err := catalog.EnsureTopics(ctx, d.kafka, d.cfg, ""); err != nil {
 		return err
 	}
 	following, stop := context.WithCancel(ctx)
@@ -222,15 +222,15 @@ func (d *demo) lag(ctx context.Context) (l lag, err error) {
 		markers     int64 // a transaction ends with a marker, which no stage reads
 		into        *int64
 	}{
-		{pipeline.StageIndexer, d.cfg.Topics.Documents, 0, &l.indexer},
-		{pipeline.StageIntake, d.cfg.Topics.Queries, 0, &l.intake},
-		{pipeline.StageMiner, d.cfg.Topics.Refresh, 1, &l.miner},
+		{catalog.StageIndexer, d.cfg.Topics.Documents, 0, &l.indexer},
+		{catalog.StageIntake, d.cfg.Topics.Queries, 0, &l.intake},
+		{catalog.StageMiner, d.cfg.Topics.Refresh, 1, &l.miner},
 	} {
 		ends, err := d.kafka.Offsets(ctx, s.topic)
 		if err != nil {
 			return l, err
 		}
-		committed, err := d.committed(ctx, pipeline.Group(d.cfg, s.name), s.topic)
+		committed, err := d.committed(ctx, catalog.NamesOf(d.cfg, "").Group(s.name), s.topic)
 		if err != nil {
 			return l, err
 		}

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"hardneg/internal/pipeline"
 	"hardneg/internal/records"
 	"hardneg/stream"
 )
@@ -47,7 +46,7 @@ func (v *view) apply(r stream.Record) error {
 	}
 	h := happened{slot: slot{query, positive, rank}, at: time.Now()}
 	for _, header := range r.Headers {
-		if header.Key == pipeline.HeaderSource {
+		if header.Key == records.HeaderSource {
 			h.source = string(header.Value)
 		}
 	}

@@ -3,217 +3,176 @@ package pipeline
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"hardneg/index"
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
+	"hardneg/internal/fit"
 	"hardneg/internal/model"
+	"hardneg/internal/stages"
+	"hardneg/internal/wait"
+	"hardneg/mining"
 	"hardneg/stream"
 )
 
-const (
-	pollPause  = 200 * time.Millisecond
-	tellEvery  = 30 * time.Second
-	quietAfter = time.Second // without a new document: the end of the log is reached, and no load is under way
-)
+const logEvery = 30 * time.Second
 
-// keepPartitions refuses to start when refresh or triplets have another number of partitions than the view began
-// with: the records of a query would be split over two partitions, and the older ones would never be replaced.
-func (p *Pipeline) keepPartitions(ctx context.Context) error {
-	now := map[string]int{}
-	for _, topic := range []string{p.cfg.Topics.Refresh, p.cfg.Topics.Triplets} {
-		n, err := p.kafka.Partitions(ctx, topic)
-		if err != nil {
+// bootstrap does what comes before the stages: it waits for servers, finds or fits the model, and opens the collections.
+type bootstrap struct {
+	Options
+	observer *observer
+	problem  error // why no model can be fitted, as long as one of its embedders is the reason
+}
+
+func newBootstrap(o Options) *bootstrap {
+	o.introduceEmbedders()
+	return &bootstrap{Options: o, observer: newObserver(o)}
+}
+
+// untilReachable calls f again and again as long as a server cannot be reached or is not ready, or an embedder's server denies what
+// it is asked. It says so in log and health. It returns every other error of f.
+func (b *bootstrap) untilReachable(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		b.problem = nil
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case errors.Is(err, index.ErrUnavailable), stream.Transient(err):
+		case errors.Is(err, embed.ErrUnavailable), errors.Is(err, embed.ErrDenied):
+			b.problem = err
+		default:
 			return err
 		}
-		now[topic] = n
-	}
-	began, err := partitionsAtFirst(ctx, p.kafka, p.cfg)
-	if err != nil {
-		return err
-	}
-	want := map[string]int{}
-	maps.Copy(want, began)
-	if p.record != nil { // whose refresh topic is not the first one's
-		want[p.cfg.Topics.Refresh] = p.record.Partitions
-	}
-	for topic, n := range want {
-		if got, ok := now[topic]; ok && got != n {
-			return splitView(topic, got, n)
-		}
-	}
-	if began != nil {
-		return nil
-	}
-	value, err := json.Marshal(now)
-	if err != nil {
-		return err
-	}
-	return p.kafka.Produce(ctx, []stream.Output{{Topic: p.cfg.Topics.Models, Key: []byte(partitionsKey), Value: value}})
-}
-
-// partitionsAtFirst is the number of partitions that topics had when the view began; nil: it has not.
-func partitionsAtFirst(ctx context.Context, kafka *stream.Client, cfg *config.Config) (began map[string]int, err error) {
-	err = kafka.ReadToEnd(ctx, cfg.Topics.Models, func(r stream.Record) error {
-		if string(r.Key) == partitionsKey && began == nil {
-			return json.Unmarshal(r.Value, &began)
-		}
-		return nil
-	})
-	return began, err
-}
-
-func splitView(topic string, got, began int) error {
-	return fmt.Errorf("topic %s has %d partitions, but the view began with %d: a query's records would be split over two partitions; "+
-		"produce the view into a new topic with the partitions you want", topic, got, began)
-}
-
-// adopt finds which generation is live, and takes on its names.
-func (p *Pipeline) adopt(ctx context.Context) error {
-	live, _, err := p.client.Active(ctx)
-	if err != nil {
-		return err
-	}
-	generations, err := readGenerations(ctx, p.kafka, p.cfg.Topics.Models)
-	if err != nil {
-		return err
-	}
-	p.live, p.record, p.cfg = live, generations[live], forGeneration(p.cfg, live)
-	return nil
-}
-
-// open finds the model of the live generation, or fits and publishes the first one, and opens its collections.
-func (p *Pipeline) open(ctx context.Context) error {
-	m, err := p.models().Read(ctx, modelOf(p.live))
-	if err != nil {
-		return err
-	}
-	if m == nil && p.live != "" {
-		return fmt.Errorf("the live collections are of model %s, which topic %s does not have: was the topic deleted, or is qdrant.prefix that of another installation?",
-			modelOf(p.live), p.cfg.Topics.Models)
-	}
-	if m == nil {
-		if m, err = p.fit(ctx); err != nil {
+		b.Metrics.Failures.WithLabelValues(catalog.StageMiner).Inc()
+		b.waiting(err)
+		b.Log.Error().Err(err).Msg("cannot begin; trying again")
+		if err := wait.For(ctx, retryEvery); err != nil {
 			return err
 		}
 	}
-	observeDrift(m, p.metrics, p.log)
+}
+
+// waiting records in health that the stages behind the model wait. For documents they may wait, which is their work by now; err says
+// why they cannot work.
+func (b *bootstrap) waiting(err error) {
+	for _, stage := range b.Config.Stages {
+		if stage != catalog.StageIntake {
+			b.observer.up(stage, err)
+		}
+	}
+}
+
+// open finds the model of the live generation, or fits and publishes the first model. It opens the collections, and ends the stages
+// of the generation before.
+func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.Rules, miner *mining.Miner) (*generation, error) {
+	m, err := b.model(ctx, live)
+	if err != nil {
+		return nil, err
+	}
+	observeDrift(m, b.Metrics, b.Log)
 	info := m.Info()
-	p.model, p.generation = m, cmp.Or(p.live, m.ID())
-	if p.live != "" {
-		p.carries = info.Definitions()
+	id := cmp.Or(live.Generation, m.ID())
+	carries := b.Config.Embedders
+	if live.Generation != "" {
+		carries = info.Definitions()
 	}
-	p.queries, err = p.client.Open(ctx, p.generation, m.Dimensions())
+	collections, err := b.Index.Open(ctx, id, m.Dimensions())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.index = p.queries
-	if err := p.takeOver(ctx); err != nil {
-		return err
+	env := &stages.Env{
+		Outputs:    stages.Outputs{Names: catalog.NamesOf(b.Config, id), Publication: stages.Live{}, Log: b.Log, Metrics: b.Metrics},
+		Generation: id, Rules: rules, Mining: miner, Model: m, Kafka: b.Kafka, Now: time.Now,
 	}
-	p.log.Info().Str("generation", p.generation).Int("dimensions", m.Dimensions()).Int("fitted_on", info.Samples).Msg("model ready")
-	if !describes(p.cfg, info) {
-		p.log.Warn().Str("generation", p.generation).
+	g := &generation{env: env, collections: collections, reader: stages.QueryReader{Weights: *rules.Evidence, Carries: carries}}
+	if live.Record != nil {
+		publication, record, err := b.takeOver(ctx, live)
+		if err != nil {
+			return nil, err
+		}
+		env.Publication = publication
+		g.successor = &successor{Conn: b.Conn, env: env, collections: collections, publication: publication, record: record}
+	}
+	b.Log.Info().Str("generation", id).Int("dimensions", m.Dimensions()).Int("fitted_on", info.Samples).Msg("model ready")
+	if !Describes(b.Config, info) {
+		b.Log.Warn().Str("generation", id).
 			Msg("embedders or reduce differ from what the model was fitted with: the model's are used; hardneg rebuild makes a generation with the configured ones")
 	}
-	if info.Samples < p.cfg.Fit.Minimum {
-		p.log.Warn().Int("documents", info.Samples).Int("minimum", p.cfg.Fit.Minimum).
+	if info.Samples < b.Config.Fit.Minimum {
+		b.Log.Warn().Int("documents", info.Samples).Int("minimum", b.Config.Fit.Minimum).
 			Msg("the model was fitted on few documents and stays as it is: run hardneg rebuild once there are more")
 	}
-	return nil
+	return g, nil
 }
 
-// describes tells whether the configuration is that of the model, as far as the manifest says.
-func describes(cfg *config.Config, info model.Manifest) bool {
+// model reads the model of the live generation. If there is none it takes the first published model, or fits one.
+func (b *bootstrap) model(ctx context.Context, live catalog.Live) (*model.Model, error) {
+	if live.Generation != "" {
+		return b.ModelOf(ctx, live.Generation, b.Resources())
+	}
+	m, err := b.Models(b.Resources()).Read(ctx, "")
+	if err == nil && m == nil {
+		return b.fit(ctx)
+	}
+	return m, err
+}
+
+// Describes reports whether a configuration asks for the embedders and the reduction of a model, as far as its manifest says.
+func Describes(cfg *config.Config, info model.Manifest) bool {
 	reduced := len(info.Variance) > 0
 	return reduced == (cfg.Reduce.Method == "pca") && (!reduced || info.Dimensions <= cfg.Reduce.MaxDimensions) &&
 		slices.EqualFunc(cfg.Embedders, info.Embedders, func(c config.Embedder, m model.Embedder) bool { return m.Is(c) })
 }
 
-// resources are what embedders draw on: a model says what to ask a server for, the configuration where and how.
-func (p *Pipeline) resources() *embed.Resources {
-	return &embed.Resources{Cache: p.cache, Connections: p.cfg.Embedders, Observe: p.observeEmbedder}
-}
-
-func (p *Pipeline) models() Models {
-	return Models{Kafka: p.kafka, Topic: p.cfg.Topics.Models, Resources: p.resources(), Log: p.log}
-}
-
-// fit fits the first model on the documents that arrive, and publishes it. When several instances do so at once, all
-// of them go on with the one whose manifest came first.
-func (p *Pipeline) fit(ctx context.Context) (*model.Model, error) {
-	silent := p.models() // it is asked again and again
+// fit fits the first model on the documents that arrive, and publishes it. If several instances do so at once, all of them go on with
+// the model whose manifest came first.
+func (b *bootstrap) fit(ctx context.Context) (*model.Model, error) {
+	models := b.Models(b.Resources())
+	silent := models // it is asked again and again
 	silent.Log = zerolog.Nop()
-	documents := arrivals{cfg: p.cfg, kafka: p.kafka, log: p.log, await: func(err error) { p.await(cmp.Or(err, p.unfitted)) }, first: silent.First}
-	m, err := FitModel(ctx, p.cfg, p.resources(), documents.sample, p.log)
+	arrivals := fit.Arrivals{Conn: b.Conn, Waiting: func(err error) { b.waiting(cmp.Or(err, b.problem)) }, First: silent.First}
+	m, err := fit.Model(ctx, b.Config, b.Resources(), arrivals.Sample, b.Log)
 	if err == nil {
-		err = p.models().Publish(ctx, m)
+		_, err = models.Publish(ctx, m)
 	}
-	if err != nil && !errors.Is(err, errPublished) {
+	if err != nil && !errors.Is(err, fit.ErrPublished) {
 		return nil, err
 	}
-	first, err := p.models().Read(ctx, "")
+	first, err := models.Read(ctx, "")
 	if err == nil && first == nil {
-		err = fmt.Errorf("topic %s does not give back the model that was just published: check its cleanup.policy and retention", p.cfg.Topics.Models)
+		err = fmt.Errorf("topic %s does not give back the model that was just published: check its cleanup.policy and retention", b.Config.Topics.Models)
 	}
 	return first, err
 }
 
-// await tells that the stages behind the model wait for documents, which is their work by now, or why they cannot.
-func (p *Pipeline) await(err error) {
-	for _, stage := range p.cfg.Stages {
-		if stage != StageIntake {
-			p.up(stage, err)
-		}
-	}
-}
-
-// awaitFirstLoad lets a fresh view wait until the documents that are in the log now are indexed, so that a backlog
-// does not mine every query over and over.
-func (p *Pipeline) awaitFirstLoad(ctx context.Context) error {
-	if !p.cfg.Bootstrap.Wait {
+// awaitFirstLoad makes a new view wait until the documents that are in the log now are indexed. Without it a backlog of documents
+// would mine every query over and over.
+func (b *bootstrap) awaitFirstLoad(ctx context.Context, g *generation) error {
+	if !b.Config.Bootstrap.Wait {
 		return nil
 	}
-	if _, queries, err := p.index.Counts(ctx); err != nil || queries > 0 {
+	if _, queries, err := g.collections.Counts(ctx); err != nil || queries > 0 {
 		return err
 	}
-	p.up(StageMiner, nil) // waiting is its work now
-	ends, err := p.kafka.Offsets(ctx, p.cfg.Topics.Documents)
+	b.observer.up(catalog.StageMiner, nil) // to wait is its work now
+	offsets, err := b.Kafka.Offsets(ctx, b.Config.Topics.Documents)
 	if err != nil {
 		return err
 	}
-	for told := (time.Time{}); ; {
-		left, err := behind(ctx, p.kafka, p.cfg, StageIndexer, stable(ends))
-		if err != nil {
-			return err
+	var logged time.Time
+	return g.env.Names.Await(ctx, b.Kafka, catalog.StageIndexer, catalog.StableEnds(offsets), catalog.PollEvery, func(left int64) error {
+		if now := time.Now(); now.Sub(logged) > logEvery {
+			logged = now
+			b.Log.Info().Int64("records", left).Msg("mining waits for an indexer to index the first documents")
 		}
-		if left == 0 {
-			return nil
-		}
-		if now := p.now(); now.Sub(told) > tellEvery {
-			told = now
-			p.log.Info().Int64("records", left).Msg("mining waits for an indexer to index the first documents")
-		}
-		if err := pause(ctx, pollPause); err != nil {
-			return err
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
 		return nil
-	}
+	})
 }

@@ -10,7 +10,7 @@ import (
 	"hardneg/mining"
 )
 
-// drift watches what the model loses of the documents that this instance embeds. What it knows ends with the process.
+// drift watches how much the model loses of the documents that this instance embeds. It knows nothing of earlier processes.
 type drift struct {
 	mu      sync.Mutex // several partitions embed at once
 	watch   *model.Drift
@@ -20,10 +20,10 @@ type drift struct {
 	log     zerolog.Logger
 }
 
-// observeDrift has the model tell what it loses, if it has axes.
+// observeDrift makes the model report how much it loses, if it reduces vectors at all.
 func observeDrift(m *model.Model, metrics *telemetry.Metrics, log zerolog.Logger) {
 	d := &drift{watch: model.NewDrift(m.Info()), info: m.Info(), metrics: metrics, log: log}
-	metrics.CapturedShare.Reset() // of a model that was live before
+	metrics.CapturedShare.Reset() // drops the series of a model that was live before
 	curve := d.info.Variance
 	if len(curve) == 0 {
 		return

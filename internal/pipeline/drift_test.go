@@ -1,4 +1,4 @@
-package pipeline
+package pipeline_test
 
 import (
 	"bytes"
@@ -11,26 +11,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
 	"hardneg/internal/model"
+	"hardneg/internal/pipeline"
+	"hardneg/internal/pipelinetest"
 	"hardneg/internal/telemetry"
 )
 
-// about makes passages of words that begin with a prefix.
-func about(prefix string, n int) []embed.Item {
-	items := make([]embed.Item, n)
-	for i := range items {
-		for j := range 6 {
-			items[i].Text += fmt.Sprintf(" %s%d", prefix, (i*7+j*j*3+i%11*j)%40)
-		}
-	}
-	return items
-}
-
 // TestDriftIsTold: by metrics at any time, and by one warning.
 func TestDriftIsTold(t *testing.T) {
-	m, err := model.Fit(t.Context(), nil, someEmbedders, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 16, Normalize: true, Seed: 1}, 10, about("a", 400))
+	m, err := model.Fit(t.Context(), nil, pipelinetest.Lexical, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 16, Normalize: true, Seed: 1}, 10, pipelinetest.About("a", 400))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +30,7 @@ func TestDriftIsTold(t *testing.T) {
 	metrics := telemetry.NewMetrics(registry)
 	metrics.CapturedShare.WithLabelValues("old", telemetry.OfRecent).Set(1)
 	var log bytes.Buffer
-	observeDrift(m, metrics, zerolog.New(&log))
+	pipeline.ObserveDrift(m, metrics, zerolog.New(&log))
 	gauge := func(what string) float64 {
 		return testutil.ToFloat64(metrics.CapturedShare.WithLabelValues(m.ID(), what))
 	}
@@ -55,7 +47,7 @@ func TestDriftIsTold(t *testing.T) {
 		var partitions sync.WaitGroup
 		for range 2 {
 			partitions.Go(func() {
-				if _, _, err := m.Vectors(t.Context(), embed.Passage, about(prefix, n/2)); err != nil {
+				if _, _, err := m.Vectors(t.Context(), embed.Passage, pipelinetest.About(prefix, n/2)); err != nil {
 					t.Error(err)
 				}
 			})
@@ -85,13 +77,13 @@ func TestDriftIsTold(t *testing.T) {
 
 // TestNoDriftWithoutAxes: there is nothing to tell of a model that reduces nothing.
 func TestNoDriftWithoutAxes(t *testing.T) {
-	m, err := model.Fit(t.Context(), nil, someEmbedders, config.Reduce{Method: "none"}, 10, about("a", 400))
+	m, err := model.Fit(t.Context(), nil, pipelinetest.Lexical, config.Reduce{Method: "none"}, 10, pipelinetest.About("a", 400))
 	if err != nil {
 		t.Fatal(err)
 	}
 	metrics := telemetry.NewMetrics(prometheus.NewRegistry())
-	observeDrift(m, metrics, zerolog.Nop())
-	if _, _, err := m.Vectors(t.Context(), embed.Passage, about("b", 100)); err != nil {
+	pipeline.ObserveDrift(m, metrics, zerolog.Nop())
+	if _, _, err := m.Vectors(t.Context(), embed.Passage, pipelinetest.About("b", 100)); err != nil {
 		t.Fatal(err)
 	}
 	if n := testutil.CollectAndCount(metrics.CapturedShare) + testutil.CollectAndCount(metrics.MeasuredDocuments) + testutil.CollectAndCount(metrics.Drifted); n != 0 {
@@ -101,30 +93,30 @@ func TestNoDriftWithoutAxes(t *testing.T) {
 
 // TestUnchangedDocumentsAreNotMeasured: a document that the index has already is not embedded.
 func TestUnchangedDocumentsAreNotMeasured(t *testing.T) {
-	w := newWorld(t, 1)
-	w.cfg.Embedders, w.cfg.Reduce = someEmbedders, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 8, Normalize: true, Seed: 1}
-	for i, item := range about("a", 30) {
-		w.produce("documents", fmt.Sprint(i), map[string]any{"text": item.Text})
+	w := pipelinetest.New(t, 1)
+	w.Config.Embedders, w.Config.Reduce = pipelinetest.Lexical, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 8, Normalize: true, Seed: 1}
+	for i, item := range pipelinetest.About("a", 30) {
+		w.Produce("documents", fmt.Sprint(i), map[string]any{"text": item.Text})
 	}
 	metrics := telemetry.NewMetrics(prometheus.NewRegistry())
-	stop := w.measured(metrics)
+	stop := w.Measured(metrics)
 	defer func() { stop() }()
-	w.settle()
+	w.Settle()
 	count := func() int {
-		generation, _, err := w.index.Active(t.Context())
+		generation, _, err := w.Index.Active(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return int(testutil.ToFloat64(metrics.MeasuredDocuments.WithLabelValues(modelOf(generation))))
+		return int(testutil.ToFloat64(metrics.MeasuredDocuments.WithLabelValues(catalog.ModelOf(generation))))
 	}
 	if n := count(); n != 30 {
 		t.Errorf("%d documents were measured, want 30", n)
 	}
-	for i, item := range about("a", 30) {
-		w.produce("documents", fmt.Sprint(i), map[string]any{"text": item.Text, "url": "http://new"})
+	for i, item := range pipelinetest.About("a", 30) {
+		w.Produce("documents", fmt.Sprint(i), map[string]any{"text": item.Text, "url": "http://new"})
 	}
-	w.produce("documents", "more", map[string]any{"text": "a1 a2 a3"})
-	w.settle()
+	w.Produce("documents", "more", map[string]any{"text": "a1 a2 a3"})
+	w.Settle()
 	if n := count(); n != 31 {
 		t.Errorf("%d documents were measured, want 31", n)
 	}

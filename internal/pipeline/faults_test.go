@@ -1,4 +1,4 @@
-package pipeline
+package pipeline_test
 
 import (
 	"flag"
@@ -13,6 +13,7 @@ import (
 
 	"hardneg/internal/embedded/fault"
 	embeddedqdrant "hardneg/internal/embedded/qdrant"
+	"hardneg/internal/pipelinetest"
 )
 
 var faultsFor = flag.Duration("faults-for", 8*time.Second, "how long TestViewConvergesUnderFaults goes on beginning rounds")
@@ -62,16 +63,16 @@ func qdrantFaults() []fault.Rule {
 // Every call to both servers fails now and then, before or after its effect, under instances that come, go and overlap.
 // Whenever the servers are well again, the view becomes what a batch job computes.
 func TestViewConvergesUnderFaults(t *testing.T) {
-	seed := worldSeed(t)
+	seed := pipelinetest.Seed(t)
 	kafka, qdrant := fault.New(seed), fault.New(seed+1)
-	w := newFaultyWorld(t, seed, kafka, qdrant)
-	w.cfg.Topics.PurgeRefresh = 50 * time.Millisecond
+	w := pipelinetest.NewFaulty(t, seed, kafka, qdrant)
+	w.Config.Topics.PurgeRefresh = 50 * time.Millisecond
 	for range 40 {
-		w.step()
+		w.Step()
 	}
-	stop := w.instance()
-	w.settle()
-	w.compare("after the first load")
+	stop := w.Instance()
+	w.Settle()
+	w.Compare("after the first load")
 	faults := func() (n int) {
 		for _, hits := range []map[string]int{kafka.Hits(), qdrant.Hits()} {
 			for _, k := range hits {
@@ -81,28 +82,28 @@ func TestViewConvergesUnderFaults(t *testing.T) {
 		return n
 	}
 	rounds := 0
-	for start := time.Now(); rounds == 0 || time.Since(start) < *faultsFor || rounds < 50 && (len(w.want()) < 5 || faults() < 20); rounds++ {
+	for start := time.Now(); rounds == 0 || time.Since(start) < *faultsFor || rounds < 50 && (len(w.Want()) < 5 || faults() < 20); rounds++ {
 		kafka.Set(kafkaFaults()...)
 		qdrant.Set(qdrantFaults()...)
 		for range 120 {
-			w.step()
-			time.Sleep(time.Duration(w.rng.IntN(15)) * time.Millisecond)
+			w.Step()
+			time.Sleep(time.Duration(w.Rng.IntN(15)) * time.Millisecond)
 		}
 		kafka.Set()
 		qdrant.Set()
 		if rounds%2 == 1 {
-			second := w.instance()
+			second := w.Instance()
 			stop()
 			stop = second
 		}
-		w.settle()
-		w.compare(fmt.Sprintf("after round %d", rounds))
+		w.Settle()
+		w.Compare(fmt.Sprintf("after round %d", rounds))
 	}
 	stop()
-	if len(w.want()) < 5 {
+	if len(w.Want()) < 5 {
 		t.Fatal("the history ended nearly empty: nothing was tested")
 	}
-	offsets, err := w.kafka.Offsets(t.Context(), w.cfg.Topics.Refresh)
+	offsets, err := w.Kafka.Offsets(t.Context(), w.Config.Topics.Refresh)
 	if err != nil {
 		t.Fatal(err)
 	}

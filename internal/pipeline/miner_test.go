@@ -1,14 +1,19 @@
-package pipeline
+package pipeline_test
 
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hardneg/index"
+	"hardneg/internal/catalog"
+	"hardneg/internal/pipelinetest"
 	"hardneg/internal/records"
+	"hardneg/internal/stages"
 	"hardneg/internal/telemetry"
+	"hardneg/mining"
 	"hardneg/stream"
 )
 
@@ -30,11 +35,11 @@ func (r restless) DocumentsAt(ctx context.Context, points []string, want index.F
 // without them, and comes again.
 func TestRestlessDocuments(t *testing.T) {
 	t.Parallel()
-	w := loadedWorld(t, 22, 4)
-	stop := w.instance()
-	w.settle()
+	w := pipelinetest.Loaded(t, 22, 4)
+	stop := w.Instance()
+	w.Settle()
 	stop()
-	live := w.live()
+	live := w.Live()
 	queries := []string{"q0", "q1", "q2", "q3"}
 	states, err := live.States(t.Context(), queries)
 	if err != nil {
@@ -44,18 +49,22 @@ func TestRestlessDocuments(t *testing.T) {
 	for _, q := range queries {
 		token = max(token, states[q].Token)
 	}
-	miner := func(x restless) miner {
-		p, err := newPipeline(Options{Config: w.cfg, Kafka: w.kafka, Index: w.index, Log: w.log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry()), Health: telemetry.NewHealth()})
-		if err != nil {
-			t.Fatal(err)
+	rules := catalog.RulesOf(w.Config)
+	policies, err := mining.New(rules.Mining)
+	if err != nil {
+		t.Fatal(err)
+	}
+	miner := func(x restless) stages.Miner {
+		e := &stages.Env{
+			Outputs:    stages.Outputs{Names: catalog.NamesOf(w.Config, ""), Publication: stages.Live{}, Log: w.Log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry())},
+			Generation: live.Generation(), Rules: rules, Mining: policies, Kafka: w.Kafka, Now: time.Now, WideLimit: 1,
 		}
-		p.queries, p.index, p.generation, p.wide = live, x, live.Generation(), 1
-		return miner{Pipeline: p, token: token}
+		return stages.NewMiner(e, x, token)
 	}
 	var batch []stream.Record
 	for _, q := range queries {
 		r := records.Refresh{Kind: records.KindRefresh, QueryID: q, Source: records.Source{Topic: records.SourceSweep}}
-		batch = append(batch, stream.Record{Topic: w.cfg.Topics.Refresh, Key: []byte(r.QueryID), Value: r.Encode()})
+		batch = append(batch, stream.Record{Topic: w.Config.Topics.Refresh, Key: []byte(r.QueryID), Value: r.Encode()})
 	}
 	run := func(changes bool, batch []stream.Record) (triplets int, again []stream.Record) {
 		t.Helper()
@@ -64,7 +73,7 @@ func TestRestlessDocuments(t *testing.T) {
 			t.Fatalf("changes %v: %v", changes, err)
 		}
 		for _, o := range outputs {
-			if o.Topic == w.cfg.Topics.Triplets {
+			if o.Topic == w.Config.Topics.Triplets {
 				triplets++
 			} else {
 				again = append(again, stream.Record{Topic: o.Topic, Key: o.Key, Value: o.Value, Headers: o.Headers})
@@ -84,8 +93,8 @@ func TestRestlessDocuments(t *testing.T) {
 	if _, again = run(false, again); len(again) > 0 {
 		t.Errorf("at rest again: %d queries come again", len(again))
 	}
-	stop = w.instance()
+	stop = w.Instance()
 	defer func() { stop() }()
-	w.settle()
-	w.compare("in the end")
+	w.Settle()
+	w.Compare("in the end")
 }

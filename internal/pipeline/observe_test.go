@@ -1,4 +1,4 @@
-package pipeline
+package pipeline_test
 
 import (
 	"errors"
@@ -8,7 +8,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
+	"hardneg/internal/pipeline"
+	"hardneg/internal/pipelinetest"
 	"hardneg/internal/telemetry"
 	"hardneg/stream"
 )
@@ -17,19 +20,16 @@ import (
 func TestStalledPartition(t *testing.T) {
 	metrics, health := telemetry.NewMetrics(prometheus.NewRegistry()), telemetry.NewHealth()
 	var log strings.Builder
-	p, err := newPipeline(Options{Config: config.Default(), Log: zerolog.New(&log), Metrics: metrics, Health: health})
-	if err != nil {
-		t.Fatal(err)
-	}
+	observe := pipeline.Observer(pipeline.Options{Conn: catalog.Conn{Config: config.Default(), Log: zerolog.New(&log)}, Metrics: metrics, Health: health})
 	event := func(partition int32, kind stream.EventKind, err error) {
-		p.observe(stream.Event{Stage: StageMiner, Topic: "refresh", Partition: partition, Kind: kind, Offset: 17, End: 20, Err: err})
+		observe(stream.Event{Stage: catalog.StageMiner, Topic: "refresh", Partition: partition, Kind: kind, Offset: 17, End: 20, Err: err})
 	}
 	check := func(stalled float64, reason string) {
 		t.Helper()
-		if got := measure(t, metrics.Stalled.WithLabelValues(StageMiner)); got != stalled {
+		if got := pipelinetest.Value(t, metrics.Stalled.WithLabelValues(catalog.StageMiner)); got != stalled {
 			t.Errorf("%v partitions stalled, want %v", got, stalled)
 		}
-		if got := health.Ready()[StageMiner]; got != reason {
+		if got := health.Ready()[catalog.StageMiner]; got != reason {
 			t.Errorf("not ready for %q, want %q", got, reason)
 		}
 	}

@@ -1,313 +1,188 @@
-// Package pipeline joins Kafka, the index and the rules into the three stages: the indexer (documents to index and
-// affected queries), the intake (query log to evidence, keyed by query) and the miner (evidence and refreshes to
-// triplets). docs/architecture.md has the figure.
+// Package pipeline runs the stages of the live generation in this process: it finds that generation or makes the first one, keeps
+// the stages running, sweeps, and hands over when another generation is promoted. For a rebuild it also runs the stages of
+// a generation that is not live yet (Shadow). Only packages of hardneg import it.
 package pipeline
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
 
-	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"hardneg/index"
-	"hardneg/internal/config"
+	"hardneg/internal/catalog"
 	"hardneg/internal/embed"
-	"hardneg/internal/records"
+	"hardneg/internal/stages"
 	"hardneg/internal/telemetry"
 	"hardneg/mining"
 	"hardneg/stream"
 )
 
-// Options is what a pipeline is made of.
+// Options say what an instance of the service works with.
 type Options struct {
-	Config  *config.Config
-	Kafka   *stream.Client
-	Index   *index.Client
+	catalog.Conn
 	Cache   *embed.Cache // of vectors; nil: none
-	Log     zerolog.Logger
 	Metrics *telemetry.Metrics
 	Health  *telemetry.Health
 }
 
-// store is what the stages ask of the index: *index.Index, or a simulation of it. Every write is visible to each
-// call that begins after it returned; documents and states are guarded as index.WriteDocuments and WriteStates say.
-type store interface {
-	WriteDocuments(ctx context.Context, docs []index.Document, partition int32, highest int64) error
-	Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
-	Search(ctx context.Context, queries [][]float32, limit int) ([]index.Hits, error)
-	Watching(ctx context.Context, documentIDs []string) ([]string, error)
-	Entering(ctx context.Context, vectors [][]float32) ([][]string, error)
-	States(ctx context.Context, queryIDs []string) (map[string]index.State, error)
-	WriteStates(ctx context.Context, states []index.State, token int64) error
-	Rank(ctx context.Context, queries [][]float32, limit int) ([]index.Ranking, error)
-	DocumentsAt(ctx context.Context, points []string, want index.Fields) (map[string]index.Document, error)
-	Counts(ctx context.Context) (documents, queries uint64, err error)
-}
-
-// broker is what the stages ask of Kafka beside the records they are given: *stream.Client, or a simulation.
-type broker interface {
-	Offsets(ctx context.Context, topic string) ([]stream.Offsets, error)
-}
-
-// vectors embeds texts: *model.Model, or a simulation. The errors are those of single items.
-type vectors interface {
-	Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error)
-}
-
-// Pipeline is what the stages share once there is a model.
-type Pipeline struct {
-	named       *config.Config // as the user gave it
-	cfg         *config.Config // with the names of the generation
-	kafka       *stream.Client // nil in a simulation
-	broker      broker
-	client      *index.Client // likewise
-	index       store
-	queries     *index.Index // what the sweep goes through: index itself; nil in a simulation
-	swept       sweptTo
-	leftOut     []swept // by the sweep, until their partitions have caught up
-	cache       *embed.Cache
-	model       vectors
-	generation  string
-	live        string                      // the generation that was live at start; empty: none yet
-	record      *generation                 // what is known of it; nil: it was not made by rebuild
-	previous    atomic.Pointer[index.Index] // the generation before, until all of this one is known to be published; else it holds nil
-	shadow      *shadow                     // the generation is being built beside the live one; nil: it is live
-	supersede   chan error                  // another generation is live
-	told        map[string]map[int32]int64  // by stage: before these offsets an earlier generation sent the dead letters
-	carries     []config.Embedder           // whose vectors the intake keeps
-	mining      *mining.Miner
-	fingerprint string // of everything that decides a list, the model aside
-	minWeight   int64  // millionths
-	wide        int    // wideLimit, but in tests
-	now         func() time.Time
-	log         zerolog.Logger
-	metrics     *telemetry.Metrics
-	health      *telemetry.Health
-
-	unfitted error // why no model can be fitted, for as long as its embedders are to blame
-
-	failing struct { // errors of partitions that have not committed since, by stage
-		sync.Mutex
-		partitions map[string]map[int32]error
-		stalled    map[string]map[int32]bool // those whose batch makes no progress
-	}
-}
-
-// Run brings the topics, the model and the collections into being where they are missing, and then runs the
-// configured stages until the context ends, when each finishes the transaction under way. When another generation is
-// promoted it goes on with that one.
+// Run creates the topics, the model and the collections that are missing, and then runs the configured stages until the context
+// ends. Each stage then finishes its transaction. When another generation is promoted, Run goes on with that one.
 func Run(ctx context.Context, o Options) error {
 	for {
 		err := runLive(ctx, o)
-		if !errors.Is(err, errSuperseded) || ctx.Err() != nil {
+		if !errors.Is(err, ErrSuperseded) || ctx.Err() != nil {
 			return err
 		}
 		o.Log.Info().Err(err).Msg("going on with the generation that is live now")
 	}
 }
 
-// runLive runs the stages of the generation that is live, or makes the first one.
+// runLive runs the stages of the live generation, or makes the first generation.
 func runLive(ctx context.Context, o Options) error {
-	p, err := newPipeline(o)
+	rules := catalog.RulesOf(o.Config)
+	miner, err := mining.New(rules.Mining)
 	if err != nil {
 		return err
 	}
-	p.introduceEmbedders()
-	for _, begin := range []func() error{
-		func() error { return p.adopt(ctx) },
-		func() error { return EnsureTopics(ctx, p.kafka, p.cfg) },
-		func() error { return p.keepPartitions(ctx) },
+	b := newBootstrap(o)
+	var live catalog.Live
+	for _, step := range []func() error{
+		func() (err error) { live, err = o.Live(ctx); return err },
+		func() error { return catalog.EnsureTopics(ctx, o.Kafka, o.Config, live.Generation) },
+		func() error { return catalog.KeepPartitions(ctx, o.Kafka, o.Config, live) },
 	} {
-		if err := p.persist(ctx, begin); err != nil {
-			return quiet(ctx, err)
+		if err := b.untilReachable(ctx, step); err != nil {
+			return UnlessEnded(ctx, err)
 		}
 	}
-	stages, ctx := errgroup.WithContext(ctx)
-	stages.Go(func() error { return p.watchLive(ctx) })
-	intake := func() {
-		if slices.Contains(p.cfg.Stages, StageIntake) {
-			stages.Go(func() error { return p.run(ctx, StageIntake) })
+	r := newRunner(o, b.observer, catalog.NamesOf(o.Config, live.Generation), live.Generation)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.watchLive(ctx) })
+	run := func(s stage) {
+		if slices.Contains(o.Config.Stages, s.name) {
+			group.Go(func() error { return r.run(ctx, s) })
 		}
 	}
-	if p.live == "" { // the log flows while the documents are read that the first model is fitted on
-		intake()
+	if live.Generation == "" { // the first model is fitted on documents; the query log flows meanwhile
+		out := stages.Outputs{Names: r.names, Publication: stages.Live{}, Log: o.Log, Metrics: o.Metrics}
+		run(intake(stages.Intake{Outputs: out, Reader: stages.QueryReader{Weights: *rules.Evidence, Carries: o.Config.Embedders}}))
 	}
-	stages.Go(func() error {
-		if err := p.persist(ctx, func() error { return p.open(ctx) }); err != nil {
-			return quiet(ctx, err)
+	group.Go(func() error {
+		var g *generation
+		err := b.untilReachable(ctx, func() (err error) {
+			g, err = b.open(ctx, live, rules, miner)
+			return err
+		})
+		if err != nil {
+			return UnlessEnded(ctx, err)
 		}
-		if p.live != "" {
-			intake()
+		if live.Generation != "" {
+			run(intake(g.intake()))
 		}
-		if slices.Contains(p.cfg.Stages, StageIndexer) {
-			stages.Go(func() error { return p.run(ctx, StageIndexer) })
-		}
-		if !slices.Contains(p.cfg.Stages, StageMiner) {
+		run(g.indexer())
+		if !slices.Contains(o.Config.Stages, catalog.StageMiner) {
 			return nil
 		}
-		if err := p.persist(ctx, func() error { return p.awaitFirstLoad(ctx) }); err != nil {
-			return quiet(ctx, err)
+		for _, step := range []func() error{
+			func() error { return b.awaitFirstLoad(ctx, g) },
+			func() error { return rules.Publish(ctx, o.Kafka, o.Config.Topics.Models) },
+		} {
+			if err := b.untilReachable(ctx, step); err != nil {
+				return UnlessEnded(ctx, err)
+			}
 		}
-		if err := p.persist(ctx, func() error { return p.publishRules(ctx) }); err != nil {
-			return quiet(ctx, err)
-		}
-		return p.run(ctx, StageMiner)
+		return r.run(ctx, g.miner(newSweep(g, o)))
 	})
-	return stages.Wait()
+	return group.Wait()
 }
 
-func newPipeline(o Options) (*Pipeline, error) {
-	rules, err := mining.New(rules(o.Config.Mining))
-	if err != nil {
-		return nil, err
-	}
-	p := &Pipeline{
-		named: o.Config, cfg: o.Config, wide: wideLimit, cache: o.Cache, kafka: o.Kafka, broker: o.Kafka, client: o.Index, mining: rules, now: time.Now,
-		carries: o.Config.Embedders, supersede: make(chan error, 1),
-		log: o.Log, metrics: o.Metrics, health: o.Health,
-		minWeight: records.Millionths(o.Config.Queries.MinWeight), fingerprint: newRuleset(o.Config).Fingerprint,
-	}
-	p.failing.partitions, p.failing.stalled = map[string]map[int32]error{}, map[string]map[int32]bool{}
-	return p, nil
+// stage is a stage as the runner runs it.
+type stage struct {
+	name  string
+	new   func(stream.Assignment) stream.Processor
+	until func(ctx context.Context, partition int32, committed int64) (int64, error) // nil: it reads without a bound
 }
 
-// persist repeats what comes before the stages for as long as a server cannot be reached or is not ready, or one of an
-// embedder's denies what it is asked, and says so.
-func (p *Pipeline) persist(ctx context.Context, f func() error) error {
-	for {
-		err := f()
-		p.unfitted = nil
-		switch {
-		case ctx.Err() != nil:
-			return err
-		case errors.Is(err, index.ErrUnavailable), stream.Transient(err):
-		case errors.Is(err, embed.ErrUnavailable), errors.Is(err, embed.ErrDenied):
-			p.unfitted = err
-		default:
-			return err
-		}
-		p.metrics.Failures.WithLabelValues(StageMiner).Inc()
-		p.await(err)
-		p.log.Error().Err(err).Msg("cannot begin; trying again")
-		if err := pause(ctx, 10*pollPause); err != nil {
-			return err
-		}
-	}
+// runner runs stages of one generation in this process, and stops them when another generation is promoted.
+type runner struct {
+	Options
+	observer   *observer
+	names      catalog.Names
+	live       string     // the generation that was live when the runner began; empty: none was
+	superseded chan error // gets an error when a stage finds that another generation is live
 }
 
-// quiet drops an error that only says that the context ended.
-func quiet(ctx context.Context, err error) error {
+func newRunner(o Options, observer *observer, names catalog.Names, live string) *runner {
+	return &runner{Options: o, observer: observer, names: names, live: live, superseded: make(chan error, 1)}
+}
+
+// run runs one stage until the context ends.
+func (r *runner) run(ctx context.Context, s stage) error {
+	kafka := r.Config.Kafka
+	spec := stream.Stage{
+		Name:                s.name,
+		Group:               r.names.Group(s.name),
+		Topic:               r.names.Input(s.name),
+		TransactionalPrefix: r.names.TransactionalPrefix(s.name),
+		MaxRecords:          kafka.MaxBatch,
+		SessionTimeout:      kafka.SessionTimeout,
+		TransactionTimeout:  kafka.TransactionTimeout,
+		StallAfter:          kafka.StallAfter,
+		AbandonAfter:        kafka.AbandonAfter,
+		Observe:             r.observer.event,
+		New:                 func(a stream.Assignment) stream.Processor { return &owner{Processor: s.new(a), runner: r} },
+		Until:               s.until,
+	}
+	if s.name == catalog.StageMiner {
+		spec.MaxRecords = min(kafka.MaxBatch, 2*stages.MineTogether) // one query can mean many triplets with their texts, all in one transaction
+		spec.PurgeEvery = r.Config.Topics.PurgeRefresh
+	}
+	r.observer.up(s.name, nil)
+	defer r.Metrics.StageUp.WithLabelValues(s.name).Set(0)
+	return UnlessEnded(ctx, r.Kafka.Run(ctx, spec))
+}
+
+// UnlessEnded drops an error that only says that the context ended.
+func UnlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
 
-// run runs one stage.
-func (p *Pipeline) run(ctx context.Context, stage string) error {
-	s := stream.Stage{
-		Name:                stage,
-		Group:               Group(p.cfg, stage),
-		Topic:               inputTopic(p.cfg, stage),
-		TransactionalPrefix: transactionalPrefix(p.cfg, stage),
-		MaxRecords:          p.maxRecords(stage),
-		SessionTimeout:      p.cfg.Kafka.SessionTimeout,
-		TransactionTimeout:  p.cfg.Kafka.TransactionTimeout,
-		StallAfter:          p.cfg.Kafka.StallAfter,
-		AbandonAfter:        p.cfg.Kafka.AbandonAfter,
-		Observe:             p.observe,
-		New:                 func(a stream.Assignment) stream.Processor { return p.processor(stage, a) },
-	}
-	switch {
-	case stage == StageMiner:
-		s.PurgeEvery = p.cfg.Topics.PurgeRefresh
-	case p.shadow != nil:
-		s.Until = p.follow(stage)
-	}
-	p.up(stage, nil)
-	defer p.metrics.StageUp.WithLabelValues(stage).Set(0)
-	return quiet(ctx, p.kafka.Run(ctx, s))
+// generation is a generation whose stages run in this process.
+type generation struct {
+	env         *stages.Env
+	collections *index.Index
+	reader      stages.QueryReader
+	successor   *successor // nil: rebuild did not make the generation, so nothing is left to take over
 }
 
-// maxRecords bounds a transaction. A query can mean many triplets with their texts, all in one.
-func (p *Pipeline) maxRecords(stage string) int {
-	if stage == StageMiner {
-		return min(p.cfg.Kafka.MaxBatch, 2*mineTogether)
-	}
-	return p.cfg.Kafka.MaxBatch
+func (g *generation) intake() stages.Intake {
+	return stages.Intake{Outputs: g.env.Outputs, Reader: g.reader}
 }
 
-// processor is what a stage does with a partition while it owns it.
-func (p *Pipeline) processor(stage string, a stream.Assignment) stream.Processor {
-	var processor stream.Processor
-	switch stage {
-	case StageIndexer:
-		processor = indexer{p, a.Partition}
-	case StageIntake:
-		processor = intake{p}
-	default:
-		m := miner{p, a.Token}
-		processor = m
-		if a.Partition == 0 && p.queries != nil && p.shadow == nil {
-			processor = p.sweeping(m)
+func intake(s stages.Intake) stage {
+	return stage{name: catalog.StageIntake, new: func(stream.Assignment) stream.Processor { return s }}
+}
+
+func (g *generation) indexer() stage {
+	return stage{name: catalog.StageIndexer, new: func(a stream.Assignment) stream.Processor {
+		return stages.NewIndexer(g.env, g.collections, a.Partition)
+	}}
+}
+
+// miner returns the miner. In partition 0, of which a view has one owner, the sweep runs beside it.
+func (g *generation) miner(s *sweep) stage {
+	return stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
+		m := stages.NewMiner(g.env, g.collections, a.Token)
+		if a.Partition == 0 {
+			return sweepBeside(m, s, g.successor)
 		}
-	}
-	if p.client != nil {
-		processor = &owner{processor, p, false}
-	}
-	return processor
+		return m
+	}}
 }
 
-// vectors embeds texts, and counts them.
-func (p *Pipeline) vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error) {
-	if len(items) == 0 {
-		return nil, nil, nil
-	}
-	vectors, refusals, err := p.model.Vectors(ctx, kind, items)
-	if err != nil {
-		return nil, nil, err
-	}
-	label := "passage"
-	if kind == embed.Query {
-		label = "query"
-	}
-	p.metrics.EmbeddedTexts.WithLabelValues(label).Add(float64(len(items)))
-	return vectors, refusals, nil
-}
-
-// notPastEnd refuses to go on when something was stored from an offset that its topic does not reach.
-func (p *Pipeline) notPastEnd(ctx context.Context, topic, what string, stored map[int32]int64) error {
-	if len(stored) == 0 {
-		return nil
-	}
-	ends, err := p.broker.Offsets(ctx, topic)
-	if err != nil {
-		return err
-	}
-	for _, end := range ends {
-		if at, ok := stored[end.Partition]; ok && at >= end.HighWatermark {
-			return fmt.Errorf("%w: %s from %s/%d at offset %d, but the partition ends at %d: the topic was deleted and made anew; "+
-				"give the new one another name, or start a new view with another name, qdrant.prefix and triplets topic",
-				stream.ErrOffsetOutOfRange, what, topic, end.Partition, at, end.HighWatermark)
-		}
-	}
-	return nil
-}
-
-// rules translates the configuration into the terms of package mining.
-func rules(c config.Mining) mining.Config {
-	m := mining.Config{Negatives: c.Negatives, NearDuplicate: c.NearDuplicate, NearText: c.NearText, Depth: c.Depth}
-	for _, t := range c.Tiers {
-		m.Tiers = append(m.Tiers, mining.Tier{
-			Policy: t.Policy, UpTo: t.UpTo, RelativeMargin: t.RelativeMargin, AbsoluteMargin: t.AbsoluteMargin,
-			MaxScore: t.MaxScore, MinScore: t.MinScore, Skip: t.Skip, Depth: t.Depth, Sampling: t.Sampling,
-		})
-	}
-	return m
-}
+const retryEvery = 10 * catalog.PollEvery

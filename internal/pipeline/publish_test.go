@@ -1,66 +1,26 @@
-package pipeline
+package pipeline_test
 
 import (
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"hardneg/stream"
+	"hardneg/internal/pipelinetest"
 )
-
-func TestTraceparent(t *testing.T) {
-	const valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	header := func(key, value string) stream.Header { return stream.Header{Key: key, Value: []byte(value)} }
-	for _, test := range []struct {
-		name    string
-		headers []stream.Header
-		want    string // "": none
-	}{
-		{"none", nil, ""},
-		{"valid", []stream.Header{header("a", "b"), header("traceparent", valid)}, valid},
-		{"a later version", []stream.Header{header("traceparent", "cc"+valid[2:])}, "cc" + valid[2:]},
-		{"a later version with more", []stream.Header{header("traceparent", "01"+valid[2:]+"-more")}, "01" + valid[2:] + "-more"},
-		{"a later version of 128 bytes", []stream.Header{header("traceparent", "01"+valid[2:]+"-"+strings.Repeat("x", 72))}, "01" + valid[2:] + "-" + strings.Repeat("x", 72)},
-		{"a later version of 129 bytes", []stream.Header{header("traceparent", "01"+valid[2:]+"-"+strings.Repeat("x", 73))}, ""},
-		{"a later version that goes on without a dash", []stream.Header{header("traceparent", "01"+valid[2:]+"more")}, ""},
-		{"a megabyte", []stream.Header{header("traceparent", strings.Repeat("x", 1<<20))}, ""},
-		{"a megabyte that begins well", []stream.Header{header("traceparent", valid+strings.Repeat("0", 1<<20))}, ""},
-		{"version 00 with more", []stream.Header{header("traceparent", valid+"-more")}, ""},
-		{"version ff", []stream.Header{header("traceparent", "ff"+valid[2:])}, ""},
-		{"upper case", []stream.Header{header("traceparent", strings.ToUpper(valid))}, ""},
-		{"short", []stream.Header{header("traceparent", valid[:54])}, ""},
-		{"a line break", []stream.Header{header("traceparent", valid+"\n")}, ""},
-		{"empty", []stream.Header{header("traceparent", "")}, ""},
-		{"another name", []stream.Header{header("Traceparent", valid)}, ""},
-		{"the second is one", []stream.Header{header("traceparent", "no"), header("traceparent", valid)}, valid},
-	} {
-		got := ""
-		for _, h := range traceparent(test.headers) {
-			got += h.Key + "=" + string(h.Value)
-		}
-		if test.want != "" {
-			test.want = "traceparent=" + test.want
-		}
-		if got != test.want {
-			t.Errorf("%s: handed on %.200q, want %q", test.name, got, test.want)
-		}
-	}
-}
 
 // A rank that was retracted in a committed transaction is forgotten with the next change of its query, and not before.
 func TestPublishedShrinks(t *testing.T) {
-	w := loadedWorld(t, 11, 1)
-	w.cfg.Kafka.SessionTimeout = 30 * time.Second // one token throughout
-	stop := w.instance()
+	w := pipelinetest.Loaded(t, 11, 1)
+	w.Config.Kafka.SessionTimeout = 30 * time.Second // one token throughout
+	stop := w.Instance()
 	defer func() { stop() }()
-	w.settle()
+	w.Settle()
 	published := func(when string, want ...string) {
 		t.Helper()
-		w.settle()
-		w.compare(when)
-		live := w.live()
+		w.Settle()
+		w.Compare(when)
+		live := w.Live()
 		states, err := live.States(t.Context(), []string{"q0"})
 		if err != nil {
 			t.Fatal(err)
@@ -69,18 +29,18 @@ func TestPublishedShrinks(t *testing.T) {
 			t.Errorf("%s: the state knows of ranks of %v, want %v", when, got, want)
 		}
 	}
-	first := slices.Sorted(maps.Keys(w.logged["q0"].positives))
+	first := slices.Sorted(maps.Keys(w.Logged["q0"].Positives))
 	published("at first", first...)
-	delete(w.logged, "q0")
-	w.produce("queries", "q0", nil)
+	delete(w.Logged, "q0")
+	w.Produce("queries", "q0", nil)
 	published("forgotten", first...)
 	time.Sleep(2 * time.Millisecond) // what comes now is younger by the clock
-	w.judge("q0", "d20")
+	w.Judge("q0", "d20")
 	published("asked again", "d20")
-	w.judge("q0", "d20", "d21")
+	w.Judge("q0", "d20", "d21")
 	published("another positive", "d20", "d21")
 	stop()
-	stop = w.instance() // under another token nothing is known to be published
-	w.judge("q0", "d20", "d21", "d22")
+	stop = w.Instance() // under another token nothing is known to be published
+	w.Judge("q0", "d20", "d21", "d22")
 	published("under a new owner", "d20", "d21", "d22")
 }

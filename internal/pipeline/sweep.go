@@ -8,30 +8,31 @@ import (
 	"github.com/google/uuid"
 
 	"hardneg/index"
+	"hardneg/internal/catalog"
 	"hardneg/internal/records"
+	"hardneg/internal/stages"
 	"hardneg/stream"
 )
 
 const (
-	// maxBacklog is how many refresh records may wait for the miner when the sweep adds to them: it must not hold up what
-	// changed. At a high rate what two turns bring may wait. Each partition has its share.
+	// maxBacklog is how many refresh records may wait for the miner when the sweep adds to them: the sweep must not delay changes. At
+	// a high rate the records of two turns may wait. Each partition has its share.
 	maxBacklog = 1000
 
-	// maxLeftOut bounds the queries that wait for their partition. Those beyond it come with the next round.
+	// maxLeftOut bounds the queries that wait for their partition. Queries beyond it come with the next round.
 	maxLeftOut = 10_000
 )
 
-// Why the sweep sends a query, as in the metrics.
+// Reasons why the sweep sends a query, as in the metrics.
 const (
 	sweptFingerprint = "fingerprint" // its state was mined by other rules
 	sweptAge         = "age"         // it was its turn
 	sweptRetention   = "retention"   // it is forgotten
 )
 
-// sweepingMiner is the miner of partition 0, of which a view has one, with the sweep beside it, and before that what is
-// left to do after a rebuild.
+// sweepingMiner is the miner of partition 0. The sweep runs beside it, and before the sweep the rest of a rebuild's work.
 type sweepingMiner struct {
-	miner
+	stages.Miner
 	stop func()
 }
 
@@ -41,41 +42,58 @@ func (s sweepingMiner) Close() error {
 	return nil
 }
 
-func (p *Pipeline) sweeping(m miner) stream.Processor {
+// sweepBeside starts the sweep beside a miner. If a rebuild made the generation, it first publishes all of it; then it erases the
+// previous generation when its time has come.
+func sweepBeside(m stages.Miner, s *sweep, next *successor) stream.Processor {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		var retiring sync.WaitGroup
 		defer retiring.Wait()
-		if p.succeed(ctx) {
-			retiring.Go(func() { p.retire(ctx) })
+		if next != nil && next.succeed(ctx) {
+			retiring.Go(func() { next.retire(ctx) })
 		}
-		if ctx.Err() == nil && p.cfg.Sweep.Rate > 0 {
-			p.sweep(ctx)
+		if ctx.Err() == nil && s.rate > 0 {
+			s.run(ctx)
 		}
 	}()
 	return sweepingMiner{m, func() { cancel(); <-done }}
 }
 
-// sweptTo is how far the sweep is. It outlasts an assignment, and one sweep at a time uses it.
-type sweptTo struct {
-	changed bool      // going through the queries that other rules mined, not through all
-	next    string    // the point to go on from; empty: the first
-	began   time.Time // when it last passed the end; zero: not yet
+// sweep sends every query through refresh, again and again, at sweep.rate. Queries that were mined by other rules go first. The
+// sweep writes refresh records and nothing else; the miner decides what to do with them. A sweep outlasts an assignment,
+// and one goroutine at a time runs it.
+type sweep struct {
+	env         *stages.Env
+	kafka       *stream.Client
+	collections *index.Index
+	rate        float64       // queries a second
+	retention   time.Duration // of queries; 0: for ever
+	position    sweepPosition
+	leftOut     []sweptQuery // they wait until their partitions have caught up
 }
 
-// sweep sends every query through refresh, again and again, at sweep.rate; those that other rules mined before it goes
-// through all. It writes refresh records and nothing else: what comes of them is the miner's to decide.
+func newSweep(g *generation, o Options) *sweep {
+	return &sweep{env: g.env, kafka: o.Kafka, collections: g.collections, rate: o.Config.Sweep.Rate, retention: o.Config.Queries.Retention}
+}
+
+// sweepPosition says how far the sweep is.
+type sweepPosition struct {
+	changed bool      // it goes through the queries that other rules mined, not through all queries
+	next    string    // the point to go on from; empty: the first
+	began   time.Time // when it last passed the end; zero: it has not yet
+}
+
+// run sweeps until the context ends.
 //
-// Queries come in the order of their point ids, not by the age of their last confirmation: the bound is the same, and
-// a confirmation costs no write. It begins at a random one, so that instances which never live for a whole
-// sweep do not leave out the same queries each time.
-func (p *Pipeline) sweep(ctx context.Context) {
-	rate := p.cfg.Sweep.Rate
-	every := max(time.Second, time.Duration(float64(time.Second)/rate))
-	if p.swept == (sweptTo{}) {
-		p.swept.changed = true
+// Queries come in the order of their point ids, not by the age of their last confirmation: the bound is the same, and a
+// confirmation costs no write. The sweep begins at a random point. So instances that never live for a whole sweep do not
+// leave out the same queries each time.
+func (s *sweep) run(ctx context.Context) {
+	every := max(time.Second, time.Duration(float64(time.Second)/s.rate))
+	if s.position == (sweepPosition{}) {
+		s.position.changed = true
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -85,42 +103,42 @@ func (p *Pipeline) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		credit += rate * every.Seconds()
+		credit += s.rate * every.Seconds()
 		n := int(credit + 1e-6)
 		credit -= float64(n)
-		if err := p.sweepSome(ctx, n); err != nil && ctx.Err() == nil {
-			p.log.Warn().Err(err).Msg("the sweep left out a turn")
+		if err := s.turn(ctx, n); err != nil && ctx.Err() == nil {
+			s.env.Log.Warn().Err(err).Msg("the sweep left out a turn")
 		}
 	}
 }
 
-// swept is a query that the sweep sends, with the reason.
-type swept struct {
+// sweptQuery is a query that the sweep sends, and the reason.
+type sweptQuery struct {
 	record    records.Refresh
 	why       string
 	partition int32 // of refresh
 }
 
-// sweepSome is one turn: it looks at n queries and sends those whose partition of refresh is not behind. The others wait
-// until it has caught up, and go first then: a partition that is stuck must not stop the sweep of all.
-func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
-	behind, partitions, err := p.backlog(ctx, max(maxBacklog, 2*n))
+// turn looks at n queries and sends those whose partition of refresh is not behind. The others wait until their partition has caught
+// up, and then go first: a partition that is stuck must not stop the sweep of the others.
+func (s *sweep) turn(ctx context.Context, n int) error {
+	behind, partitions, err := backlog(ctx, s.kafka, s.env.Names, max(maxBacklog, 2*n))
 	if err != nil {
 		return err
 	}
 	if len(behind) == partitions {
-		p.metrics.SweepSkipped.Add(float64(n))
+		s.env.Metrics.SweepSkipped.Add(float64(n))
 		return nil
 	}
-	at, now := p.swept, p.now()
-	var send, left []swept
+	at, now := s.position, s.env.Now()
+	var send, left []sweptQuery
 	waiting := map[string]bool{} // in left
-	leave := func(q swept) {
+	leave := func(q sweptQuery) {
 		if id := q.record.QueryID; !waiting[id] && len(left) < maxLeftOut {
 			left, waiting[id] = append(left, q), true
 		}
 	}
-	for _, q := range p.leftOut {
+	for _, q := range s.leftOut {
 		if !behind[q.partition] && len(send) < n {
 			send = append(send, q)
 		} else {
@@ -131,9 +149,9 @@ func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
 	for all := false; len(send)+skipped < n && !all; {
 		unlike := ""
 		if at.changed {
-			unlike = p.fingerprint
+			unlike = s.env.Rules.Fingerprint
 		}
-		known, next, err := p.queries.Known(ctx, at.next, n-len(send)-skipped, unlike)
+		known, next, err := s.collections.Known(ctx, at.next, n-len(send)-skipped, unlike)
 		if err != nil {
 			return err
 		}
@@ -142,8 +160,8 @@ func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
 				continue
 			}
 			seen[k.QueryID] = true
-			q := swept{partition: stream.PartitionFor([]byte(k.QueryID), partitions)}
-			q.record, q.why = p.sweepOne(k, at.changed, now)
+			q := sweptQuery{partition: stream.PartitionFor([]byte(k.QueryID), partitions)}
+			q.record, q.why = s.record(k, at.changed, now)
 			if behind[q.partition] {
 				leave(q)
 				skipped++
@@ -152,78 +170,66 @@ func (p *Pipeline) sweepSome(ctx context.Context, n int) error {
 			}
 		}
 		if at.next = next; next == "" {
-			all = p.turned(&at, now)
+			all = s.passedEnd(&at, now)
 		}
 	}
 	outputs := make([]stream.Output, len(send))
 	for i, q := range send {
-		outputs[i] = p.refreshOutput(q.record, nil)
+		outputs[i] = s.env.Refresh(q.record, nil)
 	}
-	if err := p.kafka.Produce(ctx, outputs); err != nil {
+	if err := s.kafka.Produce(ctx, outputs); err != nil {
 		return err
 	}
 	for _, q := range send {
-		p.metrics.SweptQueries.WithLabelValues(q.why).Inc()
+		s.env.Metrics.SweptQueries.WithLabelValues(q.why).Inc()
 	}
-	p.metrics.SweepSkipped.Add(float64(skipped))
-	p.swept, p.leftOut = at, left
+	s.env.Metrics.SweepSkipped.Add(float64(skipped))
+	s.position, s.leftOut = at, left
 	return nil
 }
 
-// sweepOne is the record for a query: it is to be mined, or forgotten where nobody has asked it for queries.retention.
-func (p *Pipeline) sweepOne(k index.Known, changed bool, now time.Time) (records.Refresh, string) {
+// record returns the record for a query: mine it, or forget it if nobody has asked it for queries.retention.
+func (s *sweep) record(k index.Known, changed bool, now time.Time) (records.Refresh, string) {
+	if forget, aged := stages.Aged(k, s.retention, now); aged {
+		return forget, sweptRetention
+	}
 	r := records.Refresh{
 		Kind: records.KindRefresh, QueryID: k.QueryID,
 		Source: records.Source{Topic: records.SourceSweep, Timestamp: now.UnixMilli()},
 	}
-	seen := k.Newest.Timestamp
-	switch {
-	case p.cfg.Queries.Retention > 0 && seen < now.Add(-p.cfg.Queries.Retention).UnixMilli():
-		return forgetUpTo(k.QueryID, seen), sweptRetention // what was seen here: a younger record that is on its way stays
-	case changed:
+	if changed {
 		return r, sweptFingerprint
 	}
 	return r, sweptAge
 }
 
-// noPartition is that of a forget which is none of the query log's.
-const noPartition = -1
-
-// forgetUpTo makes a query forget what was logged up to a time, in Unix milliseconds.
-func forgetUpTo(id string, seen int64) records.Refresh {
-	return records.Refresh{
-		Kind: records.KindForget, QueryID: id,
-		Source: records.Source{Topic: records.SourceSweep, Partition: noPartition, Offset: seen, Timestamp: seen},
-	}
-}
-
-// turned goes on after the last point, and tells whether this turn has gone through all queries.
-func (p *Pipeline) turned(at *sweptTo, now time.Time) (all bool) {
+// passedEnd goes on after the last point, and reports whether this turn has gone through all queries.
+func (s *sweep) passedEnd(at *sweepPosition, now time.Time) (all bool) {
 	if at.changed {
 		at.changed = false
 		if at.began.IsZero() {
-			at.next = uuid.NewString() // point ids are as random
+			at.next = uuid.NewString() // point ids are random, too
 		}
 		return false
 	}
 	at.changed = true
 	all = at.began.Equal(now)
 	if !at.began.IsZero() && !all {
-		p.metrics.SweepSeconds.Set(now.Sub(at.began).Seconds())
-		p.metrics.SweepCompleted.Set(float64(now.UnixMilli()) / 1000)
+		s.env.Metrics.SweepSeconds.Set(now.Sub(at.began).Seconds())
+		s.env.Metrics.SweepCompleted.Set(float64(now.UnixMilli()) / 1000)
 	}
 	at.began = now
 	return all
 }
 
-// backlog returns the partitions of refresh where more records wait for the miner than their share of most, and the
-// number of partitions. What a stuck transaction hides counts as waiting.
-func (p *Pipeline) backlog(ctx context.Context, most int) (behind map[int32]bool, partitions int, err error) {
-	ends, err := p.kafka.Offsets(ctx, p.cfg.Topics.Refresh)
+// backlog returns the partitions of refresh where more records wait for the miner than their share of most, and the number of
+// partitions. Records that a stuck transaction hides count as waiting.
+func backlog(ctx context.Context, kafka *stream.Client, names catalog.Names, most int) (behind map[int32]bool, partitions int, err error) {
+	ends, err := kafka.Offsets(ctx, names.Topics.Refresh)
 	if err != nil {
 		return nil, 0, err
 	}
-	committed, err := p.kafka.CommittedSoFar(ctx, Group(p.cfg, StageMiner), p.cfg.Topics.Refresh)
+	committed, err := kafka.CommittedSoFar(ctx, names.Group(catalog.StageMiner), names.Topics.Refresh)
 	if err != nil {
 		return nil, 0, err
 	}

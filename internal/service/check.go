@@ -11,9 +11,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"hardneg/index"
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
-	"hardneg/internal/pipeline"
 	"hardneg/stream"
 )
 
@@ -87,7 +87,7 @@ func (k *checker) kafka(ctx context.Context) error {
 	var missing []string
 	var flaws []stream.Flaw
 	if ok, err := k.probe(ctx, "topics", func(ctx context.Context) (_, text string, err error) {
-		if missing, flaws, err = pipeline.CheckTopics(ctx, kafka, c); err != nil {
+		if missing, flaws, err = catalog.CheckTopics(ctx, kafka, c); err != nil {
 			return "", "", err
 		}
 		if len(missing) > 0 {
@@ -97,7 +97,7 @@ func (k *checker) kafka(ctx context.Context) error {
 	}); !ok || err != nil {
 		return err
 	}
-	for _, t := range pipeline.Topics(c) {
+	for _, t := range catalog.Topics(c, "") {
 		if slices.Contains(missing, t.Name) {
 			continue
 		}

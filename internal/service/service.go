@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"hardneg/index"
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	embeddedkafka "hardneg/internal/embedded/kafka"
 	embeddedqdrant "hardneg/internal/embedded/qdrant"
@@ -121,7 +122,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	o.Log.Info().Strs("stages", c.Stages).Msg("starting the stages")
 	err = pipeline.Run(ctx, pipeline.Options{
-		Config: c, Kafka: kafka, Index: qdrant, Cache: cache, Log: o.Log, Metrics: metrics, Health: health,
+		Conn: catalog.Conn{Config: c, Kafka: kafka, Index: qdrant, Log: o.Log}, Cache: cache, Metrics: metrics, Health: health,
 	})
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil

@@ -1,0 +1,103 @@
+package catalog
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"hardneg/internal/config"
+	"hardneg/internal/records"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// rulesKey is the key, in the models topic, of the rules that the miners work by. So an audit and a replay need no copy of
+// the miners' configuration.
+const rulesKey = "rules"
+
+// Rules are everything that decides a list and how it is published, except for the model.
+type Rules struct {
+	Fingerprint string        `json:"fingerprint"`
+	MinWeight   int64         `json:"min_weight"` // millionths
+	Mining      mining.Config `json:"mining"`
+
+	// Zero and nil if an earlier version of hardneg published the rules: see completedBy.
+	MaxText  int      `json:"max_text,omitempty"` // bytes of a text in a triplet
+	Evidence *Weights `json:"evidence,omitempty"`
+}
+
+// Weights say how much a record of the query log counts.
+type Weights struct {
+	PositiveWeight float64       `json:"positive_weight"`
+	MinDwell       time.Duration `json:"min_dwell"` // nanoseconds
+}
+
+// RulesOf returns the rules of a configuration.
+func RulesOf(cfg *config.Config) Rules {
+	r := Rules{
+		MinWeight: records.Millionths(cfg.Queries.MinWeight), Mining: miningConfig(cfg.Mining), MaxText: cfg.Triplets.MaxText,
+		Evidence: &Weights{cfg.Queries.PositiveWeight, cfg.Queries.MinDwell},
+	}
+	r.Fingerprint = fmt.Sprintf("%s-%d-%d", r.Mining.Fingerprint(), r.MinWeight, cfg.Triplets.MaxText)
+	return r
+}
+
+// completedBy fills in what an earlier version of hardneg did not publish.
+func (r Rules) completedBy(other Rules) Rules {
+	if r.MaxText == 0 {
+		r.MaxText = other.MaxText
+	}
+	if r.Evidence == nil {
+		r.Evidence = other.Evidence
+	}
+	return r
+}
+
+// Encode returns the JSON form in which rules are published and hashed.
+func (r Rules) Encode() []byte {
+	value, err := json.Marshal(r)
+	if err != nil { // impossible: rules hold numbers and texts
+		panic(fmt.Sprintf("catalog: rules without a JSON form: %v", err))
+	}
+	return value
+}
+
+// Publish writes the rules into the models topic, if the newest ones there are different.
+func (r Rules) Publish(ctx context.Context, kafka *stream.Client, topic string) error {
+	value := r.Encode()
+	newest, err := publishedRules(ctx, kafka, topic)
+	if err != nil || newest != nil && bytes.Equal(newest.Encode(), value) {
+		return err
+	}
+	return kafka.Produce(ctx, []stream.Output{{Topic: topic, Key: []byte(rulesKey), Value: value}})
+}
+
+// publishedRules returns the newest rules in the models topic; nil if no miner has published any.
+func publishedRules(ctx context.Context, kafka *stream.Client, topic string) (*Rules, error) {
+	var newest *Rules
+	err := kafka.ReadToEnd(ctx, topic, func(r stream.Record) error {
+		if string(r.Key) != rulesKey || r.Value == nil {
+			return nil
+		}
+		newest = &Rules{}
+		if err := json.Unmarshal(r.Value, newest); err != nil {
+			return fmt.Errorf("%s/%d at offset %d: the rules of mining: %w", r.Topic, r.Partition, r.Offset, err)
+		}
+		return nil
+	})
+	return newest, err
+}
+
+// miningConfig translates the configuration into the terms of package mining.
+func miningConfig(c config.Mining) mining.Config {
+	m := mining.Config{Negatives: c.Negatives, NearDuplicate: c.NearDuplicate, NearText: c.NearText, Depth: c.Depth}
+	for _, t := range c.Tiers {
+		m.Tiers = append(m.Tiers, mining.Tier{
+			Policy: t.Policy, UpTo: t.UpTo, RelativeMargin: t.RelativeMargin, AbsoluteMargin: t.AbsoluteMargin,
+			MaxScore: t.MaxScore, MinScore: t.MinScore, Skip: t.Skip, Depth: t.Depth, Sampling: t.Sampling,
+		})
+	}
+	return m
+}

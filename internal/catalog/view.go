@@ -1,0 +1,112 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/config"
+	"hardneg/internal/embed"
+	"hardneg/internal/model"
+	"hardneg/stream"
+)
+
+// Conn is what everybody needs who works on a view: its configuration and the clients of its servers.
+type Conn struct {
+	Config *config.Config
+	Kafka  *stream.Client
+	Index  *index.Client
+	Log    zerolog.Logger
+}
+
+// Live says which generation is live.
+type Live struct {
+	Generation string      // empty: the view has none yet
+	Record     *Generation // nil: rebuild did not make it
+}
+
+// Live asks Qdrant which generation is live, and Kafka for its record.
+func (c Conn) Live(ctx context.Context) (Live, error) {
+	generation, _, err := c.Index.Active(ctx)
+	if err != nil {
+		return Live{}, err
+	}
+	known, err := ReadGenerations(ctx, c.Kafka, c.Config.Topics.Models)
+	return Live{generation, known[generation]}, err
+}
+
+// Publishing reports whether the generation was promoted and its triplets are not all published yet.
+func (l Live) Publishing() bool { return l.Record != nil && l.Record.Phase != PhaseLive }
+
+// View is the live generation of a view, opened for reading.
+type View struct {
+	Conn
+	Live
+	Names       Names
+	Collections *index.Index
+	Rules       Rules // those that a miner published last; if none has, those of the configuration
+}
+
+// ErrNoView says that a view has no live generation yet.
+var ErrNoView = errors.New("no live generation")
+
+// noView is an ErrNoView with a text for the user.
+type noView struct{ address, prefix string }
+
+func (e noView) Error() string {
+	return fmt.Sprintf("qdrant at %s has no collections with the prefix %q: is the service still waiting for documents or fitting its model (its log says so), or is qdrant.prefix another?",
+		e.address, e.prefix)
+}
+
+func (noView) Is(target error) bool { return target == ErrNoView }
+
+// Open opens the live generation. It creates nothing. Without one it returns ErrNoView.
+func (c Conn) Open(ctx context.Context) (*View, error) {
+	live, err := c.Live(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if live.Generation == "" {
+		return nil, noView{c.Config.Qdrant.Address, c.Config.Qdrant.Prefix}
+	}
+	v := &View{Conn: c, Live: live, Names: NamesOf(c.Config, live.Generation), Rules: RulesOf(c.Config)}
+	if v.Collections, err = c.Index.Existing(ctx, live.Generation); err != nil {
+		return nil, err
+	}
+	published, err := publishedRules(ctx, c.Kafka, c.Config.Topics.Models)
+	if err != nil {
+		return nil, err
+	}
+	if published != nil {
+		v.Rules = published.completedBy(v.Rules)
+	}
+	return v, nil
+}
+
+// StillLive returns an error if another generation was promoted since Open: what a command has found by then is of no use.
+// work names that command.
+func (v *View) StillLive(ctx context.Context, work string) error {
+	live, _, err := v.Index.Active(ctx)
+	if err == nil && live != v.Generation {
+		err = fmt.Errorf("generation %s was promoted during the %s of %s: begin again", live, work, v.Generation)
+	}
+	return err
+}
+
+// Models returns the models of the view. resources are what their embedders draw on; nil if nobody embeds.
+func (c Conn) Models(resources *embed.Resources) Models {
+	return Models{Kafka: c.Kafka, Topic: c.Config.Topics.Models, Resources: resources, Log: c.Log}
+}
+
+// ModelOf reads the model of a generation that exists in Qdrant. It is an error if the models topic does not have it.
+func (c Conn) ModelOf(ctx context.Context, generation string, resources *embed.Resources) (*model.Model, error) {
+	m, err := c.Models(resources).Read(ctx, ModelOf(generation))
+	if err == nil && m == nil {
+		err = fmt.Errorf("the live collections are of model %s, which topic %s does not have: was the topic deleted, or is qdrant.prefix that of another installation?",
+			ModelOf(generation), c.Config.Topics.Models)
+	}
+	return m, err
+}

@@ -1,0 +1,22 @@
+package pipelinetest
+
+import (
+	"fmt"
+
+	"hardneg/internal/config"
+	"hardneg/internal/embed"
+)
+
+// Lexical are embedders that fit in no time and yet make a model of several chunks.
+var Lexical = []config.Embedder{{Name: "words", Type: embed.TypeLexicalWord, Weight: 1, Dimensions: 64}}
+
+// About makes n passages of words that begin with a prefix.
+func About(prefix string, n int) []embed.Item {
+	items := make([]embed.Item, n)
+	for i := range items {
+		for j := range 6 {
+			items[i].Text += fmt.Sprintf(" %s%d", prefix, (i*7+j*j*3+i%11*j)%40)
+		}
+	}
+	return items
+}

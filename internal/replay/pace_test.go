@@ -1,0 +1,25 @@
+package replay
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestPace: so many a second and no more, and what was late is not made up for.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pace{rate: 100, start: time.Now()}
+		begin := time.Now()
+		for i, after := range []time.Duration{0, 0, time.Second, 0, 0} {
+			time.Sleep(after) // as long as the last ones took
+			if err := p.wait(t.Context(), 10); err != nil {
+				t.Fatal(err)
+			}
+			want := []time.Duration{0, 100, 1100, 1200, 1300}[i] * time.Millisecond
+			if at := time.Since(begin); at != want {
+				t.Errorf("number %d begins after %v, want %v", i, at, want)
+			}
+		}
+	})
+}

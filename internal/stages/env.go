@@ -1,0 +1,149 @@
+// Package stages holds the three stages of a view: the indexer (documents to index, and the queries that a change affects), the
+// intake (query log to evidence, keyed by query) and the miner (evidence and refreshes to triplets). A stage is a
+// stream.Processor: a function from a batch of records to writes in Qdrant and outputs for Kafka. The package runs
+// nothing by itself. docs/architecture.md has the figure. Only packages of hardneg import it.
+package stages
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/catalog"
+	"hardneg/internal/embed"
+	"hardneg/internal/records"
+	"hardneg/internal/telemetry"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// IndexerIndex is the part of the index that the indexer uses: *index.Index, or a simulation. A write is visible to every call
+// that begins after it returned; index.WriteDocuments says how documents are guarded.
+type IndexerIndex interface {
+	WriteDocuments(ctx context.Context, docs []index.Document, partition int32, highest int64) error
+	Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
+	Watching(ctx context.Context, documentIDs []string) ([]string, error)
+	Entering(ctx context.Context, vectors [][]float32) ([][]string, error)
+}
+
+// MinerIndex is the part of the index that the miner uses: *index.Index, or a simulation. A write is visible to every call that
+// begins after it returned; index.WriteStates says how states are guarded.
+type MinerIndex interface {
+	ListsIndex
+	States(ctx context.Context, queryIDs []string) (map[string]index.State, error)
+	WriteStates(ctx context.Context, states []index.State, token int64) error
+}
+
+// ListsIndex is the part of the index from which lists are decided.
+type ListsIndex interface {
+	Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
+	DocumentsAt(ctx context.Context, points []string, want index.Fields) (map[string]index.Document, error)
+	Search(ctx context.Context, queries [][]float32, limit int) ([]index.Hits, error)
+	Rank(ctx context.Context, queries [][]float32, limit int) ([]index.Ranking, error)
+}
+
+// Broker is the part of Kafka that stages use beside the records they are given: *stream.Client, or a simulation.
+type Broker interface {
+	Offsets(ctx context.Context, topic string) ([]stream.Offsets, error)
+}
+
+// Embedder turns texts into vectors: *model.Model, or a simulation. The errors in the slice are refusals of single items.
+type Embedder interface {
+	Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error)
+}
+
+// Outputs makes the records that every stage writes: refresh records and dead letters.
+type Outputs struct {
+	Names       catalog.Names
+	Publication Publication
+	Log         zerolog.Logger
+	Metrics     *telemetry.Metrics
+}
+
+// Env is what the stages of one generation share once it has a model.
+type Env struct {
+	Outputs
+	Generation string
+	Rules      catalog.Rules
+	Mining     *mining.Miner // made of Rules
+	Model      Embedder
+	Kafka      Broker
+	Now        func() time.Time
+	WideLimit  int // a search for more candidates reads no vectors at first; 0: 256. Tests set it lower
+}
+
+// Refresh returns a record for the refresh topic. It carries on the trace of the record that caused it.
+func (o Outputs) Refresh(r records.Refresh, cause []stream.Header) stream.Output {
+	return stream.Output{
+		Topic: o.Names.Topics.Refresh, Partition: stream.ByKey, Key: []byte(r.QueryID), Value: r.Encode(),
+		Headers: Trace(cause),
+	}
+}
+
+// DeadLetter returns the dead letter of a record that this generation cannot use, counts it and logs it.
+func (o Outputs) DeadLetter(stage string, r stream.Record, reason error) stream.Output {
+	o.Metrics.DeadLetters.WithLabelValues(stage).Inc()
+	o.Log.Warn().Str("stage", stage).Str("at", r.Topic+"/"+strconv.Itoa(int(r.Partition))+"/"+strconv.FormatInt(r.Offset, 10)).
+		Bytes("key", r.Key[:min(len(r.Key), 200)]).Err(reason).Msg("a record cannot be used: sent to the dead letters")
+	return stream.DeadLetter(o.Names.Topics.DeadLetters, stage, r, reason)
+}
+
+// malformed returns the dead letter of a record that no generation can use, whatever its model. Several generations may read
+// the record; the publication decides which of them sends the dead letter, so that there is one.
+func (o Outputs) malformed(stage string, r stream.Record, reason error) []stream.Output {
+	if !o.Publication.ReportsMalformed(stage, r) {
+		return nil
+	}
+	return []stream.Output{o.DeadLetter(stage, r, reason)}
+}
+
+// Vectors embeds texts, and counts them in the metrics.
+func (e *Env) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error) {
+	if len(items) == 0 {
+		return nil, nil, nil
+	}
+	vectors, refusals, err := e.Model.Vectors(ctx, kind, items)
+	if err != nil {
+		return nil, nil, err
+	}
+	label := "passage"
+	if kind == embed.Query {
+		label = "query"
+	}
+	e.Metrics.EmbeddedTexts.WithLabelValues(label).Add(float64(len(items)))
+	return vectors, refusals, nil
+}
+
+// notPastEnd returns an error if something was stored from an offset that its topic does not reach: somebody has deleted the
+// topic and made it anew.
+func (e *Env) notPastEnd(ctx context.Context, topic, what string, stored map[int32]int64) error {
+	if len(stored) == 0 {
+		return nil
+	}
+	ends, err := e.Kafka.Offsets(ctx, topic)
+	if err != nil {
+		return err
+	}
+	for _, end := range ends {
+		if at, ok := stored[end.Partition]; ok && at >= end.HighWatermark {
+			return fmt.Errorf("%w: %s from %s/%d at offset %d, but the partition ends at %d: the topic was deleted and made anew; "+
+				"give the new one another name, or start a new view with another name, qdrant.prefix and triplets topic",
+				stream.ErrOffsetOutOfRange, what, topic, end.Partition, at, end.HighWatermark)
+		}
+	}
+	return nil
+}
+
+// sourceOf names the record that causes another one.
+func sourceOf(r stream.Record) records.Source {
+	return records.Source{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Time.UnixMilli()}
+}
+
+// PositionOf is the position of a record in the query log.
+func PositionOf(s records.Source) index.Position {
+	return index.Position{Timestamp: s.Timestamp, Partition: s.Partition, Offset: s.Offset}
+}

@@ -1,0 +1,168 @@
+package stages
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"hardneg/index"
+	"hardneg/internal/records"
+)
+
+// history draws a query's log over three partitions: evidence and forgets, offsets ascending in each partition,
+// timestamps nearly so.
+func history(t *rapid.T) [][]records.Refresh {
+	log := make([][]records.Refresh, 3)
+	for range rapid.IntRange(0, 25).Draw(t, "records") {
+		partition := rapid.IntRange(0, 2).Draw(t, "partition")
+		r := records.Refresh{
+			Kind: records.KindEvidence, QueryID: "q", Text: rapid.SampledFrom([]string{"Q", "q", "q "}).Draw(t, "text"),
+			Source: records.Source{
+				Topic: "queries", Partition: int32(partition), Offset: int64(len(log[partition])),
+				Timestamp: int64(rapid.IntRange(0, 12).Draw(t, "timestamp")),
+			},
+		}
+		if rapid.IntRange(0, 5).Draw(t, "forget") == 0 {
+			r.Kind, r.Text = records.KindForget, ""
+		} else {
+			for range rapid.IntRange(0, 3).Draw(t, "mentions") {
+				r.Evidence = append(r.Evidence, records.Evidence{
+					Document: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "document"),
+					Weight:   rapid.Int64Range(1, 3).Draw(t, "weight"),
+				})
+			}
+		}
+		log[partition] = append(log[partition], r)
+	}
+	return log
+}
+
+// shuffled interleaves the partitions, keeping the order within each.
+func shuffled(log [][]records.Refresh, rng *rand.Rand) []records.Refresh {
+	var all []records.Refresh
+	at := make([]int, len(log))
+	for {
+		var open []int
+		for p := range log {
+			if at[p] < len(log[p]) {
+				open = append(open, p)
+			}
+		}
+		if len(open) == 0 {
+			return all
+		}
+		p := open[rng.IntN(len(open))]
+		all = append(all, log[p][at[p]])
+		at[p]++
+	}
+}
+
+// batchWeights recomputes what a batch job sees: the whole log at once, the newest forget first.
+func batchWeights(log [][]records.Refresh) (weights map[string]int64, text string) {
+	var all []records.Refresh
+	for _, p := range log {
+		all = append(all, p...)
+	}
+	newer := func(a, b records.Source) bool { // a after b
+		return a.Timestamp > b.Timestamp || a.Timestamp == b.Timestamp &&
+			(a.Partition > b.Partition || a.Partition == b.Partition && a.Offset > b.Offset)
+	}
+	var forget, newest *records.Source
+	for i, r := range all {
+		if r.Kind == records.KindForget && (forget == nil || newer(r.Source, *forget)) {
+			forget = &all[i].Source
+		}
+	}
+	weights = map[string]int64{}
+	for i, r := range all {
+		gone := forget != nil && (r.Source.Timestamp < forget.Timestamp || r.Source.Timestamp == forget.Timestamp &&
+			(r.Source.Partition != forget.Partition || r.Source.Offset < forget.Offset))
+		if r.Kind == records.KindForget || gone {
+			continue
+		}
+		if newest == nil || newer(r.Source, *newest) {
+			newest, text = &all[i].Source, r.Text
+		}
+		for _, e := range r.Evidence {
+			weights[e.Document] += e.Weight
+		}
+	}
+	return weights, text
+}
+
+func TestEvidenceIsTheBatchResultInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		log := history(t)
+		wantWeights, wantText := batchWeights(log)
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		arrival := shuffled(log, rng)
+		var state index.State
+		for done := 0; done < len(arrival); {
+			// Batches of any size, some of them processed again after a crash that came behind the write.
+			upto := done + 1 + rng.IntN(len(arrival)-done)
+			state = Advance(state, arrival[done:upto])
+			if rng.IntN(3) > 0 {
+				done = upto
+			} else {
+				done += rng.IntN(upto - done)
+			}
+		}
+		weights := map[string]int64{}
+		for _, p := range state.Positives {
+			weights[p.Document] = p.Weight
+			var sum int64
+			for _, l := range p.Log {
+				sum += l.Weight
+			}
+			if sum != p.Weight {
+				t.Fatalf("%s weighs %d, its log %d", p.Document, p.Weight, sum)
+			}
+		}
+		if !maps.Equal(weights, wantWeights) {
+			t.Fatalf("weights %v, want %v, after %v", weights, wantWeights, arrival)
+		}
+		if state.Text != wantText {
+			t.Fatalf("text %q, want %q", state.Text, wantText)
+		}
+		if !slices.IsSortedFunc(state.Positives, func(a, b index.Positive) int {
+			if a.Document < b.Document {
+				return -1
+			}
+			return 1
+		}) {
+			t.Fatal("positives are not in order of document id")
+		}
+	})
+}
+
+func TestAdvanceLeavesItsInputAlone(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		log := history(t)
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		arrival := shuffled(log, rng)
+		half := len(arrival) / 2
+		before := Advance(index.State{}, arrival[:half])
+		again := Advance(index.State{}, arrival[:half])
+		Advance(before, arrival[half:])
+		if !sameState(before, again) {
+			t.Fatal("the state that was advanced from has changed")
+		}
+	})
+}
+
+func TestManyClicksKeepTheirWeight(t *testing.T) {
+	var state index.State
+	for i := range int64(5 * mergeEvidenceAfter) {
+		state = Advance(state, []records.Refresh{{
+			Kind: records.KindEvidence, QueryID: "q", Text: "q", Evidence: []records.Evidence{{Document: "d", Weight: 2}},
+			Source: records.Source{Offset: i, Timestamp: i},
+		}})
+	}
+	p := state.Positives[0]
+	if p.Weight != 10*mergeEvidenceAfter || len(p.Log) != mergeEvidenceAfter {
+		t.Fatalf("weight %d in %d pieces", p.Weight, len(p.Log))
+	}
+}

@@ -1,0 +1,259 @@
+package stages
+
+import (
+	"context"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/index"
+	"hardneg/internal/catalog"
+	"hardneg/mining"
+)
+
+const (
+	firstLimit   = 48     // candidates of a first search; each further search asks for four times as many
+	hitsTogether = 16_384 // candidates, with their vectors, that memory holds at a time
+	gapRounds    = 3      // rankings that are tried while documents change
+	wideLimit    = 256    // a search for more candidates reads no vectors at first
+)
+
+// Lists decides which documents are the negatives of a query. It reads the index and writes nothing.
+type Lists struct {
+	index     ListsIndex
+	mining    *mining.Miner
+	minWeight int64 // millionths, from which evidence makes a positive
+	log       zerolog.Logger
+	wide      int // see wideLimit
+}
+
+// NewLists returns what decides lists over an index by rules. miner is made of these rules.
+func NewLists(x ListsIndex, rules catalog.Rules, miner *mining.Miner, log zerolog.Logger) *Lists {
+	return &Lists{index: x, mining: miner, minWeight: rules.MinWeight, log: log, wide: wideLimit}
+}
+
+// Decision is a query whose lists are to be decided.
+type Decision struct {
+	State index.State // text, vector and evidence are given; Decide fills in the lists, what the query watches, and its entry ranges
+	Limit int         // candidates that sufficed last time; 0: there was no last time
+	Gap   bool        // after Decide: documents changed faster than they could be read, and the lists leave them out
+}
+
+// Decide reads the documents of the evidence and the candidates, and fills in the lists of the queries.
+func (l *Lists) Decide(ctx context.Context, decisions []*Decision) error {
+	var ids []string
+	for _, d := range decisions {
+		for _, p := range d.State.Positives {
+			ids = append(ids, p.Document)
+		}
+	}
+	slices.Sort(ids)
+	documents, err := l.index.Documents(ctx, slices.Compact(ids), index.WithVector|index.WithMinHash)
+	if err != nil {
+		return err
+	}
+	inputs := make([]mining.Input, len(decisions))
+	var todo []int
+	for i, d := range decisions {
+		d.Gap = false
+		if d.Limit == 0 {
+			d.Limit = firstLimit
+		}
+		inputs[i] = l.input(d.State, documents)
+		if slices.ContainsFunc(inputs[i].Evidence, func(e mining.Evidence) bool { return e.Positive && e.Document != nil }) {
+			todo = append(todo, i)
+			continue
+		}
+		inputs[i].Exhausted = true
+		fill(&d.State, l.mining.Mine(inputs[i]))
+	}
+	for len(todo) > 0 {
+		// One search serves the queries of the lowest limit. Those that need more wait, and join the next search.
+		limit := decisions[todo[0]].Limit
+		for _, i := range todo {
+			limit = min(limit, decisions[i].Limit)
+		}
+		now, later := partition(todo, func(i int) bool { return decisions[i].Limit == limit })
+		todo = later
+		err := l.candidates(ctx, decisions, inputs, now, limit, func(i int) {
+			outcome := l.mining.Mine(inputs[i])
+			inputs[i].Candidates = nil
+			if outcome.More {
+				decisions[i].Limit *= 4
+				todo = append(todo, i)
+				return
+			}
+			fill(&decisions[i].State, outcome)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// candidates reads the candidates of some inputs, up to a limit, and calls use for each input at once: a positive that ranks far
+// down makes long lists of candidates, and memory holds few of them at a time.
+func (l *Lists) candidates(ctx context.Context, decisions []*Decision, inputs []mining.Input, some []int, limit int, use func(i int)) error {
+	for part := range slices.Chunk(some, max(1, hitsTogether/limit)) {
+		if limit > l.wide {
+			if err := l.wideCandidates(ctx, decisions, inputs, part, limit); err != nil {
+				return err
+			}
+		} else {
+			hits, err := l.index.Search(ctx, queriesOf(inputs, part), limit)
+			if err != nil {
+				return err
+			}
+			for k, i := range part {
+				inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
+			}
+		}
+		for _, i := range part {
+			use(i)
+		}
+	}
+	return nil
+}
+
+func queriesOf(inputs []mining.Input, some []int) [][]float32 {
+	queries := make([][]float32, len(some))
+	for k, i := range some {
+		queries[k] = inputs[i].Query
+	}
+	return queries
+}
+
+// wideCandidates ranks points without their documents, and then reads only the documents that the rules may look at. A document
+// may change in between; it would leave a gap in its window, where the next one of the ranking belongs, and if two readings
+// in a row had a gap the miner would confirm it. So wideCandidates ranks again, a few times. If there is still a gap
+// the query is mined without the document, and must come again.
+func (l *Lists) wideCandidates(ctx context.Context, decisions []*Decision, inputs []mining.Input, some []int, limit int) error {
+	for round := 1; len(some) > 0; round++ {
+		rankings, err := l.index.Rank(ctx, queriesOf(inputs, some), limit)
+		if err != nil {
+			return err
+		}
+		needed := make([]map[string]bool, len(some))
+		var points []string
+		for k, i := range some {
+			needed[k] = map[string]bool{}
+			for _, e := range inputs[i].Evidence {
+				if e.Positive && e.Document != nil {
+					for _, w := range l.mining.Windows(mining.Cosine(inputs[i].Query, e.Document.Vector)) {
+						need(needed[k], rankings[k].Hits, w)
+					}
+				}
+			}
+			points = slices.AppendSeq(points, maps.Keys(needed[k]))
+		}
+		slices.Sort(points)
+		documents, err := l.index.DocumentsAt(ctx, slices.Compact(points), index.WithVector|index.WithMinHash)
+		if err != nil {
+			return err
+		}
+		var again []int
+		for k, i := range some {
+			in, hits := &inputs[i], rankings[k].Hits
+			in.Candidates, in.Exhausted, in.Floor = nil, rankings[k].Exhausted, nil
+			for _, r := range hits {
+				if !needed[k][r.Point] {
+					continue
+				}
+				if d, ok := documents[r.Point]; ok && !d.Deleted && SameCosine(mining.Cosine(in.Query, d.Vector), r.Score) {
+					in.Candidates = append(in.Candidates, d.Document)
+				}
+			}
+			gap := len(in.Candidates) < len(needed[k])
+			if gap && round < gapRounds {
+				again = append(again, i)
+				continue
+			}
+			if gap {
+				l.log.Warn().Str("query", in.QueryID).Int("readings", round).Int("documents", len(needed[k])-len(in.Candidates)).
+					Msg("documents near to the query change faster than they are read: it is mined without them, and comes again")
+			}
+			decisions[i].Gap = decisions[i].Gap || gap
+			if len(hits) > 0 {
+				in.Floor = &hits[len(hits)-1].Score
+			}
+		}
+		some = again
+	}
+	return nil
+}
+
+// SameCosine reports whether two cosines may belong to the same vectors: servers add up in different orders.
+func SameCosine(a, b float32) bool { return math.Abs(float64(a)-float64(b)) <= mining.Slack }
+
+// need adds the points of a window: as many as the window looks at, and those that rounding in the server may have put behind
+// them.
+func need(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
+	inside := 0
+	var last float64
+	for _, r := range ranking {
+		score := float64(r.Score)
+		if score > w.High+2*mining.Slack {
+			continue
+		}
+		if score < w.Low-2*mining.Slack || inside >= w.Most && score < last-2*mining.Slack {
+			return
+		}
+		needed[r.Point] = true
+		if inside < w.Most && score <= w.High-2*mining.Slack && score >= w.Low+2*mining.Slack {
+			inside++
+			last = score
+		}
+	}
+}
+
+func partition(all []int, in func(int) bool) (yes, no []int) {
+	for _, i := range all {
+		if in(i) {
+			yes = append(yes, i)
+		} else {
+			no = append(no, i)
+		}
+	}
+	return yes, no
+}
+
+// input is the part of a state that the rules see. A query without a text has no pairs.
+func (l *Lists) input(state index.State, documents map[string]index.Document) mining.Input {
+	in := mining.Input{QueryID: state.QueryID, Query: state.Vector}
+	for _, p := range state.Positives {
+		e := mining.Evidence{ID: p.Document, Positive: p.Weight >= l.minWeight && state.Vector != nil}
+		if d, ok := documents[p.Document]; ok && !d.Deleted {
+			e.Document = &d.Document
+		}
+		in.Evidence = append(in.Evidence, e)
+	}
+	return in
+}
+
+// fill puts an outcome into a state. Published grows here: whoever stored a rank may have published it, and a forced publication
+// must be able to retract it.
+func fill(state *index.State, outcome mining.Outcome) {
+	pairs := map[string]mining.Pair{}
+	for _, p := range outcome.Pairs {
+		pairs[p.Positive] = p
+	}
+	state.Published = maps.Clone(state.Published)
+	if state.Published == nil {
+		state.Published = map[string]int{}
+	}
+	for i := range state.Positives {
+		p := &state.Positives[i]
+		pair, ok := pairs[p.Document]
+		if ok && p.Paired && mining.SamePair(p.Pair(), pair) {
+			continue // keep the published cosines: new ones could drift away from them, slack by slack, and nobody would notice
+		}
+		p.Paired, p.Hash, p.Similarity, p.Slots, p.Reason = ok, pair.Hash, pair.Similarity, pair.Slots, pair.Reason
+		if len(pair.Slots) > state.Published[p.Document] {
+			state.Published[p.Document] = len(pair.Slots)
+		}
+	}
+	state.Watch, state.Entry = outcome.Watch, outcome.Entry
+}

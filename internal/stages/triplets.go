@@ -1,0 +1,174 @@
+package stages
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"hardneg/index"
+	"hardneg/internal/catalog"
+	"hardneg/internal/records"
+	"hardneg/internal/telemetry"
+	"hardneg/mining"
+	"hardneg/stream"
+)
+
+// Triplets turns lists into records of the triplets topic. It reads the texts of documents from the index.
+type Triplets struct {
+	index interface {
+		Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
+	}
+	topic      string
+	generation string
+	negatives  int // slots of a list
+	maxText    int // bytes of a text
+	metrics    *telemetry.Metrics
+}
+
+// NewTriplets returns what renders the lists of a generation for a topic.
+func NewTriplets(x ListsIndex, topic, generation string, rules catalog.Rules, metrics *telemetry.Metrics) *Triplets {
+	return &Triplets{x, topic, generation, rules.Mining.Negatives, rules.MaxText, metrics}
+}
+
+// Release is the lists of a query that go out together.
+type Release struct {
+	State index.State      // confirmed, or decided once
+	Lists []index.Positive // the lists of the state that go out, and lists that have ended
+	Cause records.Source   // the record that its triplets name as their source
+	Trace []stream.Header  // of that record
+}
+
+// Reasons of null slots, beside those of package mining.
+const (
+	reasonNoEvidence mining.Reason = "no_evidence"      // the query is forgotten, or its evidence for this document is
+	reasonWeight     mining.Reason = "below_min_weight" // the evidence does not suffice
+)
+
+// AllLists returns every list of a state that is or ever was published, by document id.
+func AllLists(state index.State) []index.Positive { return changedLists(index.State{}, state, true) }
+
+// changedLists returns, by document id, the lists of a state that must go out. before is the state that this owner has published.
+// all asks for every list that is or ever was published; a new text of the query means the same.
+func changedLists(before, state index.State, all bool) []index.Positive {
+	all = all || before.Text != state.Text
+	old := make(map[string]index.Positive, len(before.Positives))
+	for _, p := range before.Positives {
+		old[p.Document] = p
+	}
+	var lists []index.Positive
+	ended := maps.Clone(state.Published) // published lists without evidence
+	for _, p := range state.Positives {
+		published := ended[p.Document] > 0
+		delete(ended, p.Document)
+		switch was := old[p.Document]; {
+		case p.Paired && (all || !was.Paired || !mining.SamePair(was.Pair(), p.Pair())):
+			lists = append(lists, p)
+		case !p.Paired && (was.Paired || all && published):
+			p.Reason = reasonWeight
+			lists = append(lists, p)
+		}
+	}
+	for id := range ended {
+		if all || old[id].Paired {
+			lists = append(lists, index.Positive{Document: id, Reason: reasonNoEvidence})
+		}
+	}
+	slices.SortFunc(lists, func(a, b index.Positive) int { return strings.Compare(a.Document, b.Document) })
+	return lists
+}
+
+// Render returns the records of each release: triplets and retractions. A release is torn if its documents have changed since the
+// lists were decided: their texts are no longer those that the rules saw. Then it has no records, and its lists must be
+// decided again.
+func (t *Triplets) Render(ctx context.Context, releases []Release) (outputs [][]stream.Output, torn []bool, err error) {
+	var ids []string
+	for _, r := range releases {
+		for _, p := range r.Lists {
+			if len(p.Slots) > 0 {
+				ids = append(ids, p.Document)
+			}
+			for _, slot := range p.Slots {
+				ids = append(ids, slot.Document)
+			}
+		}
+	}
+	slices.Sort(ids)
+	documents, err := t.index.Documents(ctx, slices.Compact(ids), index.WithText)
+	if err != nil {
+		return nil, nil, err
+	}
+	outputs, torn = make([][]stream.Output, len(releases)), make([]bool, len(releases))
+	for i, r := range releases {
+		if torn[i] = !intact(r.Lists, documents); torn[i] {
+			continue
+		}
+		for _, p := range r.Lists {
+			outputs[i] = append(outputs[i], t.slots(r, p, documents)...)
+		}
+	}
+	return outputs, torn, nil
+}
+
+// intact reports whether the documents still have the contents on which the slots were decided.
+func intact(lists []index.Positive, documents map[string]index.Document) bool {
+	same := func(id, hash string) bool {
+		d, ok := documents[id]
+		return ok && !d.Deleted && d.Hash == hash
+	}
+	return !slices.ContainsFunc(lists, func(p index.Positive) bool {
+		return len(p.Slots) > 0 && !same(p.Document, p.Hash) ||
+			slices.ContainsFunc(p.Slots, func(x mining.Slot) bool { return !same(x.Document, x.Hash) })
+	})
+}
+
+// slots renders every rank of a list that is in use, or ever was: a triplet, or a null that retracts it.
+func (t *Triplets) slots(r Release, list index.Positive, documents map[string]index.Document) []stream.Output {
+	positive := list.Document
+	headers := []stream.Header{
+		{Key: records.HeaderSchema, Value: []byte("1")},
+		{Key: records.HeaderGeneration, Value: []byte(t.generation)},
+		{Key: records.HeaderSource, Value: fmt.Appendf(nil, "%s/%d/%d", r.Cause.Topic, r.Cause.Partition, r.Cause.Offset)},
+	}
+	headers = append(headers, Trace(r.Trace)...)
+	minedAt := time.UnixMilli(r.State.StoredAt).UTC().Format(time.RFC3339Nano)
+	ranks := max(t.negatives, r.State.Published[positive])
+	outputs := make([]stream.Output, 0, ranks)
+	for rank := 1; rank <= ranks; rank++ {
+		out := stream.Output{
+			Topic: t.topic, Partition: stream.ByKey, Hash: []byte(r.State.QueryID),
+			Key: records.TripletKey(r.State.QueryID, positive, rank), Headers: headers,
+		}
+		if rank > len(list.Slots) {
+			out.Headers = append(slices.Clone(headers), stream.Header{Key: records.HeaderReason, Value: []byte(list.Reason)})
+			t.metrics.Triplets.WithLabelValues("retracted").Inc()
+			outputs = append(outputs, out)
+			continue
+		}
+		slot := list.Slots[rank-1]
+		out.Value = records.Triplet{
+			Schema:   1,
+			ID:       records.TripletID(r.State.QueryID, positive, slot.Document, r.State.Revision),
+			Query:    records.TripletQuery{ID: r.State.QueryID, Text: r.State.Text},
+			Positive: side(positive, documents[positive]),
+			Negative: side(slot.Document, documents[slot.Document]),
+			Rank:     rank,
+			Policy:   slot.Policy,
+			Similarity: records.Similarity{
+				QueryPositive: list.Similarity, QueryNegative: slot.QueryNegative, PositiveNegative: slot.PositiveNegative,
+			},
+			Generation: t.generation,
+			Revision:   r.State.Revision,
+			MinedAt:    minedAt,
+		}.Encode(t.maxText)
+		t.metrics.Triplets.WithLabelValues("written").Inc()
+		outputs = append(outputs, out)
+	}
+	return outputs
+}
+
+func side(id string, d index.Document) records.TripletDocument {
+	return records.TripletDocument{ID: id, Title: d.Title, Text: d.Text, Version: d.Hash}
+}
