@@ -10,8 +10,8 @@ import (
 	"hardneg/mining"
 )
 
-// blockRows vectors are scored at a time: their scores against a batch of queries stay in the processor's cache, and a
-// product this small starts no goroutines of its own.
+// blockRows is the number of vectors that are scored together. So few scores against a batch of queries fit
+// in the processor's cache, and a product of this size starts no goroutines of its own.
 const blockRows = 128
 
 // scored is a hit.
@@ -26,10 +26,10 @@ type search struct {
 	wanted    bitset
 	limit     int
 	threshold *float32
-	hits      []scored // the outcome, best first
+	hits      []scored // result, best first
 }
 
-// order ranks hits: higher scores first, equal ones by point id.
+// order ranks hits: higher scores first, equal scores by point id.
 func (v *view) order(a, b scored) int {
 	if a.score != b.score {
 		return cmp.Compare(b.score, a.score)
@@ -37,8 +37,8 @@ func (v *view) order(a, b scored) int {
 	return v.ids[a.slot].compare(v.ids[b.slot])
 }
 
-// run scores every wanted vector against every query of the batch and keeps the best. Every score comes from the same
-// routine with the same order of sums, so that it depends on the two vectors alone.
+// run scores every wanted vector against every query of the batch and keeps the best hits. Every score comes
+// from the same routine with the same order of sums, so it depends only on the two vectors.
 func (v *view) run(batch []*search) {
 	if len(batch) == 0 || v.dimensions == 0 {
 		return
@@ -73,19 +73,19 @@ func (v *view) run(batch []*search) {
 	}
 }
 
-// scorer is what one goroutine of a search works with.
+// scorer is the working state of one goroutine of a search.
 type scorer struct {
 	*view
 	batch   []*search
 	queries mining.Matrix // the batch's vectors
 	scores  mining.Matrix // blockRows × queries
-	sparse  mining.Matrix // copies of the vectors of a block that are wanted, where most are not; made when there is such a block
+	sparse  mining.Matrix // copies of a block's wanted vectors, if most of the block is not wanted; allocated on first use
 	tops    []top         // by query
 }
 
 func (s *scorer) scoreBlock(block int) {
 	first := block * blockRows
-	var wanted []int // rows that a query of the batch wants
+	var wanted []int // rows that at least one query of the batch wants
 	for row := range min(blockRows, len(s.ids)-first) {
 		slot := uint32(first + row)
 		if slices.ContainsFunc(s.batch, func(q *search) bool { return q.wanted.has(slot) }) {
@@ -124,7 +124,7 @@ func (s *scorer) scoreBlock(block int) {
 	}
 }
 
-// top keeps the best hits: a heap with the worst at its root.
+// top keeps the best hits in a heap, with the worst at its root.
 type top struct{ items []scored }
 
 func (t *top) offer(v *view, limit int, hit scored) {
