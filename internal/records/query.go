@@ -10,16 +10,17 @@ import (
 const (
 	MaxWeight = 1e6 // of one click
 
-	// MaxNamed is how many documents one record may name, positives and clicks together, each time counted: what
-	// comes of the record goes through Kafka as one record again, and into one point of the index.
+	// MaxNamed is the maximum number of documents in one record, positives and clicks together, with
+	// repetitions. The result of a record must fit into one Kafka record again, and into one point of the
+	// index.
 	MaxNamed = 10_000
 )
 
 // Click is a document that a user opened from the results of a query.
 type Click struct {
 	DocID   string
-	DwellMS int64    // milliseconds on the document; 0 where the log does not say
-	Weight  *float64 // what it counts; nil: 1
+	DwellMS int64    // milliseconds on the document; 0 if the log does not say
+	Weight  *float64 // weight of the click; nil means 1
 }
 
 // Query is a record of the queries topic.
@@ -29,12 +30,12 @@ type Query struct {
 	Positives  []string // judged documents
 	Clicks     []Click
 	SessionID  string
-	Timestamp  string // RFC 3339, as written; "" where absent
+	Timestamp  string // RFC 3339, as written; "" if absent
 	Embeddings map[string][]float32
 }
 
-// ParseQuery reads a record of the queries topic. A nil value forgets the query whose id is the key: then only
-// QueryID is set, and the second result is true. Other records may have any key.
+// ParseQuery reads a record of the queries topic. A nil value deletes the query whose id is the key: then
+// only QueryID is set, and the second result is true. Other records may have any key.
 func ParseQuery(key, value []byte) (Query, bool, error) {
 	if value == nil {
 		id, err := keyID(key)
@@ -85,7 +86,7 @@ func parseQuery(value []byte) (Query, error) {
 	return q, err
 }
 
-// countNamed bounds positives and clicks before any of them is read.
+// countNamed limits the number of positives and clicks before it reads any of them.
 func (o object) countNamed() error {
 	positives, err := o.list("positives")
 	if err != nil {
@@ -166,11 +167,12 @@ func parseClick(path string, raw []byte) (Click, error) {
 	return c, nil
 }
 
-// Millionths is a weight as a whole number of millionths, so that sums do not depend on their order. Weights are
-// at most MaxWeight.
+// Millionths converts a weight to a whole number of millionths, so that sums do not depend on their order.
+// Weights are at most MaxWeight.
 func Millionths(weight float64) int64 { return int64(math.Round(weight * 1e6)) }
 
-// Encode returns the record's value. Its key may be anything; the query_id keeps a query's records in order.
+// Encode returns the record's value. Its key may be anything. The query_id as key keeps a query's records in
+// order.
 func (q Query) Encode() []byte {
 	type click struct {
 		DocID   string   `json:"doc_id"`
