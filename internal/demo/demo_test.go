@@ -36,7 +36,7 @@ func TestMeasure(t *testing.T) {
 	apply(t, v,
 		triplet("a", "p", "new", 1), triplet("a", "p", "same", 2), triplet("c", "p", "more", 1),
 		stream.Record{Key: records.TripletKey("b", "p", 1)}, stream.Record{Key: records.TripletKey("d", "p", 4)})
-	e := measure(v.taken(), start)
+	e := measure(v.eventsSinceWatch(), start)
 	if e.queries != 3 || e.replaced != 1 || e.kept != 1 || e.mined != 1 || e.retracted != 1 || e.last <= 0 {
 		t.Errorf("%+v", e)
 	}
