@@ -45,14 +45,14 @@ func carriedVector(embedder Embedder, item Item) (vector []float32, found bool, 
 	if len(vector) != embedder.Dimensions() {
 		return nil, true, fmt.Errorf("embedder %s: the carried vector has %d numbers, want %d", embedder.Name(), len(vector), embedder.Dimensions())
 	}
-	if flaw := flawOf(vector, "the carried vector"); flaw != nil {
+	if flaw := checkVector(vector, "the carried vector"); flaw != nil {
 		return nil, true, fmt.Errorf("embedder %s: %w", embedder.Name(), flaw)
 	}
 	return vector, true, nil
 }
 
-// flawOf returns an error if a vector has no direction: a number that is not finite, or only zeros.
-func flawOf(vector []float32, name string) error {
+// checkVector returns an error if a vector has no direction: a number that is not finite, or only zeros.
+func checkVector(vector []float32, name string) error {
 	zero := true
 	for i, value := range vector {
 		if wide := float64(value); math.IsNaN(wide) || math.IsInf(wide, 0) {

@@ -94,7 +94,7 @@ func (s subject) testBatch(t *testing.T) {
 				t.Errorf("item %d differs in the batch: %v and %v, %v and %v", i, alone[0], vectors[i], aloneFailures[0], failures[i])
 			}
 			if !slices.Contains(s.bad, item.Text) {
-				if failures[i] != nil || len(vectors[i]) != s.embedder.Dimensions() || flawOf(vectors[i], "it") != nil {
+				if failures[i] != nil || len(vectors[i]) != s.embedder.Dimensions() || checkVector(vectors[i], "it") != nil {
 					t.Errorf("item %d: vector %v, error %v", i, vectors[i], failures[i])
 				}
 				continue

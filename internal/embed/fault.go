@@ -151,8 +151,8 @@ func cut(text string, most int) string {
 func statusFault(answer *http.Response, body []byte, secrets []string) *fault {
 	f := &fault{outcome: outcomeOf(answer.StatusCode), status: answer.StatusCode, after: retryAfter(answer.Header, time.Now())}
 	f.text = strings.TrimSpace(fmt.Sprintf("%d %s", answer.StatusCode, http.StatusText(answer.StatusCode)))
-	if said := message(body, secrets); said != "" {
-		f.text += fmt.Sprintf(": %q", said)
+	if quoted := message(body, secrets); quoted != "" {
+		f.text += fmt.Sprintf(": %q", quoted)
 	}
 	if f.outcome == Denied {
 		f.text += advice(answer.StatusCode, answer.Header.Get("Location"))
@@ -179,7 +179,7 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 		if !(seconds > 0) {
 			return 0
 		}
-		return time.Duration(min(seconds, longestAsked.Seconds()) * float64(time.Second))
+		return time.Duration(min(seconds, longestRetryAfter.Seconds()) * float64(time.Second))
 	}
 	at, err := http.ParseTime(text)
 	if err != nil {
@@ -188,5 +188,5 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 	if serverTime, err := http.ParseTime(header.Get("Date")); err == nil {
 		now = serverTime
 	}
-	return min(max(at.Sub(now), 0), longestAsked)
+	return min(max(at.Sub(now), 0), longestRetryAfter)
 }

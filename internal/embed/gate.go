@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	firstPause   = 500 * time.Millisecond // after the first failure; each further failure in a row doubles it
-	longestPause = 5 * time.Second
-	longestAsked = 2 * time.Minute // the longest Retry-After of a server that is obeyed
+	firstPause        = 500 * time.Millisecond // after the first failure; each further failure in a row doubles it
+	longestPause      = 5 * time.Second
+	longestRetryAfter = 2 * time.Minute // the longest Retry-After of a server that is obeyed
 )
 
 // gate decides when a request to a server may begin. It limits how many requests run at the same time, and

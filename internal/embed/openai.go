@@ -123,7 +123,7 @@ func (o *openai) Probe(ctx context.Context) error {
 		c := &call{openai: o, kind: kind, texts: []string{o.kinds[kind].prefix + probeText}}
 		vectors, err := o.ask(ctx, kind, c.texts)
 		if err == nil {
-			err = flawOf(vectors[0], "the vector")
+			err = checkVector(vectors[0], "the vector")
 		}
 		if err != nil {
 			return o.callError(ctx, kind, err)
@@ -204,7 +204,7 @@ func (c *call) embed(ctx context.Context, batch []int) error {
 	}
 	vectors, err := c.ask(ctx, c.kind, texts)
 	if err == nil {
-		return c.take(ctx, batch, vectors)
+		return c.keepVectors(ctx, batch, vectors)
 	}
 	var f *fault
 	if !errors.As(err, &f) || !f.maybeText() {
@@ -231,13 +231,13 @@ func (f *fault) maybeText() bool {
 	return f.outcome == Refused || f.status == http.StatusInternalServerError
 }
 
-// take keeps the vectors of a batch. It asks for a flawed vector again, with its text alone, because the
+// keepVectors keeps the vectors of a batch. It asks for a flawed vector again, with its text alone, because the
 // batch may have caused the flaw.
-func (c *call) take(ctx context.Context, batch []int, vectors [][]float32) error {
+func (c *call) keepVectors(ctx context.Context, batch []int, vectors [][]float32) error {
 	var flawed []int
 	var flaw error
 	for at, i := range batch {
-		if err := flawOf(vectors[at], "the vector"); err != nil {
+		if err := checkVector(vectors[at], "the vector"); err != nil {
 			flawed, flaw = append(flawed, i), err
 			continue
 		}
@@ -274,7 +274,7 @@ func (c *call) confirm(ctx context.Context, f *fault) error {
 	}
 	vectors, err := c.ask(ctx, c.kind, []string{c.kinds[c.kind].prefix + probeText})
 	if err == nil {
-		err = flawOf(vectors[0], "the vector")
+		err = checkVector(vectors[0], "the vector")
 	}
 	var again *fault
 	switch {

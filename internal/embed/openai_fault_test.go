@@ -187,7 +187,7 @@ func TestConnectionRefused(t *testing.T) {
 // TestLongRetryAfter: if a server asks for a longer pause than the caller allows, the call fails at once. The
 // server is not called again until then, up to a sensible limit.
 func TestLongRetryAfter(t *testing.T) {
-	for asks, pause := range map[string]time.Duration{"60": time.Minute, "31536000": longestAsked, "Fri, 01 Jan 2100 00:00:00 GMT": longestAsked} {
+	for asks, pause := range map[string]time.Duration{"60": time.Minute, "31536000": longestRetryAfter, "Fri, 01 Jan 2100 00:00:00 GMT": longestRetryAfter} {
 		inBubble(t, config.Embedder{}, func(t *testing.T, b *bench) {
 			b.script = []handler{status(429, "", "Retry-After", asks)}
 			start := time.Now()

@@ -63,8 +63,8 @@ func (k apiKey) read() (string, error) {
 	return key, nil
 }
 
-// differs reports whether the key has changed meanwhile.
-func (k apiKey) differs(from string) bool {
+// changed reports whether the key has changed meanwhile.
+func (k apiKey) changed(from string) bool {
 	now, err := k.read()
 	return err == nil && now != from
 }
@@ -105,7 +105,7 @@ func (o *openai) request(caller context.Context, kind Kind, texts []string) ([][
 	body, err := io.ReadAll(io.LimitReader(response.Body, int64(most)+1))
 	if response.StatusCode != http.StatusOK {
 		f := statusFault(response, body, o.secrets(key)) // with as much of the body as could be read
-		f.rekeyed = f.status == http.StatusUnauthorized && o.key.differs(key)
+		f.rekeyed = f.status == http.StatusUnauthorized && o.key.changed(key)
 		return nil, f
 	}
 	if err != nil {
