@@ -79,21 +79,21 @@ func (m *members) watch(ctx context.Context) {
 			continue // the next turn asks again
 		}
 		for _, group := range answer.Groups {
-			for _, silent := range m.silent(group) {
-				m.log.Info().Str("group", group.Group).Str("member", silent).Msg("a member never spoke since it joined: expelled")
+			for _, member := range m.silentMembers(group) {
+				m.log.Info().Str("group", group.Group).Str("member", member).Msg("a member never spoke since it joined: expelled")
 				leave := kmsg.NewPtrLeaveGroupRequest()
-				leave.Group, leave.MemberID = group.Group, silent
-				member := kmsg.NewLeaveGroupRequestMember()
-				member.MemberID = silent
-				leave.Members = append(leave.Members, member)
+				leave.Group, leave.MemberID = group.Group, member
+				leaving := kmsg.NewLeaveGroupRequestMember()
+				leaving.MemberID = member
+				leave.Members = append(leave.Members, leaving)
 				_, _ = leave.RequestWith(ctx, m.client) // a member that is still there is found again next turn
 			}
 		}
 	}
 }
 
-// silent returns the members of a group that have sent nothing for longer than a session.
-func (m *members) silent(group kmsg.DescribeGroupsResponseGroup) (silent []string) {
+// silentMembers returns the members of a group that have sent nothing for longer than a session.
+func (m *members) silentMembers(group kmsg.DescribeGroupsResponseGroup) (silent []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.groups[group.Group]

@@ -102,23 +102,21 @@ func (c *collection) allocate(id pointID) uint32 {
 }
 
 func (c *collection) index(slot uint32, r record) error {
+	return c.eachIndex(r, func(index fieldIndex, values []*pb.Value) { index.add(slot, values) })
+}
+
+func (c *collection) unindex(slot uint32, old record) error {
+	return c.eachIndex(old, func(index fieldIndex, values []*pb.Value) { index.remove(slot, values) })
+}
+
+// eachIndex calls f for each payload index, with the record's values of its field.
+func (c *collection) eachIndex(r record, f func(index fieldIndex, values []*pb.Value)) error {
 	for field, index := range c.indexes {
 		values, err := r.payload(c.dimensions).values(field)
 		if err != nil {
 			return err
 		}
-		index.add(slot, values)
-	}
-	return nil
-}
-
-func (c *collection) unindex(slot uint32, old record) error {
-	for field, index := range c.indexes {
-		values, err := old.payload(c.dimensions).values(field)
-		if err != nil {
-			return err
-		}
-		index.remove(slot, values)
+		f(index, values)
 	}
 	return nil
 }

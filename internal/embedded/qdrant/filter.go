@@ -44,7 +44,7 @@ func (v *view) compile(f *pb.Filter) (filter, error) {
 	if err != nil {
 		return out, err
 	}
-	wanted := int(f.GetMinShould().GetMinCount())
+	minCount := int(f.GetMinShould().GetMinCount())
 	out.match = func(slot uint32) bool {
 		for _, p := range must {
 			if !p(slot) {
@@ -69,7 +69,7 @@ func (v *view) compile(f *pb.Filter) (filter, error) {
 				n++
 			}
 		}
-		return n >= wanted
+		return n >= minCount
 	}
 	return out, nil
 }
@@ -223,13 +223,13 @@ func (v *view) keywords(key string, words []string) (predicate, bitset, error) {
 		set := index.any(words, len(v.ids))
 		return set.has, set, nil
 	}
-	wanted := make(map[string]bool, len(words))
+	wordSet := make(map[string]bool, len(words))
 	for _, word := range words {
-		wanted[word] = true
+		wordSet[word] = true
 	}
 	p, err := v.onPayload(key, anyValue(func(value *pb.Value) bool {
 		s, ok := value.GetKind().(*pb.Value_StringValue)
-		return ok && wanted[s.StringValue]
+		return ok && wordSet[s.StringValue]
 	}))
 	return p, nil, err
 }

@@ -140,11 +140,11 @@ func (l *planner) plan(q *pb.QueryPoints) (*plan, error) {
 }
 
 func (l *planner) nearest(q *pb.QueryPoints, input *pb.VectorInput, limit int) (*search, error) {
-	wanted, err := l.selection(q.GetFilter())
+	candidates, err := l.selection(q.GetFilter())
 	if err != nil {
 		return nil, err
 	}
-	s := &search{wanted: wanted, limit: limit, threshold: q.ScoreThreshold}
+	s := &search{candidates: candidates, limit: limit, threshold: q.ScoreThreshold}
 	switch option := input.GetVariant().(type) {
 	case *pb.VectorInput_Dense:
 		s.vector = option.Dense.GetData()
@@ -159,8 +159,8 @@ func (l *planner) nearest(q *pb.QueryPoints, input *pb.VectorInput, limit int) (
 			return nil, wrongInput("No point with id %s found", id.proto())
 		}
 		// A point is not its own neighbour.
-		s.vector, s.wanted = l.row(slot), slices.Clone(wanted)
-		s.wanted.clear(slot)
+		s.vector, s.candidates = l.row(slot), slices.Clone(candidates)
+		s.candidates.clear(slot)
 		return s, nil
 	case nil:
 		return nil, wrongInput("a nearest query without vector")

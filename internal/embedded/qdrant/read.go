@@ -69,7 +69,7 @@ func (v *view) output(id pointID, want *projection) (output, error) {
 	if want.vector {
 		out.vectors = vectorsOutput(r.vector(v.dimensions))
 	}
-	out.payload, err = want.payload.take(r.payload(v.dimensions))
+	out.payload, err = want.payload.copySelected(r.payload(v.dimensions))
 	want.seen[id] = out
 	return out, err
 }

@@ -22,11 +22,11 @@ type scored struct {
 
 // search is one query of a batch.
 type search struct {
-	vector    []float32
-	wanted    bitset
-	limit     int
-	threshold *float32
-	hits      []scored // result, best first
+	vector     []float32
+	candidates bitset
+	limit      int
+	threshold  *float32
+	hits       []scored // result, best first
 }
 
 // order ranks hits: higher scores first, equal scores by point id.
@@ -37,7 +37,7 @@ func (v *view) order(a, b scored) int {
 	return v.ids[a.slot].compare(v.ids[b.slot])
 }
 
-// run scores every wanted vector against every query of the batch and keeps the best hits. Every score comes
+// run scores every candidate vector against every query of the batch and keeps the best hits. Every score comes
 // from the same routine with the same order of sums, so it depends only on the two vectors.
 func (v *view) run(batch []*search) {
 	if len(batch) == 0 || v.dimensions == 0 {
@@ -79,45 +79,45 @@ type scorer struct {
 	batch   []*search
 	queries mining.Matrix // the batch's vectors
 	scores  mining.Matrix // blockRows × queries
-	sparse  mining.Matrix // copies of a block's wanted vectors, if most of the block is not wanted; allocated on first use
+	sparse  mining.Matrix // copies of the rows to score, if they are few in a block; allocated on first use
 	tops    []top         // by query
 }
 
 func (s *scorer) scoreBlock(block int) {
 	first := block * blockRows
-	var wanted []int // rows that at least one query of the batch wants
+	var rows []int // candidates of at least one query of the batch
 	for row := range min(blockRows, len(s.ids)-first) {
 		slot := uint32(first + row)
-		if slices.ContainsFunc(s.batch, func(q *search) bool { return q.wanted.has(slot) }) {
-			wanted = append(wanted, row)
+		if slices.ContainsFunc(s.batch, func(q *search) bool { return q.candidates.has(slot) }) {
+			rows = append(rows, row)
 		}
 	}
-	if len(wanted) == 0 {
+	if len(rows) == 0 {
 		return
 	}
 	from, d := (first%chunkRows)*s.dimensions, s.dimensions
-	vectors := mining.Matrix{Rows: wanted[len(wanted)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
-	dense := len(wanted) > vectors.Rows/2
+	vectors := mining.Matrix{Rows: rows[len(rows)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
+	dense := len(rows) > vectors.Rows/2
 	if !dense {
 		if s.sparse.Rows == 0 {
 			s.sparse = mining.NewMatrix(blockRows, d)
 		}
-		for i, row := range wanted {
+		for i, row := range rows {
 			copy(s.sparse.Row(i), vectors.Row(row))
 		}
 		vectors = s.sparse
-		vectors.Rows = len(wanted)
+		vectors.Rows = len(rows)
 	}
 	vectors.Data = vectors.Data[:vectors.Rows*d]
 	mining.Products(vectors, s.queries, mining.Matrix{Rows: vectors.Rows, Cols: s.scores.Cols, Data: s.scores.Data[:vectors.Rows*s.scores.Cols]})
-	for i, row := range wanted {
+	for i, row := range rows {
 		slot := uint32(first + row)
 		if dense {
 			i = row
 		}
 		for k, score := range s.scores.Row(i) {
 			q := s.batch[k]
-			if q.wanted.has(slot) && (q.threshold == nil || score >= *q.threshold) {
+			if q.candidates.has(slot) && (q.threshold == nil || score >= *q.threshold) {
 				s.tops[k].offer(s.view, q.limit, scored{score, slot})
 			}
 		}
