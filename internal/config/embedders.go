@@ -120,7 +120,7 @@ func (v *validation) openAI(key string, e Embedder) {
 			{"dimensions", "use request_dimensions"}, {"encoding_format", "use the embedder's encoding_format"},
 			{"input", "it holds the texts"}, {"model", "use model, query_model or passage_model"},
 		} {
-			if _, there := body.fields[taken.name]; there {
+			if _, isSet := body.fields[taken.name]; isSet {
 				v.fail(key+body.name+"."+taken.name, "cannot be set here: %s", taken.instead)
 			}
 		}

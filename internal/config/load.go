@@ -53,7 +53,7 @@ func Load(options Options) (*Config, error) {
 	eachSettable(Fields(), func(f Field) {
 		if value, ok := environment[f.Env()]; ok {
 			d := &decoder{source: f.Env(), anchors: map[string]ast.Node{}, origins: c.origins}
-			d.single(value, f, root)
+			d.setOne(value, f, root)
 			problems = append(problems, d.problems...)
 		}
 	})
@@ -66,7 +66,7 @@ func Load(options Options) (*Config, error) {
 		} else if !known {
 			d.fail("command line", key, "%s", unknownFull(key))
 		} else {
-			d.single(value, f, root)
+			d.setOne(value, f, root)
 		}
 		problems = append(problems, d.problems...)
 	}
@@ -79,9 +79,9 @@ func Load(options Options) (*Config, error) {
 	return c, nil
 }
 
-// single sets one value that does not come from the file. Groups and lists are YAML or JSON. A list of
+// setOne sets one value that does not come from the file. Groups and lists are YAML or JSON. A list of
 // strings may also be separated by commas.
-func (d *decoder) single(value string, f Field, root reflect.Value) {
+func (d *decoder) setOne(value string, f Field, root reflect.Value) {
 	target := root
 	known := Fields()
 	for part := range strings.SplitSeq(f.Key, ".") {
