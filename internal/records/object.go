@@ -107,14 +107,7 @@ func (o object) id(name string) (string, error) {
 	if !ok {
 		return "", nil
 	}
-	s, err := stringOf(o.path+name, raw)
-	if err != nil {
-		return "", err
-	}
-	if err := checkID(s); err != nil {
-		return "", fmt.Errorf("field %q %w", o.path+name, err)
-	}
-	return s, nil
+	return idOf(o.path+name, raw)
 }
 
 // time returns an optional RFC 3339 time as it was written.
@@ -174,6 +167,23 @@ func (o object) list(name string) ([]json.RawMessage, error) {
 	return elements, err
 }
 
+// parseList parses the elements of an optional array. parse gets the path of each element, for messages.
+func parseList[T any](o object, name string, parse func(path string, raw json.RawMessage) (T, error)) ([]T, error) {
+	elements, err := o.list(name)
+	if err != nil {
+		return nil, err
+	}
+	var out []T
+	for i, raw := range elements {
+		element, err := parse(fmt.Sprintf("%s%s[%d]", o.path, name, i), raw)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, element)
+	}
+	return out, nil
+}
+
 // object returns an optional object. If it is absent, fields is nil.
 func (o object) object(name string) (object, error) {
 	raw, ok := o.field(name)
@@ -195,6 +205,18 @@ func stringOf(path string, raw []byte) (string, error) {
 	var s string
 	err := json.Unmarshal(raw, &s)
 	return s, err
+}
+
+// idOf decodes an id within its limits.
+func idOf(path string, raw json.RawMessage) (string, error) {
+	s, err := stringOf(path, raw)
+	if err != nil {
+		return "", err
+	}
+	if err := checkID(s); err != nil {
+		return "", fmt.Errorf("field %q %w", path, err)
+	}
+	return s, nil
 }
 
 // unpairedSurrogate checks the \uXXXX escapes of a valid JSON string.

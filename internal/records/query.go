@@ -1,6 +1,7 @@
 package records
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -105,45 +106,17 @@ func (o object) countNamed() error {
 
 // ids returns an optional array of ids.
 func (o object) ids(name string) ([]string, error) {
-	elements, err := o.list(name)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for i, raw := range elements {
-		path := fmt.Sprintf("%s%s[%d]", o.path, name, i)
-		id, err := stringOf(path, raw)
-		if err != nil {
-			return nil, err
-		}
-		if err := checkID(id); err != nil {
-			return nil, fmt.Errorf("field %q %w", path, err)
-		}
-		out = append(out, id)
-	}
-	return out, nil
+	return parseList(o, name, idOf)
 }
 
 // clicks returns an optional array of clicks.
 func (o object) clicks(name string) ([]Click, error) {
-	elements, err := o.list(name)
-	if err != nil {
-		return nil, err
-	}
-	var out []Click
-	for i, raw := range elements {
-		c, err := parseClick(fmt.Sprintf("%s%s[%d].", o.path, name, i), raw)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, c)
-	}
-	return out, nil
+	return parseList(o, name, parseClick)
 }
 
-func parseClick(path string, raw []byte) (Click, error) {
+func parseClick(path string, raw json.RawMessage) (Click, error) {
 	var c Click
-	o, err := newObject(path, raw)
+	o, err := newObject(path+".", raw)
 	if err != nil {
 		return c, err
 	}
@@ -151,7 +124,7 @@ func parseClick(path string, raw []byte) (Click, error) {
 		return c, err
 	}
 	if c.DocID == "" {
-		return c, fmt.Errorf("field %q is missing", path+"doc_id")
+		return c, fmt.Errorf("field %q is missing", o.path+"doc_id")
 	}
 	if c.DwellMS, err = o.integer("dwell_ms"); err != nil {
 		return c, err
@@ -161,7 +134,7 @@ func parseClick(path string, raw []byte) (Click, error) {
 		return c, err
 	}
 	if weight > MaxWeight || Millionths(weight) < 1 {
-		return c, fmt.Errorf("field %q must be from 0.000001 to %d, not %v", path+"weight", int(MaxWeight), weight)
+		return c, fmt.Errorf("field %q must be from 0.000001 to %d, not %v", o.path+"weight", int(MaxWeight), weight)
 	}
 	c.Weight = &weight
 	return c, nil
