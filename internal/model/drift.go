@@ -55,8 +55,8 @@ func (h *holdOut) add(rows mining.Matrix) error {
 	return nil
 }
 
-// divided returns both parts. If there were too few rows after all, it puts the held-out ones back.
-func (h *holdOut) divided() (rest *mining.Sample, control mining.Matrix, err error) {
+// split returns both parts. If there were too few rows after all, it puts the held-out ones back.
+func (h *holdOut) split() (rest *mining.Sample, control mining.Matrix, err error) {
 	if h.rows >= holdOutFrom {
 		return h.rest, h.control, nil
 	}

@@ -91,7 +91,7 @@ func TestHoldOut(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		rest, control, err := h.divided()
+		rest, control, err := h.split()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -174,7 +174,7 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if samples < minimum {
 		options.MinDimensions = options.MaxDimensions
 	}
-	rest, control, err := rows.divided()
+	rest, control, err := rows.split()
 	if err != nil {
 		return 0, nil, err
 	}
@@ -197,18 +197,18 @@ func (m *Model) ensemble(ctx context.Context, kind embed.Kind, items []embed.Ite
 	defer cancel()
 	vectors := make([][][]float32, len(m.embedders))
 	refusals := make([][]error, len(m.embedders))
-	down := make([]error, len(m.embedders))
+	callErrors := make([]error, len(m.embedders))
 	var calls sync.WaitGroup
 	for e, embedder := range m.embedders {
 		calls.Go(func() {
-			vectors[e], refusals[e], down[e] = embedder.Embed(ctx, kind, items)
-			if down[e] != nil {
+			vectors[e], refusals[e], callErrors[e] = embedder.Embed(ctx, kind, items)
+			if callErrors[e] != nil {
 				cancel() // the other results would be thrown away
 			}
 		})
 	}
 	calls.Wait()
-	if err := firstCause(down); err != nil {
+	if err := firstCause(callErrors); err != nil {
 		return nil, nil, err
 	}
 	failures = make([]error, len(items))
