@@ -33,17 +33,17 @@ func OpenBEIR(dir string, splits ...string) (*Collection, error) {
 	if err != nil {
 		return nil, err
 	}
-	there, err := Splits(dir)
+	available, err := Splits(dir)
 	if err != nil {
 		return nil, err
 	}
 	if len(splits) == 0 {
-		splits = there
+		splits = available
 	}
 	c := &Collection{corpus: corpus, queries: queries, positives: map[string][]string{}}
 	for _, split := range splits {
-		if !slices.Contains(there, split) {
-			return nil, fmt.Errorf("%s has no split %q, there are %s", dir, split, strings.Join(there, ", "))
+		if !slices.Contains(available, split) {
+			return nil, fmt.Errorf("%s has no split %q, there are %s", dir, split, strings.Join(available, ", "))
 		}
 		if err := c.readJudgements(filepath.Join(dir, "qrels", split+".tsv")); err != nil {
 			return nil, err
