@@ -129,7 +129,7 @@ func (c *Cache) Get(keys []Key) [][]float32 {
 		case errors.Is(err, fs.ErrClosed): // evicted meanwhile
 		case !ok:
 			c.dropDamaged(keys[i], at, err)
-		case isOf(record, keys[i]):
+		case hasKey(record, keys[i]):
 			vectors[i] = recordVector(record)
 			hits++
 		}

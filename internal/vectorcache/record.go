@@ -53,7 +53,7 @@ func intact(record []byte) bool {
 
 func recordKey(record []byte) Key { return Key(record[keyAt:header]) }
 
-func isOf(record []byte, key Key) bool { return bytes.Equal(record[keyAt:header], key[:]) }
+func hasKey(record []byte, key Key) bool { return bytes.Equal(record[keyAt:header], key[:]) }
 
 // recordVector decodes an intact record.
 func recordVector(record []byte) []float32 {
