@@ -34,12 +34,12 @@ func (d *demo) changes(ctx context.Context) error {
 			return err
 		}
 		for _, s := range d.round(n) {
-			e, err := d.make(ctx, s)
+			e, err := d.produceAndWait(ctx, s)
 			if err != nil {
 				return err
 			}
 			d.effects = append(d.effects, e)
-			d.tell(s, e)
+			d.printEffect(s, e)
 			if err := pause(ctx, betweenChanges); err != nil {
 				return err
 			}
@@ -92,8 +92,8 @@ func (d *demo) remove(id string) stream.Output {
 	return stream.Output{Topic: d.cfg.Topics.Documents, Partition: stream.ByKey, Key: []byte(id)}
 }
 
-// make produces a change and waits until all its effects have reached the reader.
-func (d *demo) make(ctx context.Context, s step) (effect, error) {
+// produceAndWait produces a change and waits until all its effects have reached the reader.
+func (d *demo) produceAndWait(ctx context.Context, s step) (effect, error) {
 	d.view.watch()
 	start := time.Now()
 	if err := d.kafka.Produce(ctx, []stream.Output{s.record}); err != nil {

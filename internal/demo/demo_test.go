@@ -58,8 +58,8 @@ func TestMeasure(t *testing.T) {
 func TestTell(t *testing.T) {
 	var out bytes.Buffer
 	d := &demo{printer: printer{&out, false, time.Now()}, view: newView()}
-	d.tell(step{verb: "edit", what: "x"}, effect{})
-	d.tell(step{verb: "edit", what: "y"}, effect{queries: 1, replaced: 1200, retracted: 2, last: 31 * time.Millisecond})
+	d.printEffect(step{verb: "edit", what: "x"}, effect{})
+	d.printEffect(step{verb: "edit", what: "y"}, effect{queries: 1, replaced: 1200, retracted: 2, last: 31 * time.Millisecond})
 	d.effects = []effect{{}, {queries: 2, replaced: 1, last: 20 * time.Millisecond}, {queries: 1, last: 40 * time.Millisecond}}
 	apply(t, d.view, triplet("q", "p", "n", 1))
 	d.showTriplets()

@@ -69,8 +69,8 @@ func interesting(all []records.Triplet) []records.Triplet {
 	return chosen
 }
 
-// tell prints a change and its effect.
-func (d *demo) tell(s step, e effect) {
+// printEffect prints a change and its effect.
+func (d *demo) printEffect(s step, e effect) {
 	d.line("%-8s %s", s.verb, s.what)
 	if e.queries == 0 {
 		d.indented("%8s no query is affected", "")
