@@ -132,7 +132,8 @@ func eachLeaf(list []Field, visit func(Field)) {
 	}
 }
 
-// eachSettable calls visit for every key that can be set from outside, groups too, but not for keys inside a list.
+// eachSettable calls visit for every key that can be set from outside. This includes groups, but no keys inside
+// a list.
 func eachSettable(list []Field, visit func(Field)) {
 	for _, f := range list {
 		visit(f)

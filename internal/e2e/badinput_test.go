@@ -212,8 +212,8 @@ func checkDeadLetters(t *testing.T, k *kafka, sent map[string]refused) {
 	}
 }
 
-// checkReplayedLetters sends everything again. Malformed records are not sent. Records that the embedder
-// refuses come back, as one dead letter each.
+// checkReplayedLetters replays all dead letters. Malformed records are left out. Records that the embedder
+// refuses are sent, and each comes back as one dead letter.
 func checkReplayedLetters(t *testing.T, s *service, k *kafka) {
 	t.Helper()
 	before := len(k.readCommitted(k.deadLetters))

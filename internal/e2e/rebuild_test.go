@@ -431,10 +431,10 @@ func TestRebuildAbort(t *testing.T) {
 	}
 }
 
-// TestRebuildRefused rebuilds to an ensemble with an embedder that uses carried vectors, which few records have.
-// All others become dead letters. What the old generation had published of them is retracted: whole lists, and
-// the last ranks of lists that get shorter because documents are refused. The live collections do not keep
-// carried vectors, so this rebuild needs the topics.
+// TestRebuildRefused rebuilds to an ensemble with an embedder that uses carried vectors, which few records
+// have. All others become dead letters. What the old generation had published of them is retracted: whole
+// lists, and the last ranks of lists that get shorter because documents are refused. The live collections do
+// not keep carried vectors, so this rebuild needs the topics.
 func TestRebuildRefused(t *testing.T) {
 	c := newCluster(t, "--set", "fit.minimum=10")
 	c.join([]string{"indexer", "intake", "miner"})

@@ -234,8 +234,8 @@ func newSelector(with *pb.WithPayloadSelector) (selector, error) {
 // none reports whether no payload is requested.
 func (s selector) none() bool { return !s.all && s.include == nil && s.exclude == nil }
 
-// copySelected returns a copy of the selected entries, because p belongs to a transaction that ends before the answer
-// is sent.
+// copySelected returns a copy of the selected entries, because p belongs to a transaction that ends before the
+// answer is sent.
 func (s selector) copySelected(p rawPayload) (rawPayload, error) {
 	if s.none() {
 		return nil, nil
