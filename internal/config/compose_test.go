@@ -11,7 +11,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// compose loads docker-compose.yml as Docker Compose does, without anything of this machine's environment.
+// compose loads docker-compose.yml like Docker Compose, but without this machine's environment.
 func compose(t *testing.T) *types.Project {
 	t.Helper()
 	const file = "../../docker-compose.yml"
@@ -63,10 +63,10 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// TestComposeEnvironment: what the file sets are keys of the configuration, with values that it takes.
+// TestComposeEnvironment: the variables that the file sets are keys of the configuration, with legal values.
 func TestComposeEnvironment(t *testing.T) {
 	known := map[string]bool{}
-	all(Fields(), func(f Field) { known[f.Env()] = true })
+	eachSettable(Fields(), func(f Field) { known[f.Env()] = true })
 	var environ []string
 	for name, value := range compose(t).Services["hardneg"].Environment {
 		if !known[name] {
@@ -83,7 +83,7 @@ func TestComposeEnvironment(t *testing.T) {
 	}
 }
 
-// TestDockerfile: the image runs as nobody in particular, from bases with a version.
+// TestDockerfile: the image runs as an unprivileged user, and its base images have a version.
 func TestDockerfile(t *testing.T) {
 	text, err := os.ReadFile("../../Dockerfile")
 	if err != nil {

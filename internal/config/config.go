@@ -1,11 +1,11 @@
-// Package config is the one place where hardneg's settings, their names, their defaults and their limits are
-// defined. The structs below are all of it: the parser, the environment variables, the reference page, the JSON
-// Schema and the checks are derived from their tags and doc comments.
+// Package config defines hardneg's settings in one place: their names, defaults and limits. The structs below
+// hold everything. The parser, the environment variables, the reference page, the JSON Schema and the checks are
+// derived from their tags and doc comments. cmd/hardneg and the packages of internal use it.
 package config
 
 import "time"
 
-// Config is the whole configuration. Every field has a default but the two addresses.
+// Config is the whole configuration. Every field has a default, except the addresses of Kafka and Qdrant.
 type Config struct {
 	// Prefix of the consumer groups and of the transactional ids. Instances that share the work have the same
 	// name; two services on one Kafka have different ones.
@@ -44,10 +44,10 @@ type Config struct {
 	// The HTTP server with health, metrics and profiles.
 	HTTP HTTP `yaml:"http"`
 
-	origins map[string]string // where each value that is not a default came from, for messages
+	origins map[string]string // origin of each value that is not a default, for messages
 }
 
-// Log is how much is logged, and how.
+// Log configures logging.
 type Log struct {
 	// Lowest level that is logged.
 	Level string `yaml:"level" default:"info" enum:"trace|debug|info|warn|error"`
@@ -55,7 +55,7 @@ type Log struct {
 	Format string `yaml:"format" default:"console" enum:"console|json"`
 }
 
-// Kafka is how to reach Kafka, and how the stages use it.
+// Kafka configures the connection to Kafka and how the stages use it.
 type Kafka struct {
 	// Bootstrap servers, `host:port` each.
 	Brokers []string `yaml:"brokers"`
@@ -78,7 +78,7 @@ type Kafka struct {
 	MaxBatch int `yaml:"max_batch" default:"500" min:"1" max:"100000"`
 }
 
-// TLS is the encryption of a connection.
+// TLS configures the encryption of a connection.
 type TLS struct {
 	// Encrypt the connection.
 	Enabled bool `yaml:"enabled"`
@@ -94,7 +94,7 @@ type TLS struct {
 	Insecure bool `yaml:"insecure_skip_verify"`
 }
 
-// SASL is the authentication with Kafka.
+// SASL configures authentication with Kafka.
 type SASL struct {
 	// Empty: none.
 	Mechanism string `yaml:"mechanism" enum:"|plain|scram-sha-256|scram-sha-512"`
@@ -104,7 +104,7 @@ type SASL struct {
 	Password Secret `yaml:"password"`
 }
 
-// Qdrant is how to reach Qdrant, and how it is used.
+// Qdrant configures the connection to Qdrant and how it is used.
 type Qdrant struct {
 	// `host:port` of the gRPC interface, which is port 6334 by default.
 	Address string `yaml:"address"`
@@ -123,7 +123,7 @@ type Qdrant struct {
 	ExactBelow int `yaml:"exact_below" default:"500000" min:"0"`
 }
 
-// Topics are the Kafka topics. Those that are missing are created at start.
+// Topics names the Kafka topics. Missing topics are created at start.
 type Topics struct {
 	// Input: documents.
 	Documents string `yaml:"documents" default:"documents" nonempty:"true"`
@@ -147,7 +147,7 @@ type Topics struct {
 	ReplicationFactor int `yaml:"replication_factor" default:"-1" min:"-1" max:"32767"`
 }
 
-// Embedder is one model of the ensemble.
+// Embedder configures one model of the ensemble.
 type Embedder struct {
 	// Names the model; in a record's `embeddings` too.
 	Name string `yaml:"name" nonempty:"true"`
@@ -207,8 +207,9 @@ type Embedder struct {
 	RetryFor time.Duration `yaml:"retry_for,omitempty" min:"0s" max:"1h" of:"openai"`
 }
 
-// Cache keeps the vectors of texts on disk, by what they were made from: a replay, a rebuild or a second view on the same
-// documents does not embed them again. Several processes may share it.
+// Cache configures the cache of vectors on disk. A vector is found by everything that determines it, so a
+// replay, a rebuild or a second view on the same documents does not embed them again. Several processes may
+// share the cache.
 type Cache struct {
 	// Folder. Empty: `cache` in `data_dir`, and no cache without one.
 	Path string `yaml:"path"`
@@ -220,7 +221,7 @@ type Cache struct {
 	Embedders string `yaml:"embedders" default:"auto" enum:"auto|all"`
 }
 
-// Reduce is the reduction of the concatenated vectors.
+// Reduce configures the reduction of the concatenated vectors.
 type Reduce struct {
 	// Principal components, or no reduction.
 	Method string `yaml:"method" default:"pca" enum:"pca|none"`
@@ -236,8 +237,8 @@ type Reduce struct {
 	Seed uint64 `yaml:"seed" default:"1"`
 }
 
-// Fit is when the model is fitted on a first start: with `sample` documents, or with `minimum` at the end of the
-// log, or with `minimum` and `wait` passed.
+// Fit says when the model is fitted on a first start: with `sample` documents, or with `minimum` documents at
+// the end of the log, or with `minimum` documents after `wait`.
 type Fit struct {
 	// Documents to fit on.
 	Sample int `yaml:"sample" default:"10000" min:"1"`
@@ -247,13 +248,13 @@ type Fit struct {
 	Wait time.Duration `yaml:"wait" default:"1m" min:"0s"`
 }
 
-// Bootstrap is the first load.
+// Bootstrap configures the first load.
 type Bootstrap struct {
 	// On a fresh view, mine only once the documents that are there at start are indexed.
 	Wait bool `yaml:"wait" default:"true"`
 }
 
-// Queries is how the query log becomes positives.
+// Queries configures how the query log becomes positives.
 type Queries struct {
 	// Weight from which a document is a positive of a query.
 	MinWeight float64 `yaml:"min_weight" default:"1" min:"0.000001" max:"1000000"`
@@ -265,7 +266,7 @@ type Queries struct {
 	Retention time.Duration `yaml:"retention" default:"0s" min:"0s"`
 }
 
-// Mining is which documents become hard negatives.
+// Mining configures which documents become hard negatives.
 type Mining struct {
 	// Negatives of each query and positive.
 	Negatives int `yaml:"negatives" default:"4" min:"1" max:"1000"`
@@ -279,7 +280,7 @@ type Mining struct {
 	Depth int `yaml:"depth" default:"200" min:"1" max:"100000"`
 }
 
-// Tier is one policy that fills a part of the list.
+// Tier configures one policy that fills a part of the list.
 type Tier struct {
 	// `semantic`: nearer to the query than the positive is, and than it is to the positive. `positive-aware`: below
 	// the positive's similarity by a margin.
@@ -302,20 +303,20 @@ type Tier struct {
 	Sampling string `yaml:"sampling" default:"top" enum:"top|random"`
 }
 
-// Triplets is the shape of the output.
+// Triplets configures the output records.
 type Triplets struct {
 	// Bytes at which a text is cut. A record has five texts, and Kafka's limit for it is 1 MiB by default.
 	MaxText int `yaml:"max_text" default:"65536" min:"1" max:"196608"`
 }
 
-// Sweep is the background sweep, which mines every query again from time to time.
+// Sweep configures the background sweep, which mines every query again from time to time.
 type Sweep struct {
 	// Queries a second: of N queries each is mined again within N/rate seconds, whatever a look-up missed. 0: no sweep,
 	// and lists follow a change of `mining` only as something else touches them.
 	Rate float64 `yaml:"rate" default:"10" min:"0" max:"100000"`
 }
 
-// HTTP is the HTTP server.
+// HTTP configures the HTTP server.
 type HTTP struct {
 	// `host:port` to listen at. Port 0 takes a free one.
 	Address string `yaml:"address" default:"127.0.0.1:8080" nonempty:"true"`

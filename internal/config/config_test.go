@@ -89,7 +89,8 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// TestEveryKey sets every key from the environment, from --set and from a file, to a value that is not its default.
+// TestEveryKey sets every key from the environment, from --set and from a file, to a value that is not its
+// default.
 func TestEveryKey(t *testing.T) {
 	special := map[string]string{
 		"stages": "[miner]", "log.level": "debug", "log.format": "json", "kafka.brokers": "[a:1, b:2]",
@@ -100,7 +101,7 @@ func TestEveryKey(t *testing.T) {
 	}
 	var env, set []string
 	var file []string
-	leaves(Fields(), func(f Field) {
+	eachLeaf(Fields(), func(f Field) {
 		value, ok := special[f.Key]
 		switch {
 		case ok:
@@ -126,14 +127,14 @@ func TestEveryKey(t *testing.T) {
 	if got := load(t, "", nil, set...); got.String() != want.String() {
 		t.Errorf("--set gives\n%v\nthe environment\n%v", got, want)
 	}
-	for _, line := range file { // one key a time: a file can't name a group twice
+	for _, line := range file { // one key at a time, because a file cannot contain a group twice
 		path := write(t, line)
 		if _, err := Load(Options{File: path, Env: env}); err != nil {
 			t.Errorf("%s: %v", line, err)
 		}
 	}
 	defaults := Default()
-	leaves(Fields(), func(f Field) {
+	eachLeaf(Fields(), func(f Field) {
 		a, b := lookup(reflect.ValueOf(want).Elem(), f), lookup(reflect.ValueOf(defaults).Elem(), f)
 		if reflect.DeepEqual(a, b) {
 			t.Errorf("%s: %v is the default still", f.Key, a)
@@ -207,7 +208,8 @@ func TestSet(t *testing.T) {
 	}
 }
 
-// TestBad reads every file of testdata/bad; the message beside it is exact, of every problem at once.
+// TestBad reads every file of testdata/bad. The message beside it must match exactly, with all problems at
+// once.
 func TestBad(t *testing.T) {
 	files, err := filepath.Glob("testdata/bad/*.yaml")
 	if err != nil || len(files) < 30 {
@@ -390,7 +392,8 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
-// FuzzLoad reads arbitrary files: never a panic; what is accepted prints and reads back as itself.
+// FuzzLoad reads arbitrary files: it never panics, and an accepted file can be printed and read back
+// unchanged.
 func FuzzLoad(f *testing.F) {
 	files, _ := filepath.Glob("testdata/bad/*.yaml")
 	for _, file := range files {

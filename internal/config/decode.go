@@ -15,11 +15,11 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// decoder lays one source, a file or a single value, over a configuration.
+// decoder writes the values of one source, a file or a single value, into a configuration.
 type decoder struct {
 	source   string                      // for messages
-	lines    bool                        // the source has lines: name them
-	variable func(string) (string, bool) // for ${VAR}; nil: values are taken as they are
+	lines    bool                        // the source has lines, so messages name them
+	variable func(string) (string, bool) // looks up ${VAR}; nil means that values are taken literally
 	anchors  map[string]ast.Node
 	origins  map[string]string
 	problems []Problem
@@ -35,15 +35,16 @@ func (d *decoder) at(node ast.Node) string {
 	}
 	at := node.GetToken()
 	if mapping, ok := node.(*ast.MappingNode); ok && !mapping.IsFlowStyle && len(mapping.Values) > 0 {
-		at = mapping.Values[0].Key.GetToken() // not its colon
+		at = mapping.Values[0].Key.GetToken() // not the position of its colon
 	}
 	return fmt.Sprintf("%s:%d:%d", d.source, at.Position.Line, at.Position.Column)
 }
 
-// parse reads a YAML document; nil without a failure is an empty one.
+// parse reads a YAML document. It returns nil for an empty document, and after a failure.
 func (d *decoder) parse(key, text string) (body ast.Node) {
 	defer func() {
-		// The parser indexes past its tokens on some malformed inputs. Malformed is all that a user needs to know.
+		// The parser panics on some malformed inputs: its index runs past the tokens. It is enough for a user
+		// to know that the input is malformed.
 		if cause := recover(); cause != nil {
 			d.fail(d.source, key, "not YAML")
 			body = nil
@@ -54,7 +55,7 @@ func (d *decoder) parse(key, text string) (body ast.Node) {
 		origin, message := d.source, err.Error()
 		var syntax yaml.Error
 		if errors.As(err, &syntax) {
-			// The message alone: the source line that the library prints may hold a password.
+			// Only the message, because the source line that the library prints may contain a password.
 			message = syntax.GetMessage()
 			if at := syntax.GetToken(); d.lines && at != nil {
 				origin = fmt.Sprintf("%s:%d:%d", d.source, at.Position.Line, at.Position.Column)
@@ -76,7 +77,7 @@ func (d *decoder) parse(key, text string) (body ast.Node) {
 	return body
 }
 
-// resolve follows anchors, aliases and tags to the value itself; nil: it failed.
+// resolve follows anchors, aliases and tags to the value itself. It returns nil after a failure.
 func (d *decoder) resolve(node ast.Node, key string) ast.Node {
 	for {
 		switch n := node.(type) {
@@ -101,7 +102,7 @@ func (d *decoder) resolve(node ast.Node, key string) ast.Node {
 	}
 }
 
-// decodeGroup lays a mapping over a struct.
+// decodeGroup writes a mapping into a struct.
 func (d *decoder) decodeGroup(node ast.Node, key string, known []Field, target reflect.Value) {
 	node = d.resolve(node, key)
 	switch node.(type) {
@@ -132,7 +133,7 @@ func (d *decoder) decodeGroup(node ast.Node, key string, known []Field, target r
 	}
 }
 
-// decode lays a value over the target.
+// decode writes a value into the target.
 func (d *decoder) decode(node ast.Node, key string, f Field, target reflect.Value) {
 	if len(f.Fields) > 0 && !f.list() {
 		d.decodeGroup(node, key, f.Fields, target)
@@ -143,9 +144,9 @@ func (d *decoder) decode(node ast.Node, key string, f Field, target reflect.Valu
 		return
 	}
 	if _, null := node.(*ast.NullNode); null {
-		return // nothing is said: what was there stays
+		return // no value is given: the present value stays
 	}
-	if f.free() {
+	if f.hasUserKeys() {
 		d.decodeFree(node, key, f, target)
 		return
 	}
@@ -181,7 +182,7 @@ func (d *decoder) decodeList(sequence *ast.SequenceNode, key string, f Field, ta
 	target.Set(list)
 }
 
-// text is a scalar with its variables filled in.
+// text returns a scalar with its variables filled in.
 func (d *decoder) text(node ast.Node, key string) (string, bool) {
 	var text string
 	switch n := node.(type) {
@@ -216,8 +217,8 @@ func (d *decoder) text(node ast.Node, key string) (string, bool) {
 	return text, true
 }
 
-// colonScalar is the text of host:port in a list inside braces. By YAML's rules a colon without a space behind it is
-// part of the value; the parser takes it for a group of one key there.
+// colonScalar returns the text of host:port in a list inside braces. By YAML's rules a colon is part of the
+// value if no space follows it, but in this place the parser makes a group with one key of it.
 func colonScalar(n *ast.MappingNode) (string, bool) {
 	if n.IsFlowStyle || len(n.Values) != 1 {
 		return "", false
@@ -259,7 +260,7 @@ func (d *decoder) set(origin, key, text string, f Field, target reflect.Value) {
 	d.replace(key, origin)
 }
 
-// replace notes that the value of the key now comes from here.
+// replace records the new origin of the key's value.
 func (d *decoder) replace(key, origin string) {
 	for old := range d.origins {
 		if strings.HasPrefix(old, key+"[") {
@@ -309,7 +310,7 @@ func setScalar(target reflect.Value, text string) error {
 	return nil
 }
 
-// expand fills in ${VAR}, and ${VAR:default} where VAR is not set or empty. $${ stands for ${.
+// expand replaces ${VAR}, and ${VAR:default} if VAR is not set or empty. $${ stands for ${.
 func expand(text string, variable func(string) (string, bool)) (string, error) {
 	var out strings.Builder
 	for {
@@ -345,13 +346,13 @@ func expand(text string, variable func(string) (string, bool)) (string, error) {
 	}
 }
 
-// unknown says what is wrong with a key, and what was probably meant.
+// unknown returns the message for an unknown key, with the key that was probably meant.
 func unknown(name string, siblings []Field) string {
 	if guess := nearest(name, names(siblings)); guess != "" {
 		return "unknown key; did you mean " + guess + "?"
 	}
 	var elsewhere string
-	all(Fields(), func(f Field) {
+	eachSettable(Fields(), func(f Field) {
 		if elsewhere == "" && f.Name == name {
 			elsewhere = f.Key
 		}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// What an embedder has where its key is empty or 0.
+// The values of an embedder whose key is empty or 0.
 const (
 	defaultBuckets     = 4096
 	defaultBatch       = 32
@@ -23,7 +23,7 @@ const (
 	defaultRetryFor    = 10 * time.Second
 )
 
-// Complete fills in what is empty or 0.
+// Complete returns the embedder with defaults for everything that is empty or 0.
 func (e Embedder) Complete() Embedder {
 	switch e.Type {
 	case "lexical-word", "lexical-char":
@@ -48,8 +48,8 @@ func orElse[T comparable](value, otherwise T) T {
 	return value
 }
 
-// Connected is the embedder with all that does not determine its vectors taken from another: where its server is, the
-// key and how requests are made.
+// Connected returns the embedder with the connection of another one: the server's address, the key and how
+// requests are made. Everything that determines the vectors stays.
 func (e Embedder) Connected(to Embedder) Embedder {
 	e.URL, e.APIKey, e.APIKeyFile, e.Headers, e.TLS, e.Proxy = to.URL, to.APIKey, to.APIKeyFile, to.Headers, to.TLS, to.Proxy
 	e.EncodingFormat, e.Batch, e.BatchBytes = to.EncodingFormat, to.Batch, to.BatchBytes
@@ -74,19 +74,19 @@ func (v *validation) embedders() {
 		if e.Type == "carried" && e.Dimensions == 0 {
 			v.fail(key+"dimensions", "missing: the length of the vectors that the records carry")
 		}
-		v.belongs(key, e)
+		v.checkForeignKeys(key, e)
 		if e.Type == "openai" {
 			v.openAI(key, e)
 		}
 	}
 }
 
-// belongs refuses keys of other types.
-func (v *validation) belongs(key string, e Embedder) {
+// checkForeignKeys refuses keys that belong to other types of embedders.
+func (v *validation) checkForeignKeys(key string, e Embedder) {
 	list, _ := find(Fields(), "embedders")
 	values := reflect.ValueOf(e)
 	if e.Type == "" || !slices.Contains(list.Fields[1].Enum, e.Type) {
-		return // that is the mistake
+		return // the type is the mistake, and is reported elsewhere
 	}
 	for _, f := range list.Fields {
 		if f.Of != "" && f.Of != e.Type && !values.Field(f.index).IsZero() {
@@ -120,7 +120,7 @@ func (v *validation) openAI(key string, e Embedder) {
 			{"dimensions", "use request_dimensions"}, {"encoding_format", "use the embedder's encoding_format"},
 			{"input", "it holds the texts"}, {"model", "use model, query_model or passage_model"},
 		} {
-			if _, there := body.fields[taken.name]; there {
+			if _, isSet := body.fields[taken.name]; isSet {
 				v.fail(key+body.name+"."+taken.name, "cannot be set here: %s", taken.instead)
 			}
 		}
@@ -136,7 +136,7 @@ func (v *validation) embedderURL(key string, e Embedder) {
 	case e.URL == "":
 		v.fail(key+"url", "missing: the base of the API, such as http://host:8080/v1")
 	case err != nil || at.Host == "" || at.Scheme != "http" && !secure:
-		v.fail(key+"url", "is no URL that begins with http:// or https:// and a host") // not shown: it may hold a password
+		v.fail(key+"url", "is no URL that begins with http:// or https:// and a host") // not shown, because it may contain a password
 	case at.User != nil:
 		v.fail(key+"url", "holds a name or a password: put them into api_key, api_key_file or headers")
 	case at.RawQuery != "" || at.ForceQuery || at.Fragment != "":

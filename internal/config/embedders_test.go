@@ -58,7 +58,7 @@ embedders:
 	}
 }
 
-// TestOtherTypesPrintNoKeysOfOpenAI: what an embedder has not is not printed of it.
+// TestOtherTypesPrintNoKeysOfOpenAI: keys that an embedder's type does not have are not printed.
 func TestOtherTypesPrintNoKeysOfOpenAI(t *testing.T) {
 	text := Default().String()
 	for _, f := range embedderFields() {
@@ -73,7 +73,8 @@ func embedderFields() []Field {
 	return list.Fields
 }
 
-// TestConnected: of two embedders, one gives what determines vectors, and the other the connection, all keys counted.
+// TestConnected: one embedder gives what determines the vectors, the other gives the connection. Together
+// they cover all keys.
 func TestConnected(t *testing.T) {
 	connection := map[string]bool{
 		"url": true, "api_key": true, "api_key_file": true, "headers": true, "tls": true, "proxy": true, "encoding_format": true,
@@ -134,7 +135,7 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// TestCheckFiles: the files of embedders are looked at before anything starts.
+// TestCheckFiles: the embedders' files are checked before anything starts.
 func TestCheckFiles(t *testing.T) {
 	dir := t.TempDir()
 	key := filepath.Join(dir, "key")

@@ -17,21 +17,21 @@ var source string
 // Field is one key of the configuration, as the structs of this package define it.
 type Field struct {
 	Key      string // full key, such as kafka.brokers; an element of a list is tiers[]
-	Name     string // its last part
-	Doc      string // what it means
-	Default  string // YAML; empty: the zero value
+	Name     string // last part of the key
+	Doc      string // its meaning
+	Default  string // YAML; empty means the zero value
 	Enum     []string
-	Min, Max string // as written in the tags, empty: none
+	Min, Max string // as written in the tags; empty means no limit
 	NonEmpty bool
-	Of       string // the only type of the list's elements that has the key; empty: all
+	Of       string // the only type of the list's elements that has the key; empty means all
 	Type     reflect.Type
 	Fields   []Field // of a group, or of the elements of a list
-	index    int     // in its struct
+	index    int     // index in its struct
 }
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-// Fields are all keys, in the order of the structs.
+// Fields returns all keys, in the order of the structs.
 func Fields() []Field { return fields() }
 
 var fields = sync.OnceValue(func() []Field {
@@ -73,7 +73,7 @@ func structFields(t reflect.Type, prefix string, docs map[string]string) []Field
 	return list
 }
 
-// group tells whether the field, or each element of it, is a struct of further keys.
+// group reports whether the field, or each element of it, is a struct with further keys.
 func (f Field) group() (reflect.Type, bool) {
 	t := f.Type
 	if f.list() {
@@ -84,10 +84,11 @@ func (f Field) group() (reflect.Type, bool) {
 
 func (f Field) list() bool { return f.Type.Kind() == reflect.Slice }
 
-// free tells whether the value is a group whose keys are the user's own.
-func (f Field) free() bool { return f.Type.Kind() == reflect.Map }
+// hasUserKeys reports whether the value is a group with keys that the user chooses.
+func (f Field) hasUserKeys() bool { return f.Type.Kind() == reflect.Map }
 
-// Env is the environment variable of the key; empty for a key inside a list, which is set as a whole.
+// Env returns the environment variable of the key. It is empty for a key inside a list, because a list is set
+// as a whole.
 func (f Field) Env() string {
 	if strings.Contains(f.Key, "[]") {
 		return ""
@@ -95,12 +96,12 @@ func (f Field) Env() string {
 	return "HARDNEG_" + strings.ToUpper(strings.ReplaceAll(f.Key, ".", "_"))
 }
 
-// comments are the doc comments of the structs' fields in config.go, by Struct.Field: one text for the reader of
-// the code and for the reader of the reference.
+// comments returns the doc comments of the structs' fields in config.go, by Struct.Field. So readers of the
+// code and readers of the reference page get the same text.
 func comments() map[string]string {
 	file, err := parser.ParseFile(token.NewFileSet(), "config.go", source, parser.ParseComments)
 	if err != nil {
-		panic(err) // the compiler has read the same file
+		panic(err) // cannot happen: the compiler has read the same file
 	}
 	docs := make(map[string]string)
 	ast.Inspect(file, func(node ast.Node) bool {
@@ -120,23 +121,24 @@ func comments() map[string]string {
 	return docs
 }
 
-// leaves calls visit for every key that is set by itself: no group, and nothing inside a list.
-func leaves(list []Field, visit func(Field)) {
+// eachLeaf calls visit for every key that is set by itself: not for groups, and not for keys inside a list.
+func eachLeaf(list []Field, visit func(Field)) {
 	for _, f := range list {
 		if len(f.Fields) > 0 && !f.list() {
-			leaves(f.Fields, visit)
+			eachLeaf(f.Fields, visit)
 			continue
 		}
 		visit(f)
 	}
 }
 
-// all calls visit for every key that can be set from outside: groups too, but nothing inside a list.
-func all(list []Field, visit func(Field)) {
+// eachSettable calls visit for every key that can be set from outside. This includes groups, but no keys inside
+// a list.
+func eachSettable(list []Field, visit func(Field)) {
 	for _, f := range list {
 		visit(f)
 		if !f.list() {
-			all(f.Fields, visit)
+			eachSettable(f.Fields, visit)
 		}
 	}
 }

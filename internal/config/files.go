@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// CheckFiles tells which of the files that embedders name can't be used.
+// CheckFiles returns an error that lists the embedders' files that cannot be used.
 func (c *Config) CheckFiles() error {
 	v := &validation{config: c}
 	for i, e := range c.Embedders {
@@ -24,7 +24,8 @@ func (c *Config) CheckFiles() error {
 	return failure(v.problems)
 }
 
-// Load reads the files of the group, whose key is for messages. It is nil without encryption. The error is an *Error.
+// Load reads the files of the group. key is the group's key, for messages. Without encryption it returns nil.
+// The error is an *Error.
 func (t TLS) Load(key string) (*tls.Config, error) {
 	loaded, name, err := t.load()
 	if err != nil {
@@ -33,7 +34,7 @@ func (t TLS) Load(key string) (*tls.Config, error) {
 	return loaded, nil
 }
 
-// load names the key that is wrong.
+// load also returns the key that is wrong.
 func (t TLS) load() (loaded *tls.Config, key string, err error) {
 	if !t.Enabled {
 		return nil, "", nil

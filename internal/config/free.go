@@ -8,7 +8,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// decodeFree lays a group over a map: its keys are the user's own, and a group replaces the one before as a whole.
+// decodeFree writes a group with the user's own keys into a map. It replaces the previous group as a whole.
 func (d *decoder) decodeFree(node ast.Node, key string, f Field, target reflect.Value) {
 	mapping, ok := node.(ast.MapNode)
 	if !ok {
@@ -29,7 +29,7 @@ func (d *decoder) decodeFree(node ast.Node, key string, f Field, target reflect.
 			}
 			return
 		}
-		if found, ok := d.anything(value, below); ok {
+		if found, ok := d.decodeAny(value, below); ok {
 			target.Interface().(map[string]any)[name] = found
 		}
 	})
@@ -46,8 +46,9 @@ func (d *decoder) pairs(mapping ast.MapNode, key string, use func(name string, v
 	}
 }
 
-// anything is a value as JSON has it: nil, bool, int64, uint64, float64, string, []any or map[string]any.
-func (d *decoder) anything(node ast.Node, key string) (any, bool) {
+// decodeAny returns a value in its JSON form: nil, bool, int64, uint64, float64, string, []any or
+// map[string]any.
+func (d *decoder) decodeAny(node ast.Node, key string) (any, bool) {
 	switch n := d.resolve(node, key).(type) {
 	case nil:
 		return nil, false
@@ -66,7 +67,7 @@ func (d *decoder) anything(node ast.Node, key string) (any, bool) {
 	case *ast.SequenceNode:
 		list, good := make([]any, len(n.Values)), true
 		for i, element := range n.Values {
-			value, ok := d.anything(element, fmt.Sprintf("%s[%d]", key, i))
+			value, ok := d.decodeAny(element, fmt.Sprintf("%s[%d]", key, i))
 			list[i], good = value, good && ok
 		}
 		return list, good
@@ -82,7 +83,7 @@ func (d *decoder) anything(node ast.Node, key string) (any, bool) {
 		}
 		group, good := map[string]any{}, true
 		d.pairs(n, key, func(name string, value ast.Node) {
-			found, ok := d.anything(value, join(key, name))
+			found, ok := d.decodeAny(value, join(key, name))
 			group[name], good = found, good && ok
 		})
 		return group, good

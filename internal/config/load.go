@@ -10,15 +10,15 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// Options are the sources of a configuration. Each is laid over the one before: the defaults, the file, the
-// environment, the settings of the command line.
+// Options are the sources of a configuration. Later sources override earlier ones: the defaults, the file,
+// the environment, the settings of the command line.
 type Options struct {
-	File string   // path of a YAML file; empty: none
-	Env  []string // as of os.Environ: HARDNEG_A_B=v sets a.b, and ${VAR} is filled in from here
+	File string   // path of a YAML file; empty means no file
+	Env  []string // like os.Environ: HARDNEG_A_B=v sets a.b, and ${VAR} is looked up here
 	Set  []string // a.b=v
 }
 
-// Default is the configuration without any source.
+// Default returns the configuration without any source.
 func Default() *Config {
 	c := &Config{origins: make(map[string]string)}
 	defaults(Fields(), reflect.ValueOf(c).Elem())
@@ -26,7 +26,7 @@ func Default() *Config {
 	return c
 }
 
-// Load reads the sources and validates what they give. The error is an *Error with every problem, or one of
+// Load reads the sources and validates the result. The error is an *Error with every problem, or an error of
 // reading the file.
 func Load(options Options) (*Config, error) {
 	c := &Config{origins: make(map[string]string)}
@@ -50,10 +50,10 @@ func Load(options Options) (*Config, error) {
 		}
 		problems = append(problems, d.problems...)
 	}
-	all(Fields(), func(f Field) {
+	eachSettable(Fields(), func(f Field) {
 		if value, ok := environment[f.Env()]; ok {
 			d := &decoder{source: f.Env(), anchors: map[string]ast.Node{}, origins: c.origins}
-			d.single(value, f, root)
+			d.setOne(value, f, root)
 			problems = append(problems, d.problems...)
 		}
 	})
@@ -66,7 +66,7 @@ func Load(options Options) (*Config, error) {
 		} else if !known {
 			d.fail("command line", key, "%s", unknownFull(key))
 		} else {
-			d.single(value, f, root)
+			d.setOne(value, f, root)
 		}
 		problems = append(problems, d.problems...)
 	}
@@ -79,9 +79,9 @@ func Load(options Options) (*Config, error) {
 	return c, nil
 }
 
-// single lays one value, from outside the file, over its place. Groups and lists are YAML or JSON; a list of
-// strings may be separated by commas instead.
-func (d *decoder) single(value string, f Field, root reflect.Value) {
+// setOne sets one value that does not come from the file. Groups and lists are YAML or JSON. A list of
+// strings may also be separated by commas.
+func (d *decoder) setOne(value string, f Field, root reflect.Value) {
 	target := root
 	known := Fields()
 	for part := range strings.SplitSeq(f.Key, ".") {
@@ -124,7 +124,7 @@ func defaults(list []Field, target reflect.Value) {
 	}
 }
 
-// complete fills in what is derived from other settings.
+// complete fills in values that are derived from other settings.
 func (c *Config) complete() {
 	for i, e := range c.Embedders {
 		c.Embedders[i] = e.Complete()
@@ -156,7 +156,7 @@ func variables(environ []string) map[string]string {
 
 func lookupKey(key string) (Field, bool) {
 	var found Field
-	all(Fields(), func(f Field) {
+	eachSettable(Fields(), func(f Field) {
 		if f.Key == key {
 			found = f
 		}
@@ -171,19 +171,19 @@ func unknownFull(key string) string {
 		}
 	}
 	var keys []string
-	all(Fields(), func(f Field) { keys = append(keys, f.Key) })
+	eachSettable(Fields(), func(f Field) { keys = append(keys, f.Key) })
 	if guess := nearest(key, keys); guess != "" {
 		return "unknown key; did you mean " + guess + "?"
 	}
 	return unknown(key[strings.LastIndex(key, ".")+1:], Fields())
 }
 
-// Misspelt are the environment variables that set nothing and are a letter or two away from one that would, each
-// with that one. Other variables with the same prefix are left alone: a Kubernetes service named hardneg makes
-// a dozen.
+// Misspelt returns environment variables that set nothing but differ by a letter or two from one that would;
+// the value is that variable. Other variables with the same prefix are ignored: a Kubernetes service named
+// hardneg creates a dozen.
 func Misspelt(environ []string) map[string]string {
 	var known []string
-	all(Fields(), func(f Field) { known = append(known, f.Env()) })
+	eachSettable(Fields(), func(f Field) { known = append(known, f.Env()) })
 	out := make(map[string]string)
 	for name := range variables(environ) {
 		if !strings.HasPrefix(name, "HARDNEG_") {

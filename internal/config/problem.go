@@ -4,14 +4,14 @@ import (
 	"strings"
 )
 
-// Problem is one thing that is wrong with the configuration.
+// Problem is one mistake in the configuration.
 type Problem struct {
-	Origin  string // FILE:LINE:COLUMN, an environment variable, "command line"; empty: a default, or the file as a whole
-	Key     string // empty: not about one key
+	Origin  string // FILE:LINE:COLUMN, an environment variable, "command line"; empty for a default, or the file as a whole
+	Key     string // empty if the problem is not about one key
 	Message string
 }
 
-// String is one line.
+// String returns one line.
 func (p Problem) String() string {
 	var parts []string
 	for _, part := range []string{p.Origin, p.Key, p.Message} {
@@ -22,10 +22,10 @@ func (p Problem) String() string {
 	return strings.Join(parts, ": ")
 }
 
-// Error is everything that is wrong with the configuration.
+// Error lists all mistakes in the configuration.
 type Error struct{ Problems []Problem }
 
-// Error is one line for each problem.
+// Error returns one line for each problem.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
@@ -41,12 +41,12 @@ func failure(problems []Problem) error {
 	return &Error{problems}
 }
 
-// nearest is the name that was probably meant, at most a third of its letters away, or empty.
+// nearest returns the name that was probably meant, or "". It differs in at most a third of its letters.
 func nearest(name string, known []string) string {
 	best, least := "", len(name)+1
 	for _, k := range known {
 		within := max(1, len(k)/3)
-		if abs(len(name)-len(k)) > within { // a long text from a broken file costs nothing
+		if abs(len(name)-len(k)) > within { // skips the costly distance for a long text from a broken file
 			continue
 		}
 		if d := distance(strings.ToLower(name), k); d <= within && d < least {
@@ -58,8 +58,8 @@ func nearest(name string, known []string) string {
 
 func abs(n int) int { return max(n, -n) }
 
-// distance is the number of letters to insert, delete, replace or swap with the next (optimal string alignment)
-// that make a into b.
+// distance returns the number of letters to insert, delete, replace or swap with the next one that turns a
+// into b (optimal string alignment).
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

@@ -10,12 +10,12 @@ import (
 	yaml "github.com/goccy/go-yaml"
 )
 
-// YAML is the configuration as a file that Load reads, but for the secrets, which are masked.
+// YAML returns the configuration as a file that Load can read. The secrets are masked.
 func (c *Config) YAML() ([]byte, error) {
 	return yaml.MarshalWithOptions(c, yaml.IndentSequence(true))
 }
 
-// JSON is the configuration under its YAML keys; the secrets are masked.
+// JSON returns the configuration under its YAML keys. The secrets are masked.
 func (c *Config) JSON() ([]byte, error) {
 	text, err := c.YAML()
 	if err != nil {
@@ -39,7 +39,7 @@ func Reference(w io.Writer) error {
 	out.WriteString(referenceHead)
 	out.WriteString("| key | default | |\n|---|---|---|\n")
 	var nested []Field
-	leaves(Fields(), func(f Field) {
+	eachLeaf(Fields(), func(f Field) {
 		row(&out, f.Key, f)
 		if len(f.Fields) > 0 {
 			nested = append(nested, f)
@@ -86,7 +86,7 @@ func shownDefault(f Field) string {
 	case f.Default != "":
 		return "`" + f.Default + "`"
 	case f.Of != "":
-		return "" // its doc comment says what an empty one means
+		return "" // its doc comment says what an empty value means
 	case f.Type == durationType:
 		return "`0s`"
 	case f.Type.Kind() == reflect.Int, f.Type.Kind() == reflect.Uint64, f.Type.Kind() == reflect.Float64:
@@ -97,7 +97,7 @@ func shownDefault(f Field) string {
 	return ""
 }
 
-// description is the doc comment with what the tags add.
+// description returns the doc comment, with the limits from the tags.
 func description(f Field) string {
 	parts := []string{strings.TrimSuffix(f.Doc, ".") + "."}
 	if f.Enum != nil {
@@ -124,7 +124,8 @@ func description(f Field) string {
 	return strings.Join(parts, " ")
 }
 
-// Schema is a JSON Schema (2020-12) of the file. Values that are no strings may also be strings with a ${VAR}.
+// Schema returns a JSON Schema (2020-12) of the file. A value that is no string may also be a string with a
+// ${VAR}.
 func Schema() ([]byte, error) {
 	schema := groupSchema(Fields())
 	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -159,7 +160,7 @@ func valueSchema(f Field) map[string]any {
 		return map[string]any{"anyOf": []any{map[string]any{"type": []string{"array", "null"}, "items": items}, map[string]any{"type": "string"}}}
 	case len(f.Fields) > 0:
 		return groupSchema(f.Fields)
-	case f.free():
+	case f.hasUserKeys():
 		var value any = true
 		if f.Type.Elem().Kind() == reflect.String {
 			value = map[string]any{"type": []string{"string", "number", "boolean"}}
@@ -204,7 +205,7 @@ func orVariable(value map[string]any) map[string]any {
 	return map[string]any{"anyOf": []any{value, map[string]any{"type": "string", "pattern": `\$\{`}, map[string]any{"type": "null"}}}
 }
 
-// defaultValue is the default as JSON has it; nil: none.
+// defaultValue returns the default in its JSON form, or nil if there is none.
 func defaultValue(f Field) any {
 	if f.Default == "" {
 		return nil

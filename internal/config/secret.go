@@ -1,6 +1,6 @@
 package config
 
-// Secret is a value that is never printed: every way to format it gives asterisks. Its text is string(secret).
+// Secret is a value that is never printed: every format shows asterisks. string(secret) returns its text.
 type Secret string
 
 const mask = "********"

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// Validate tells everything that is wrong with the values, each with its key. It does not ask for the two
-// addresses: see CheckAddresses.
+// Validate returns an error with every wrong value and its key. It does not require the two addresses: see
+// CheckAddresses.
 func (c *Config) Validate() error { return failure(c.check()) }
 
-// CheckAddresses tells which of the addresses that have no default are missing.
+// CheckAddresses returns an error that lists the missing addresses among those without a default.
 func (c *Config) CheckAddresses() error {
 	v := &validation{config: c}
 	if len(c.Kafka.Brokers) == 0 {
@@ -67,7 +67,7 @@ func (v *validation) fail(key, format string, args ...any) {
 	v.problems = append(v.problems, Problem{v.origin(key), key, fmt.Sprintf(format, args...)})
 }
 
-// origin is where the value came from, or the list or group that holds it.
+// origin returns the origin of the value, or of the list or group that contains it.
 func (v *validation) origin(key string) string {
 	for key != "" {
 		if origin, ok := v.config.origins[key]; ok {
@@ -78,7 +78,7 @@ func (v *validation) origin(key string) string {
 	return ""
 }
 
-// limits checks what the tags say.
+// limits checks the limits in the tags.
 func (v *validation) limits(list []Field, prefix string, target reflect.Value) {
 	for _, f := range list {
 		key, value := prefix+f.Name, target.Field(f.index)
@@ -125,7 +125,7 @@ func (v *validation) limit(f Field, key string, value reflect.Value) {
 	}
 }
 
-// measure is the value as a number, and as a user writes it.
+// measure returns the value as a number, and as a user writes it.
 func measure(value reflect.Value) (float64, string) {
 	switch {
 	case value.Type() == durationType:
@@ -203,10 +203,10 @@ func (v *validation) sasl() {
 	}
 }
 
-// legalName is what Kafka takes for the name of a topic.
+// legalName matches the topic names that Kafka accepts.
 var legalName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
-// legalPrefix is what fits both into Qdrant's names of collections and into a URL.
+// legalPrefix matches prefixes that are legal in Qdrant's collection names and in URLs.
 var legalPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,100}$`)
 
 func (v *validation) names() {
@@ -233,7 +233,8 @@ func (v *validation) names() {
 		if !legalName.MatchString(name) || name == "." || name == ".." {
 			v.fail(key, "%q is no name of a topic: letters, digits, and . _ -, at most 249", name)
 		}
-		// Kafka itself refuses names that differ in . and _ alone, for its metrics can't tell them apart.
+		// Kafka itself refuses names that only differ in . and _, because its metrics cannot distinguish
+		// them.
 		folded := strings.ReplaceAll(name, ".", "_")
 		if other, taken := seen[folded]; taken {
 			v.fail(key, "%q is the name of %s too", name, other)

@@ -15,15 +15,15 @@ import (
 	"hardneg/internal/records"
 )
 
-// Collection is a collection in the layout of the BEIR benchmark: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, the
-// first two plain or packed by gzip.
+// Collection is a collection in the layout of the BEIR benchmark: corpus.jsonl, queries.jsonl and
+// qrels/SPLIT.tsv. The first two may be packed by gzip.
 type Collection struct {
 	corpus, queries string
 	positives       map[string][]string // by query id, in the order of the judgements
 }
 
-// OpenBEIR reads the judgements of a collection, of all its splits unless some are named. Documents judged with a
-// score above 0 are positives.
+// OpenBEIR reads the judgements of a collection, from the named splits or, if none is named, from all.
+// Documents with a score above 0 are positives.
 func OpenBEIR(dir string, splits ...string) (*Collection, error) {
 	corpus, err := plainOrPacked(filepath.Join(dir, "corpus.jsonl"))
 	if err != nil {
@@ -33,17 +33,17 @@ func OpenBEIR(dir string, splits ...string) (*Collection, error) {
 	if err != nil {
 		return nil, err
 	}
-	there, err := Splits(dir)
+	available, err := Splits(dir)
 	if err != nil {
 		return nil, err
 	}
 	if len(splits) == 0 {
-		splits = there
+		splits = available
 	}
 	c := &Collection{corpus: corpus, queries: queries, positives: map[string][]string{}}
 	for _, split := range splits {
-		if !slices.Contains(there, split) {
-			return nil, fmt.Errorf("%s has no split %q, there are %s", dir, split, strings.Join(there, ", "))
+		if !slices.Contains(available, split) {
+			return nil, fmt.Errorf("%s has no split %q, there are %s", dir, split, strings.Join(available, ", "))
 		}
 		if err := c.readJudgements(filepath.Join(dir, "qrels", split+".tsv")); err != nil {
 			return nil, err
@@ -52,7 +52,7 @@ func OpenBEIR(dir string, splits ...string) (*Collection, error) {
 	return c, nil
 }
 
-// Splits lists the splits of a collection, sorted.
+// Splits returns the splits of a collection, sorted.
 func Splits(dir string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "qrels"))
 	if err != nil {
@@ -112,7 +112,7 @@ func parseEntry(value []byte) (entry, error) {
 	return e, nil
 }
 
-// Documents returns the corpus in the order of its file. An error comes with file and line.
+// Documents returns the corpus in the order of its file. Errors name file and line.
 func (c *Collection) Documents() iter.Seq2[records.Document, error] {
 	return parsed(c.corpus, func(value []byte) (records.Document, error) {
 		e, err := parseEntry(value)
@@ -120,8 +120,9 @@ func (c *Collection) Documents() iter.Seq2[records.Document, error] {
 	})
 }
 
-// Queries returns the queries that have a positive in the splits, in the order of their file, each with all its
-// positives and under the collection's own id. A judged query that the file lacks is an error at the end.
+// Queries returns the queries that have a positive in the splits, in the order of their file. Each has all
+// its positives and the collection's own id. For each judged query that the file lacks, there is an error at
+// the end.
 func (c *Collection) Queries() iter.Seq2[records.Query, error] {
 	return func(yield func(records.Query, error) bool) {
 		missing := make(map[string]bool, len(c.positives))
@@ -146,5 +147,5 @@ func (c *Collection) Queries() iter.Seq2[records.Query, error] {
 	}
 }
 
-// Len is the number of queries with a positive.
+// Len returns the number of queries with a positive.
 func (c *Collection) Len() int { return len(c.positives) }

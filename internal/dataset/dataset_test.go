@@ -15,7 +15,7 @@ import (
 	"hardneg/internal/records"
 )
 
-// write makes a folder of files; names ending in .gz are packed.
+// write makes a folder of files. Files with names in .gz are packed.
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -89,7 +89,7 @@ func TestBEIR(t *testing.T) {
 
 func TestBEIRErrors(t *testing.T) {
 	tests := []struct {
-		name, file, content string // what differs from the small collection; "-" removes the file
+		name, file, content string // the difference from the small collection; "-" removes the file
 		splits              []string
 		err                 string
 	}{
@@ -142,7 +142,7 @@ func TestBEIRErrors(t *testing.T) {
 	}
 }
 
-// The counts are those of the collections' own descriptions.
+// The counts come from the collections' own descriptions.
 func TestRealCollections(t *testing.T) {
 	data := os.Getenv("HARDNEG_TEST_DATA")
 	if data == "" {

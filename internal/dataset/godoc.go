@@ -51,10 +51,10 @@ func FindGOROOT(ctx context.Context) (string, error) {
 	return "", err
 }
 
-// GoDoc returns the documentation of the standard library's exported functions, methods and types that have at
-// least two sentences of it. A document's id is the symbol's, such as net/http.Client.Do. The packages named come
-// first, in the order given, then all others by import path; within a package the order is that of the ids. What
-// is read does not depend on the machine: always the files for Linux on amd64.
+// GoDoc returns the documentation of the standard library's exported functions, methods and types that have
+// at least two sentences. A document's id is the symbol's name, such as net/http.Client.Do. The packages in
+// first come first, in the given order, then all others by import path. Within a package, symbols are sorted
+// by id. The result does not depend on the machine: GoDoc always reads the files for Linux on amd64.
 func GoDoc(goroot string, first ...string) iter.Seq2[GoEntry, error] {
 	return func(yield func(GoEntry, error) bool) {
 		packages, err := goPackages(goroot)
@@ -84,7 +84,8 @@ func GoDoc(goroot string, first ...string) iter.Seq2[GoEntry, error] {
 	}
 }
 
-// goPackages lists the import paths of the standard library, sorted, without commands and internal packages.
+// goPackages returns the import paths of the standard library, sorted, without commands and internal
+// packages.
 func goPackages(goroot string) ([]string, error) {
 	src := filepath.Join(goroot, "src")
 	var packages []string
@@ -104,7 +105,8 @@ func goPackages(goroot string) ([]string, error) {
 	return packages, err
 }
 
-// goPackage returns the entries of one package; none where the folder holds no Go files for the fixed platform.
+// goPackage returns the entries of one package. It returns none if the folder has no Go files for the fixed
+// platform.
 func goPackage(goroot, path string) ([]GoEntry, error) {
 	platform := build.Default
 	platform.GOROOT, platform.GOOS, platform.GOARCH, platform.CgoEnabled = goroot, "linux", "amd64", false
@@ -156,17 +158,18 @@ func goSymbols(pkg *doc.Package) []GoEntry {
 	return entries
 }
 
-// goEntry splits a symbol's documentation; false where it has less than two sentences or begins with a notice.
+// goEntry splits a symbol's documentation. It returns false if there are fewer than two sentences, or if the
+// text begins with a deprecation notice.
 func goEntry(pkg *doc.Package, kind, symbol, text string) (GoEntry, bool) {
 	printer := pkg.Printer()
-	printer.TextWidth = 1 << 20 // no line breaks inside of paragraphs
+	printer.TextWidth = 1 << 20 // no line breaks inside paragraphs
 	sentence, rest := splitFirstSentence(string(printer.Text(pkg.Parser().Parse(text))))
 	if sentence == "" || rest == "" || strings.HasPrefix(sentence, "Deprecated:") {
 		return GoEntry{}, false
 	}
 	metadata, err := json.Marshal(map[string]string{"package": pkg.ImportPath, "kind": kind})
 	if err != nil {
-		return GoEntry{}, false // strings always have a JSON form
+		return GoEntry{}, false // cannot happen: strings always have a JSON form
 	}
 	id := pkg.ImportPath + "." + symbol
 	return GoEntry{
@@ -176,9 +179,9 @@ func goEntry(pkg *doc.Package, kind, symbol, text string) (GoEntry, bool) {
 	}, true
 }
 
-// splitFirstSentence returns the first sentence, its white space made single, and what follows, trimmed. A sentence
-// ends with its paragraph, or at a full stop that is followed by white space and then by no lower-case letter, and
-// that does not stand behind a single capital, as in a name.
+// splitFirstSentence returns the first sentence, with single spaces, and the rest, trimmed. A sentence ends
+// with its paragraph or at a full stop. The full stop must be followed by white space and then no lower-case
+// letter, and it must not follow a single capital letter, as in a name.
 func splitFirstSentence(text string) (sentence, rest string) {
 	text = strings.TrimSpace(text)
 	end := len(text)

@@ -1,5 +1,5 @@
-// Package dataset reads collections of documents and queries: BEIR folders, files with a record a line, and the
-// documentation of the Go standard library.
+// Package dataset reads collections of documents and queries: BEIR folders, files with one record on each
+// line, and the documentation of the Go standard library. internal/demo and cmd/hardneg use it.
 package dataset
 
 import (
@@ -18,14 +18,14 @@ import (
 	"hardneg/internal/records"
 )
 
-// Line is a line of a file, without its end.
+// Line is a line of a file, without its line break.
 type Line struct {
 	Number int // from 1
 	Value  []byte
 }
 
-// Lines reads the lines of a file that are not blank, unpacking it if its name ends in .gz; "-" is the standard
-// input. An error ends the sequence.
+// Lines reads the lines of a file that are not blank. It unpacks a file whose name ends in .gz. "-" is
+// standard input. An error ends the sequence.
 func Lines(path string) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		file, err := open(path)
@@ -75,7 +75,7 @@ func open(path string) (io.ReadCloser, error) {
 	return unpacked{reader, file}, nil
 }
 
-// plainOrPacked returns path, or path.gz where only that exists.
+// plainOrPacked returns path, or path.gz if only that exists.
 func plainOrPacked(path string) (string, error) {
 	for _, name := range []string{path, path + ".gz"} {
 		if _, err := os.Stat(name); err == nil {
@@ -87,8 +87,9 @@ func plainOrPacked(path string) (string, error) {
 	return "", fmt.Errorf("neither %s nor %s.gz exists", path, path)
 }
 
-// Documents reads a file with a record of the documents topic in each line, see records.ParseDocument. A line that
-// is none comes as an error with file and line; the sequence goes on behind it if the caller does.
+// Documents reads a file with one record of the documents topic on each line, see records.ParseDocument. A
+// wrong line gives an error with file and line. If the caller goes on, the sequence continues with the next
+// line.
 func Documents(path string) iter.Seq2[records.Document, error] {
 	return parsed(path, func(value []byte) (records.Document, error) {
 		d, _, err := records.ParseDocument(nil, value)
@@ -96,7 +97,7 @@ func Documents(path string) iter.Seq2[records.Document, error] {
 	})
 }
 
-// Queries reads a file with a record of the queries topic in each line, as Documents does.
+// Queries reads a file with one record of the queries topic on each line, like Documents.
 func Queries(path string) iter.Seq2[records.Query, error] {
 	return parsed(path, func(value []byte) (records.Query, error) {
 		q, _, err := records.ParseQuery(nil, value)
@@ -104,7 +105,7 @@ func Queries(path string) iter.Seq2[records.Query, error] {
 	})
 }
 
-// parsed reads each line of a file by a function.
+// parsed parses each line of a file with a function.
 func parsed[T any](path string, parse func([]byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for line, err := range Lines(path) {

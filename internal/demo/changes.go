@@ -11,16 +11,16 @@ import (
 	"hardneg/stream"
 )
 
-// effect is what one change of a document or of the query log did.
+// effect is the result of one change of a document or of the query log.
 type effect struct {
 	queries                    int // whose triplets were written again
 	replaced, mined, retracted int
-	kept                       int           // the same negative in the same place, published again with its pair
-	last                       time.Duration // from produce to the read_committed reader, of the last triplet
+	kept                       int           // the same negative at the same rank, published again with its pair
+	last                       time.Duration // from produce to the read_committed reader, for the last triplet
 	examples                   []string
 }
 
-// step is one change: what it says, and the record that makes it.
+// step is one change: its description, and the record that makes it.
 type step struct {
 	verb, what string
 	record     stream.Output
@@ -34,12 +34,12 @@ func (d *demo) changes(ctx context.Context) error {
 			return err
 		}
 		for _, s := range d.round(n) {
-			e, err := d.make(ctx, s)
+			e, err := d.produceAndWait(ctx, s)
 			if err != nil {
 				return err
 			}
 			d.effects = append(d.effects, e)
-			d.tell(s, e)
+			d.printEffect(s, e)
 			if err := pause(ctx, betweenChanges); err != nil {
 				return err
 			}
@@ -47,10 +47,11 @@ func (d *demo) changes(ctx context.Context) error {
 	}
 }
 
-// familiar packages are those whose triplets are changed: the ones most readers know.
+// familiar packages are those whose triplets are changed: most readers know them.
 var familiar = wellKnown[:13]
 
-// round returns a few changes around triplets of the view, others each time, and in the end takes them back.
+// round returns a few changes around triplets of the view, different ones each time, and at the end their
+// reversal.
 func (d *demo) round(n int) []step {
 	triplets := slices.DeleteFunc(d.view.snapshot(), func(t records.Triplet) bool {
 		return t.Rank != 1 || !slices.ContainsFunc(familiar, func(p string) bool { return strings.HasPrefix(t.Positive.ID, p+".") })
@@ -59,7 +60,7 @@ func (d *demo) round(n int) []step {
 		return nil
 	}
 	pick := func(k int) records.Triplet { return triplets[(n*7919+k*104729+13)%len(triplets)] }
-	edited, deleted, asked, gone := pick(0).Negative.ID, pick(1).Negative.ID, pick(2).Query.Text, pick(3).Positive.ID
+	edited, deleted, query, deletedPositive := pick(0).Negative.ID, pick(1).Negative.ID, pick(2).Query.Text, pick(3).Positive.ID
 	question := fmt.Sprintf("demo/question-%d", n+1)
 	return []step{
 		{"edit", edited + " is now about something else", d.put(records.Document{
@@ -67,10 +68,10 @@ func (d *demo) round(n int) []step {
 		})},
 		{"delete", deleted, d.remove(deleted)},
 		{"add", question + ", which repeats a query and answers nothing", d.put(records.Document{
-			ID: question, Title: "A question somebody asked", Text: asked + " That is what it says, but I could not make it work, and nobody replied.",
+			ID: question, Title: "A question somebody asked", Text: query + " That is what it says, but I could not make it work, and nobody replied.",
 		})},
-		{"delete", gone + ", and look at its own query", d.remove(gone)},
-		{"restore", gone, d.restore(gone)},
+		{"delete", deletedPositive + ", and look at its own query", d.remove(deletedPositive)},
+		{"restore", deletedPositive, d.restore(deletedPositive)},
 		{"restore", deleted, d.restore(deleted)},
 		{"delete", question, d.remove(question)},
 		{"restore", edited, d.restore(edited)},
@@ -84,15 +85,15 @@ func (d *demo) restore(id string) stream.Output {
 			return d.put(e.Document)
 		}
 	}
-	return d.remove(id) // not one of those loaded: it goes
+	return d.remove(id) // not one of the loaded documents, so delete it
 }
 
 func (d *demo) remove(id string) stream.Output {
 	return stream.Output{Topic: d.cfg.Topics.Documents, Partition: stream.ByKey, Key: []byte(id)}
 }
 
-// make produces a change and waits until all that follows from it has reached the reader.
-func (d *demo) make(ctx context.Context, s step) (effect, error) {
+// produceAndWait produces a change and waits until all its effects have reached the reader.
+func (d *demo) produceAndWait(ctx context.Context, s step) (effect, error) {
 	d.view.watch()
 	start := time.Now()
 	if err := d.kafka.Produce(ctx, []stream.Output{s.record}); err != nil {
@@ -104,7 +105,7 @@ func (d *demo) make(ctx context.Context, s step) (effect, error) {
 			return effect{}, err
 		}
 		if done {
-			return measure(d.view.taken(), start), nil
+			return measure(d.view.eventsSinceWatch(), start), nil
 		}
 		if err := pause(ctx, 20*time.Millisecond); err != nil {
 			return effect{}, err
@@ -112,7 +113,8 @@ func (d *demo) make(ctx context.Context, s step) (effect, error) {
 	}
 }
 
-// settled tells whether the stages have nothing left to do and the reader has seen all of it, and else what is left.
+// settled reports whether the stages have nothing left to do and the reader has seen everything. It also
+// returns what is left.
 func (d *demo) settled(ctx context.Context) (bool, lag, error) {
 	left, err := d.lag(ctx)
 	if err != nil || left.total() > 0 {
@@ -126,7 +128,7 @@ func (d *demo) settled(ctx context.Context) (bool, lag, error) {
 }
 
 // measure sums up what happened since a change was produced.
-func measure(events []happened, start time.Time) effect {
+func measure(events []viewChange, start time.Time) effect {
 	var e effect
 	queries := map[string]bool{}
 	for _, h := range events {
@@ -153,8 +155,8 @@ func measure(events []happened, start time.Time) effect {
 	return e
 }
 
-// example keeps the first few.
-func (e *effect) example(h happened, what string) {
+// example keeps the first few examples.
+func (e *effect) example(h viewChange, what string) {
 	const most = 3
 	if len(e.examples) == most {
 		return

@@ -1,6 +1,6 @@
-// Package demo shows what hardneg does, on the documentation of the Go standard library: it runs the whole service
-// in this process, loads documents and queries, shows a few mined triplets, and then changes documents and tells
-// what became of the triplets, and how fast.
+// Package demo shows what hardneg does, with the documentation of the Go standard library. It runs the whole
+// service in this process, loads documents and queries, and shows a few mined triplets. Then it changes
+// documents and shows what happens to the triplets, and how fast. cmd/hardneg runs it.
 package demo
 
 import (
@@ -20,7 +20,7 @@ import (
 	"hardneg/stream"
 )
 
-// Settings are the configuration keys that keep the demonstration quick on a small machine.
+// Settings are configuration values that keep the demonstration quick on a small machine.
 var Settings = []string{
 	"embedders=[{name: words, type: lexical-word, dimensions: 1024}, {name: chars, type: lexical-char, dimensions: 1024}]",
 	"fit.sample=2000", "fit.minimum=500", "reduce.max_dimensions=256", "log.level=error", "http.address=127.0.0.1:0",
@@ -44,11 +44,11 @@ type Options struct {
 	Config   *config.Config // with Settings
 	Log      zerolog.Logger
 	Out      io.Writer
-	Terminal bool          // Out is one: headings are set off
-	Duration time.Duration // 0: until the context ends
+	Terminal bool          // Out is a terminal: headings are highlighted
+	Duration time.Duration // 0 means until the context ends
 }
 
-// Run runs the demonstration. That its time is over, or that the context ended, is no error.
+// Run runs the demonstration. It returns nil if its time is over or the context ended.
 func Run(ctx context.Context, o Options) error {
 	root, err := dataset.FindGOROOT(ctx)
 	if err != nil {
@@ -76,7 +76,7 @@ func Run(ctx context.Context, o Options) error {
 	case <-ended:
 	}
 	if ctx.Err() != nil {
-		err = nil // whatever failed then, failed because of that
+		err = nil // errors after the end are only consequences of the end
 	}
 	stop(err)
 	<-ended
@@ -108,7 +108,7 @@ func (d *demo) introduce() {
 	d.line("of the text that is indexed.")
 }
 
-// show is the demonstration proper.
+// show is the main part of the demonstration.
 func (d *demo) show(ctx context.Context, s service.Started, root string) (err error) {
 	d.heading("Everything runs in this process; outside clients can use it at")
 	d.line("Kafka    %s   topics documents, queries, triplets, hardneg.dead-letters", s.Kafka)
@@ -168,9 +168,9 @@ func (d *demo) put(doc records.Document) stream.Output {
 	return stream.Output{Topic: d.cfg.Topics.Documents, Partition: stream.ByKey, Key: key, Value: value}
 }
 
-// awaitFirstLoad tells how far the stages are, until they have done all there is.
+// awaitFirstLoad prints the progress of the stages until they have finished.
 func (d *demo) awaitFirstLoad(ctx context.Context) error {
-	told := time.Time{}
+	printed := time.Time{}
 	for {
 		done, left, err := d.settled(ctx)
 		if err != nil {
@@ -180,8 +180,8 @@ func (d *demo) awaitFirstLoad(ctx context.Context) error {
 			d.line("all of it indexed and mined: %s triplets", count(d.view.size()))
 			return nil
 		}
-		if time.Since(told) >= 2*time.Second {
-			told = time.Now()
+		if time.Since(printed) >= 2*time.Second {
+			printed = time.Now()
 			d.line("%s", left.String(len(d.entries), d.queries, d.view.size()))
 		}
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
@@ -199,7 +199,7 @@ func pause(ctx context.Context, length time.Duration) error {
 	}
 }
 
-// lag is the number of records that each stage has before it.
+// lag is the number of records that each stage still has to read.
 type lag struct{ indexer, intake, miner int64 }
 
 func (l lag) total() int64 { return l.indexer + l.intake + l.miner }
@@ -215,7 +215,8 @@ func (l lag) String(documents, queries, triplets int) string {
 	return fmt.Sprintf("all documents indexed, %s of %s queries mined, %s triplets", count(max(mined, 0)), count(queries), count(triplets))
 }
 
-// lag asks the stages in the order in which records pass through them, so that none slips by unseen.
+// lag asks the stages in the order in which records pass through them, so that no record is missed between
+// two stages.
 func (d *demo) lag(ctx context.Context) (l lag, err error) {
 	for _, s := range []struct {
 		name, topic string
@@ -241,7 +242,8 @@ func (d *demo) lag(ctx context.Context) (l lag, err error) {
 	return l, nil
 }
 
-// committed returns a group's offsets; none while the group has yet to be made, which Kafka answers by asking to wait.
+// committed returns a group's offsets. It returns none while the group does not exist yet; Kafka then asks
+// clients to wait.
 func (d *demo) committed(ctx context.Context, group, topic string) (map[int32]int64, error) {
 	soon, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

@@ -36,7 +36,7 @@ func TestMeasure(t *testing.T) {
 	apply(t, v,
 		triplet("a", "p", "new", 1), triplet("a", "p", "same", 2), triplet("c", "p", "more", 1),
 		stream.Record{Key: records.TripletKey("b", "p", 1)}, stream.Record{Key: records.TripletKey("d", "p", 4)})
-	e := measure(v.taken(), start)
+	e := measure(v.eventsSinceWatch(), start)
 	if e.queries != 3 || e.replaced != 1 || e.kept != 1 || e.mined != 1 || e.retracted != 1 || e.last <= 0 {
 		t.Errorf("%+v", e)
 	}
@@ -58,8 +58,8 @@ func TestMeasure(t *testing.T) {
 func TestTell(t *testing.T) {
 	var out bytes.Buffer
 	d := &demo{printer: printer{&out, false, time.Now()}, view: newView()}
-	d.tell(step{verb: "edit", what: "x"}, effect{})
-	d.tell(step{verb: "edit", what: "y"}, effect{queries: 1, replaced: 1200, retracted: 2, last: 31 * time.Millisecond})
+	d.printEffect(step{verb: "edit", what: "x"}, effect{})
+	d.printEffect(step{verb: "edit", what: "y"}, effect{queries: 1, replaced: 1200, retracted: 2, last: 31 * time.Millisecond})
 	d.effects = []effect{{}, {queries: 2, replaced: 1, last: 20 * time.Millisecond}, {queries: 1, last: 40 * time.Millisecond}}
 	apply(t, d.view, triplet("q", "p", "n", 1))
 	d.showTriplets()

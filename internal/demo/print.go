@@ -12,7 +12,7 @@ import (
 	"hardneg/mining"
 )
 
-// printer writes the story, each line with the seconds since the start.
+// printer prints the demonstration, each line with the seconds since the start.
 type printer struct {
 	out      io.Writer
 	terminal bool
@@ -30,12 +30,12 @@ func (p printer) line(format string, args ...any) {
 	fmt.Fprintf(p.out, "%5.1fs  %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// indented continues the line before.
+// indented continues the previous line.
 func (p printer) indented(format string, args ...any) {
 	fmt.Fprintf(p.out, "        %s\n", fmt.Sprintf(format, args...))
 }
 
-// showTriplets prints a few triplets as a person would read them.
+// showTriplets prints a few triplets for a human reader.
 func (d *demo) showTriplets() {
 	d.heading("What was mined: query, positive, hard negative, and their cosines")
 	for _, t := range interesting(d.view.snapshot()) {
@@ -48,8 +48,8 @@ func (d *demo) showTriplets() {
 	}
 }
 
-// interesting picks triplets whose symbols most people know, else the first ones; the first of them by the strict rule,
-// where there is one.
+// interesting picks triplets whose symbols most people know, or else the first ones. A triplet of the strict
+// rule (policy semantic) comes first, if there is one.
 func interesting(all []records.Triplet) []records.Triplet {
 	var chosen []records.Triplet
 	if i := slices.IndexFunc(all, func(t records.Triplet) bool { return t.Policy == mining.PolicySemantic }); i >= 0 {
@@ -69,8 +69,8 @@ func interesting(all []records.Triplet) []records.Triplet {
 	return chosen
 }
 
-// tell prints a change and its effect.
-func (d *demo) tell(s step, e effect) {
+// printEffect prints a change and its effect.
+func (d *demo) printEffect(s step, e effect) {
 	d.line("%-8s %s", s.verb, s.what)
 	if e.queries == 0 {
 		d.indented("%8s no query is affected", "")
@@ -91,7 +91,7 @@ func (d *demo) tell(s step, e effect) {
 	}
 }
 
-// summarise ends the story; timeUp tells whether its time has.
+// summarise prints the end. timeUp says whether the demonstration's time is over.
 func (d *demo) summarise(timeUp bool) {
 	d.heading("Summary")
 	d.line("%s documents, %s queries, %s triplets kept current", count(len(d.entries)), count(d.queries), count(d.view.size()))

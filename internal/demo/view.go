@@ -11,26 +11,27 @@ import (
 	"hardneg/stream"
 )
 
-// slot is a place in the view.
+// slot identifies a triplet of the view.
 type slot struct {
 	query, positive string
 	rank            int
 }
 
-// happened is what a record of the triplets topic did to the view.
-type happened struct {
+// viewChange is the effect of one record of the triplets topic on the view.
+type viewChange struct {
 	slot
-	at            time.Time // when the reader had it
+	at            time.Time // when the reader received it
 	source        string    // topic/partition/offset of its cause
 	before, after *records.Triplet
 }
 
-// view is what a read_committed reader of the triplets topic has: the compacted content, and what happened lately.
+// view is the state of a read_committed reader of the triplets topic: the compacted content, and the latest
+// changes.
 type view struct {
 	mu       sync.Mutex
 	triplets map[slot]records.Triplet
-	next     map[int32]int64 // offset behind the last record, by partition
-	events   []happened
+	next     map[int32]int64 // next offset to read, by partition
+	events   []viewChange
 	watched  bool // events are kept
 }
 
@@ -44,7 +45,7 @@ func (v *view) apply(r stream.Record) error {
 	if err != nil {
 		return err
 	}
-	h := happened{slot: slot{query, positive, rank}, at: time.Now()}
+	h := viewChange{slot: slot{query, positive, rank}, at: time.Now()}
 	for _, header := range r.Headers {
 		if header.Key == records.HeaderSource {
 			h.source = string(header.Value)
@@ -95,20 +96,20 @@ func (v *view) snapshot() []records.Triplet {
 	})
 }
 
-// watch begins to keep events; taken returns those since then.
+// watch begins to keep events. taken returns the events since then.
 func (v *view) watch() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.events, v.watched = nil, true
 }
 
-func (v *view) taken() []happened {
+func (v *view) eventsSinceWatch() []viewChange {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return slices.Clone(v.events)
 }
 
-// has tells whether all records before the end of a partition were read; the last of them is a marker.
+// has reports whether all records before the end of a partition were read. The last record there is a marker.
 func (v *view) has(end stream.Offsets) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -12,12 +12,12 @@ import (
 	"github.com/qdrant/go-client/qdrant"
 )
 
-// pacePerSecond is how many changes TestLongAudit makes in a second.
+// pacePerSecond is the number of changes that TestLongAudit makes in a second.
 const pacePerSecond = 20
 
-// TestLongAudit makes random changes for a while, audits during them and after, corrupts ten stored states by a stock
-// client, each in another way, and has them found and repaired. The index is searched exactly, and the sweep is off: what a
-// look-up missed would stay.
+// TestLongAudit makes random changes for a while, and audits during them and after. Then a standard client
+// corrupts ten stored states, each in another way, and the audit must find and repair them. The index is
+// searched exactly, and the sweep is off, so that an error of a look-up would stay.
 func TestLongAudit(t *testing.T) {
 	dir := collection(t)
 	if *longAudit <= time.Minute {
@@ -64,7 +64,7 @@ func TestLongAudit(t *testing.T) {
 	s.stop()
 }
 
-// changeFor makes changes at an even pace. One that came late is made up for.
+// changeFor makes changes at an even pace. It catches up if it is late.
 func changeFor(t *testing.T, k *kafka, c *churn, d time.Duration) {
 	t.Helper()
 	start, made := time.Now(), 0
@@ -89,7 +89,7 @@ func changeFor(t *testing.T, k *kafka, c *churn, d time.Duration) {
 	t.Logf("%d changes in %v, records by topic: %v; %v", made, time.Since(start).Round(time.Second), before, c.world)
 }
 
-// auditReport is what `hardneg audit -o json` prints.
+// auditReport is the output of `hardneg audit -o json`.
 type auditReport struct {
 	Queries, Pairs, Slots, Triplets, Behind int
 	UnderWay                                int `json:"under_way"`
@@ -116,7 +116,7 @@ func audit(t *testing.T, s *service, code int, args ...string) (report auditRepo
 	return report
 }
 
-// noneDiffer fails where an audit found anything, or looked at nothing.
+// noneDiffer fails if an audit found anything, or looked at nothing.
 func noneDiffer(t *testing.T, when string, r auditReport) {
 	t.Helper()
 	if len(r.Differences) > 0 || r.Slots == 0 || r.Behind > 0 || r.UnderWay > 0 {
@@ -124,7 +124,7 @@ func noneDiffer(t *testing.T, when string, r auditReport) {
 	}
 }
 
-// checkFound checks that an audit found the corrupted states, each by the kind that it should, and no other.
+// checkFound checks that an audit found all corrupted states, each with the right kind, and no others.
 func checkFound(t *testing.T, corrupted map[string]string, r auditReport) {
 	t.Helper()
 	kinds := map[string][]string{}
@@ -145,14 +145,14 @@ func checkFound(t *testing.T, corrupted map[string]string, r auditReport) {
 	t.Logf("%d of %d corrupted states found", found, len(corrupted))
 }
 
-// A field of a payload, by name. The names are those of the queries collection.
+// A field of a payload, by name. The names are those in the queries collection.
 type fields = map[string]*qdrant.Value
 
 func member(v *qdrant.Value) fields              { return v.GetStructValue().GetFields() }
 func elements(v *qdrant.Value) *qdrant.ListValue { return v.GetListValue() }
 
-// corruptions are ways in which a stored state can be wrong, each with the kind that an audit finds. A state is given by
-// its payload, a positive in it that has a list of at least two slots, and its vector.
+// corruptions are ways to corrupt a stored state, each with the kind that an audit reports. The arguments are
+// the state's payload, a positive in it with a list of at least two slots, and the state's vector.
 var corruptions = []struct {
 	kind    string
 	corrupt func(state, positive fields, vector []float32)
@@ -161,7 +161,7 @@ var corruptions = []struct {
 		slots := elements(p["slots"])
 		slots.Values = slots.Values[:len(slots.Values)-1]
 	}},
-	{"stored", func(_, p fields, _ []float32) { // two change places
+	{"stored", func(_, p fields, _ []float32) { // two slots change places
 		slots := elements(p["slots"]).Values
 		slots[0], slots[1] = slots[1], slots[0]
 	}},
@@ -174,7 +174,7 @@ var corruptions = []struct {
 	{"positive", func(_, p fields, _ []float32) { // its cosine
 		p["similarity"] = qdrant.NewValueDouble(p["similarity"].GetDoubleValue() - 1e-3)
 	}},
-	{"positive", func(_, p fields, _ []float32) { // its list is none
+	{"positive", func(_, p fields, _ []float32) { // its list is empty
 		p["paired"], p["slots"] = qdrant.NewValueBool(false), qdrant.NewValueList(&qdrant.ListValue{})
 	}},
 	{"watch", func(s, p fields, _ []float32) { // a slot is not watched
@@ -188,12 +188,13 @@ var corruptions = []struct {
 	{"astray", func(_, _ fields, vector []float32) { // the look-up finds it too late
 		vector[len(vector)-1] -= 0.25
 	}},
-	{"rank", func(s, p fields, _ []float32) { // what was published is not known
+	{"rank", func(s, p fields, _ []float32) { // the published rank is not known
 		delete(member(s["published"]), p["doc_id"].GetStringValue())
 	}},
 }
 
-// corrupt corrupts a state in each of the ways, random ones among those that allow it, and returns the kinds by query.
+// corrupt corrupts one state in each of the ways, random ones among those that allow it. It returns the kinds
+// by query.
 func corrupt(t *testing.T, s *service, r *rand.Rand) map[string]string {
 	t.Helper()
 	client := qdrantClient(t, s.Qdrant)

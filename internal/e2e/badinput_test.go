@@ -22,7 +22,7 @@ type refused struct {
 	name       string
 	topic      string // documents or queries
 	key, value []byte
-	stage      string // that refuses it
+	stage      string // the stage that refuses it
 	reason     string // part of the error
 }
 
@@ -42,7 +42,8 @@ func query(name, value, reason string) refused {
 	return refused{name, "queries", []byte("any key"), []byte(value), "intake", reason}
 }
 
-// badRecords are all the ways in which input can be wrong. The embedder of the test is named words and has 256 dimensions.
+// badRecords returns all ways in which input can be wrong. The test's embedder is named words and has 256
+// dimensions.
 func badRecords() []refused {
 	zeros := floats(make([]float64, 256)...)
 	huge := `{"text":"` + strings.Repeat("x", 1_000_000)
@@ -79,8 +80,8 @@ func badRecords() []refused {
 	}
 }
 
-// TestBadInput sends every kind of bad record between good ones. Each becomes one dead letter with its bytes, headers
-// and reason, and all others are handled.
+// TestBadInput sends every kind of bad record between good ones. Each becomes one dead letter with its bytes,
+// headers and reason, and all other records are processed.
 func TestBadInput(t *testing.T) {
 	s := newService(t, "--embedded", "--set", "embedders=[{name: words, type: lexical-word, dimensions: 256}]",
 		"--set", "reduce.max_dimensions=64", "--set", "fit.minimum=100", "--set", "fit.sample=300", "--set", "topics.purge_refresh=0s")
@@ -126,8 +127,9 @@ func TestBadInput(t *testing.T) {
 	s.stop()
 }
 
-// carriedNearCopies is a positive and a document of other words with nearly the same carried vector. The query's vector
-// lies on the document's side, so that only the guard keeps it from being the hardest negative.
+// carriedNearCopies returns a positive, and a document with other words and nearly the same carried vector.
+// The query's vector is on the document's side, so that only the guard prevents it from being the hardest
+// negative.
 func carriedNearCopies(w *world) []*kgo.Record {
 	r := rand.New(rand.NewPCG(1, 2))
 	vector := func(add float64, to []float64) []float64 {
@@ -162,8 +164,8 @@ func recordPlace(topic string, partition int32, offset int64) string {
 	return topic + "/" + strconv.Itoa(int(partition)) + "/" + strconv.FormatInt(offset, 10)
 }
 
-// checkDeadLetters expects one dead letter for each of the records sent, and two of the miner, whose vectors only an
-// embedder can refuse.
+// checkDeadLetters expects one dead letter for each of the sent records, and two of the miner: their vectors
+// are errors that only an embedder can find.
 func checkDeadLetters(t *testing.T, k *kafka, sent map[string]refused) {
 	t.Helper()
 	fromMiner := map[string]string{"zero": "all zeros", "short": "has 1 numbers, want 256"}
@@ -210,8 +212,8 @@ func checkDeadLetters(t *testing.T, k *kafka, sent map[string]refused) {
 	}
 }
 
-// checkReplayedLetters sends everything again: what is malformed is left, and what the embedder refuses comes back, as one dead
-// letter each.
+// checkReplayedLetters replays all dead letters. Malformed records are left out. Records that the embedder
+// refuses are sent, and each comes back as one dead letter.
 func checkReplayedLetters(t *testing.T, s *service, k *kafka) {
 	t.Helper()
 	before := len(k.readCommitted(k.deadLetters))
@@ -219,7 +221,7 @@ func checkReplayedLetters(t *testing.T, s *service, k *kafka) {
 	if got := strings.Count(listed.stdout, "\n"); listed.code != 0 || got != before {
 		t.Errorf("dlq list: %d of %d dead letters, exit code %d: %s", got, before, listed.code, listed.stderr)
 	}
-	for range 2 { // the second time what came back the first time
+	for range 2 { // the second time, what came back the first time
 		out := hardneg(t, patience, "dlq", "replay", "--all", "--data-dir", s.dir)
 		if end := fmt.Sprintf("\n4 sent again, %d left; ", before-4); out.code != 0 || !strings.Contains(out.stdout, end) {
 			t.Errorf("dlq replay: exit code %d, %s\n%s, want at the end %s", out.code, out.stderr, out.stdout, end)
@@ -283,7 +285,7 @@ func checkTrace(t *testing.T, k *kafka, w *world) {
 	}
 }
 
-// goRecords makes documents and queries of Go's documentation.
+// goRecords makes documents and queries from Go's documentation.
 func goRecords(t testing.TB, w *world, n int) []*kgo.Record {
 	t.Helper()
 	root, err := dataset.FindGOROOT(t.Context())

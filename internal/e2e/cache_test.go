@@ -11,18 +11,19 @@ import (
 	"testing"
 )
 
-// closedCache is the line in which a process says what the cache was good for.
+// closedCache matches the line in which a process logs the cache's hits and misses.
 var closedCache = regexp.MustCompile(`cache of vectors closed.* found=(\d+) not_found=(\d+)`)
 
-// TestCache: what was embedded once is not embedded again, by the indexer after the fit, by a rebuild beside the service,
-// and by a second view on the same topics after a kill and damage to the files. The second view's vectors are those of
-// the first. The lexical embedders, behind the cache by force, stand for those that are paid.
+// TestCache: a text that was embedded once is not embedded again: not by the indexer after the fit, not by a
+// rebuild during service, and not by a second view on the same topics, after a kill and damage to the files.
+// The second view has the same vectors as the first. The lexical embedders stand for paid ones; a setting
+// puts them behind the cache.
 func TestCache(t *testing.T) {
 	dir := subset(t, collection(t), 400, 120)
 	names := namedTopics("hardneg", "")
 	w := newWorld(names)
 	w.loaded(t, dir, "train")
-	all := strconv.Itoa(len(w.documents)) // each fit is on all documents, and so learns the same
+	all := strconv.Itoa(len(w.documents)) // each fit uses all documents, and so learns the same
 	settings := append(slices.Clone(small), "--set", "fit.minimum="+all, "--set", "fit.sample="+all, "--set", "cache.embedders=all")
 	s := newService(t, append(slices.Clone(settings), "--embedded")...)
 	s.spawn()
@@ -34,7 +35,7 @@ func TestCache(t *testing.T) {
 		return s.metric(`hardneg_cache_lookups_total{result="hit"}`), s.metric(`hardneg_cache_lookups_total{result="miss"}`)
 	}
 	const embedders = 2
-	once := float64(embedders * len(w.documents)) // copies count once: a little less
+	once := float64(embedders * len(w.documents)) // a little less, because copies count once
 	hits, misses := lookups()
 	t.Logf("first load of %v: %v found, %v not", w, hits, misses)
 	if most := once + float64(embedders*len(w.queries)); hits < 0.9*once || misses > most || misses < 0.9*most {
@@ -74,7 +75,7 @@ func TestCache(t *testing.T) {
 	w.topics = second
 	t.Log(compare(t, s, k, w, "second-"))
 	client := qdrantClient(t, s.Qdrant)
-	model := "" // the same of both views, whose first generations have its id
+	model := "" // the same in both views: its id is that of their first generations
 	for _, h := range readView(t, k).records[0].Headers {
 		if h.Key == "hardneg-generation" {
 			model = string(h.Value)
@@ -92,7 +93,7 @@ func TestCache(t *testing.T) {
 	s.stop()
 }
 
-// harm changes a few bytes of the cache, in few places, and returns how many.
+// harm changes a few bytes in a few places of the cache, and returns how many.
 func harm(t *testing.T, r *rand.Rand, dir string) int {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.vectors"))

@@ -11,13 +11,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// churn makes random changes: the kinds a live system sees, and those that are hard to get right.
+// churn makes random changes: the kinds that a live system sees, and the kinds that are hard to get right.
 type churn struct {
 	*world
 	*rand.Rand
 	next    int
-	removed map[string]text    // documents to bring back
-	gone    map[string]*logged // queries to log again
+	removed map[string]text    // documents that may come back
+	gone    map[string]*logged // queries that may be logged again
 
 	plausible bool // clicks fall on documents that share words with their query, as a ranking would show them
 }
@@ -26,7 +26,7 @@ func newChurn(w *world, r *rand.Rand) *churn {
 	return &churn{world: w, Rand: r, removed: map[string]text{}, gone: map[string]*logged{}}
 }
 
-// pick returns a random key; keys are sorted first, so that a seed replays.
+// pick returns a random key. It sorts the keys first, so that a seed gives the same run again.
 func pick[V any](c *churn, of map[string]V) string {
 	return slices.Sorted(maps.Keys(of))[c.IntN(len(of))]
 }
@@ -64,7 +64,7 @@ func (c *churn) step() []*kgo.Record {
 			d.text += " One more word."
 		}
 		return []*kgo.Record{c.put(fmt.Sprintf("copy-%d", c.next), d)}
-	case 8: // back from deletion, or written again as it is
+	case 8: // a deleted document comes back, or a document is written again unchanged
 		if len(c.removed) == 0 {
 			id := pick(c, c.world.documents)
 			return []*kgo.Record{c.put(id, c.world.documents[id])}
@@ -82,7 +82,7 @@ func (c *churn) step() []*kgo.Record {
 			return []*kgo.Record{c.judge(id, query, later, d), c.put(later, c.edited(c.world.documents[d]))}
 		}
 		return []*kgo.Record{c.judge(id, " "+query+" ", d, "never-there")}
-	case 10: // half a positive
+	case 10: // half the weight of a positive
 		id := pick(c, c.world.queries)
 		return []*kgo.Record{c.click(id, c.world.queries[id].text, c.clicked(c.world.queries[id].text), 0.5)}
 	case 11: // the rest of it, or a click on evidence
@@ -92,7 +92,7 @@ func (c *churn) step() []*kgo.Record {
 			return []*kgo.Record{c.judge(id, q.text, c.clicked(q.text))}
 		}
 		return []*kgo.Record{c.click(id, q.text, pick(c, q.evidence), 0.5)}
-	case 12: // forgotten, or back
+	case 12: // a query is deleted, or comes back
 		if len(c.gone) > 0 && c.IntN(2) == 0 {
 			id := pick(c, c.gone)
 			q := c.gone[id]
@@ -120,7 +120,7 @@ func (c *churn) insert() *kgo.Record {
 	return c.put(fmt.Sprintf("new-%d", c.next), text{a.title, c.words(a.text, 60) + " " + c.words(b.text, 60)})
 }
 
-// somePositive returns a live document that the log names, or any.
+// somePositive returns a live document that the log names, or any document.
 func (c *churn) somePositive() string {
 	for range 20 {
 		q := c.world.queries[pick(c, c.world.queries)]
@@ -135,8 +135,9 @@ func (c *churn) somePositive() string {
 	return pick(c, c.world.documents)
 }
 
-// clicked is any document, or, where clicks are plausible, the one of a hundred that shares most words with the query. A
-// list of a document that ranks among thousands costs a thousand times what others do, and no ranking shows it.
+// clicked returns any document. If clicks are plausible, it returns the one of a hundred that shares most
+// words with the query. A positive that ranks behind thousands of documents costs a thousand times as much as
+// others, and no real ranking would show it.
 func (c *churn) clicked(query string) string {
 	if !c.plausible {
 		return pick(c, c.world.documents)
@@ -159,7 +160,7 @@ func (c *churn) clicked(query string) string {
 	return best
 }
 
-// edited replaces a stretch of a document's words by another's.
+// edited replaces a part of a document's words by another document's.
 func (c *churn) edited(d text) text {
 	other := c.world.documents[pick(c, c.world.documents)]
 	words := strings.Fields(d.text)
@@ -168,8 +169,8 @@ func (c *churn) edited(d text) text {
 	return d
 }
 
-// words takes up to n words from a random place; "word" where that has neither letters nor digits, for such a text has
-// no lexical embedding.
+// words takes up to n words from a random position. If these have neither letters nor digits, it returns
+// "word", because such a text has no lexical embedding.
 func (c *churn) words(s string, n int) string {
 	words := strings.Fields(s)
 	at := c.IntN(max(1, len(words)-n+1))

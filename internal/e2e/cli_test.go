@@ -69,7 +69,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// What is meant for programs must be readable by programs.
+// Output for programs must be readable by programs.
 func TestMachineReadable(t *testing.T) {
 	for _, args := range []string{"config schema", "schema triplet", "schema document", "version -o json"} {
 		out := hardneg(t, patience, strings.Fields(args)...)

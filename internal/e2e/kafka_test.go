@@ -25,7 +25,7 @@ func namedTopics(name, prefix string) topics {
 	return t
 }
 
-// kafka is a client of its own, independent of the program's.
+// kafka is a Kafka client that is independent of the program.
 type kafka struct {
 	t      testing.TB
 	client *kgo.Client
@@ -49,7 +49,7 @@ func newKafka(t testing.TB, address string, names topics) *kafka {
 	return &kafka{t, client, raw, names}
 }
 
-// produce writes records and waits for their acknowledgement; their partitions and offsets are set.
+// produce writes records and waits for their acknowledgement. It sets their partitions and offsets.
 func (k *kafka) produce(records ...*kgo.Record) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(k.t.Context(), patience)
@@ -111,7 +111,7 @@ func (k *kafka) ends(ctx context.Context, topic string, isolation int8) (map[int
 	return ends, nil
 }
 
-// committed returns a group's offsets; partitions without one are missing.
+// committed returns a group's offsets, without partitions that have none.
 func (k *kafka) committed(ctx context.Context, group, topic string) (map[int32]int64, error) {
 	partitions, err := k.groupOffsets(ctx, group, topic, true)
 	offsets := map[int32]int64{}
@@ -123,8 +123,8 @@ func (k *kafka) committed(ctx context.Context, group, topic string) (map[int32]i
 	return offsets, err
 }
 
-// groupOffsets returns what a group has committed for each partition of a topic, with the notes beside it. With stable it
-// is an error where a transaction that commits an offset is open.
+// groupOffsets returns a group's committed offsets for the partitions of a topic, with their metadata. With
+// stable it returns an error if a transaction that commits an offset is open.
 func (k *kafka) groupOffsets(ctx context.Context, group, topic string, stable bool) ([]kmsg.OffsetFetchResponseTopicPartition, error) {
 	request := kmsg.NewPtrOffsetFetchRequest()
 	request.Group, request.RequireStable = group, stable
@@ -154,8 +154,8 @@ func (k *kafka) groupOffsets(ctx context.Context, group, topic string, stable bo
 	return partitions, nil
 }
 
-// lag counts the records of a topic that a group has not committed. Offsets behind the committed one that hold
-// only transaction markers, or records of aborted transactions, are no lag.
+// lag counts the records of a topic that a group has not committed. Offsets after the committed one do not
+// count if they hold only transaction markers or records of aborted transactions.
 func (k *kafka) lag(ctx context.Context, group, topic string) (int, error) {
 	ends, err := k.ends(ctx, topic, 0)
 	if err != nil {
@@ -186,8 +186,8 @@ func (k *kafka) lag(ctx context.Context, group, topic string) (int, error) {
 	return lag, nil
 }
 
-// quiet waits until every stage has committed all there is, twice in a row with nothing new in between, and returns
-// how long that took. It fails where nothing has moved for as long as most.
+// quiet waits until every stage has committed everything, twice in a row with nothing new in between, and
+// returns how long that took. It fails if nothing moves for as long as most.
 func (k *kafka) quiet(most time.Duration) time.Duration {
 	k.t.Helper()
 	start := time.Now()
@@ -214,7 +214,8 @@ func (k *kafka) quiet(most time.Duration) time.Duration {
 	return 0
 }
 
-// settled returns the ends of the refresh topic if no stage lags, and else an error that says which does.
+// settled returns the ends of the refresh topic if no stage lags. Otherwise its error names the stage that
+// lags.
 func (k *kafka) settled(ctx context.Context) (map[int32]int64, error) {
 	for group, topic := range k.groups {
 		lag, err := k.lag(ctx, group, topic)
@@ -228,7 +229,7 @@ func (k *kafka) settled(ctx context.Context) (map[int32]int64, error) {
 	return k.ends(ctx, k.refresh, 0)
 }
 
-// readCommitted reads a topic from its start to its last stable offset by a read_committed consumer.
+// readCommitted reads a topic from its start to its last stable offset, with a read_committed consumer.
 func (k *kafka) readCommitted(topic string) []*kgo.Record {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(k.t.Context(), patience)

@@ -40,15 +40,16 @@ func environmentSeed() uint64 {
 	return n
 }
 
-// patience is how long a test waits for what must come before it calls it missing. A test that passes never waits for
-// it, however busy the machine.
+// patience is how long a test waits before it reports that something is missing. A passing test never waits
+// so long, however busy the machine is.
 const patience = 5 * time.Minute
 
 // buildDir holds the program under test.
 var buildDir string
 
-// program builds the program under test, once, and returns its path. What it is built from counts for Go's cache of test
-// results by the imports of this file, and the command itself by looking at its files.
+// program builds the program under test, once, and returns its path. Go's cache of test results must notice
+// changes of the program: this file imports the program's packages, and here it looks at the files of the
+// command.
 var program = sync.OnceValues(func() (string, error) {
 	sources, err := filepath.Glob("../../cmd/hardneg/*.go")
 	if err != nil {
@@ -94,7 +95,7 @@ func mustProgram(t testing.TB) string {
 	return path
 }
 
-// seeded is -seed, or the clock; it is in the test's log.
+// seeded returns -seed, or a seed from the clock, and logs it.
 func seeded(t testing.TB) uint64 {
 	s := *seed
 	if s == 0 {
@@ -104,5 +105,5 @@ func seeded(t testing.TB) uint64 {
 	return s
 }
 
-// random is seeded by -seed, or by the clock.
+// random returns a generator with the seed of seeded.
 func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(seeded(t), 1)) }

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// topical is a file of documents whose words are those of one field, with ids that begin with its name.
+// topical writes a file of documents with the words of one field and with ids that begin with the field's
+// name.
 func topical(t testing.TB, random *rand.Rand, field string, n int) string {
 	t.Helper()
 	var lines strings.Builder
@@ -29,7 +30,7 @@ func topical(t testing.TB, random *rand.Rand, field string, n int) string {
 	return path
 }
 
-// shownModel is what `hardneg models` prints of a model.
+// shownModel is the output of `hardneg models` for a model.
 type shownModel struct {
 	ID       string `json:"id"`
 	State    string `json:"state"`
@@ -47,7 +48,7 @@ type shownModel struct {
 	} `json:"recent"`
 }
 
-// ask runs the program and decodes what it prints.
+// ask runs the program and decodes its output.
 func (s *service) ask(into any, args ...string) {
 	s.t.Helper()
 	out := hardneg(s.t, patience, append(args, "--data-dir", s.dir, "-o", "json")...)
@@ -59,12 +60,12 @@ func (s *service) ask(into any, args ...string) {
 	}
 }
 
-// TestModels: the model that `hardneg fit` publishes is the one that a view begins with and keeps, its vectors and
-// triplets are the service's, and documents of another kind show as drift.
+// TestModels: a view begins with the model that `hardneg fit` has published, and keeps it. The service's
+// vectors and triplets come from this model, and documents of another kind show as drift.
 func TestModels(t *testing.T) {
 	random := random(t)
 	s := newService(t, "--embedded", "--set", "fit.minimum=1000000", "--set", "fit.sample=1000000", "--set", "fit.wait=1h")
-	s.spawn() // it waits for documents, for as long as there are not a million
+	s.spawn() // it waits until there are a million documents
 	s.load("jsonl", topical(t, random, "law", 600))
 	query := filepath.Join(t.TempDir(), "queries.jsonl")
 	if err := os.WriteFile(query, []byte(`{"query_id":"q","query":"lawaa lawbb lawcc","positives":["law-600-1"]}`+"\n"), 0o600); err != nil {
@@ -101,7 +102,7 @@ func TestModels(t *testing.T) {
 		return nil
 	})
 
-	// Other settings do not change what is live.
+	// Other settings do not change the live model.
 	s.kill()
 	s.args = []string{"--embedded", "--set", "reduce.max_dimensions=12"}
 	s.spawn()
@@ -114,7 +115,7 @@ func TestModels(t *testing.T) {
 		s.eventually(patience, fmt.Sprintf("%d documents", total), func() error {
 			var shown shownModel
 			s.ask(&shown, "models", "show", id[:6])
-			// The batch under way when it was killed may be embedded once more.
+			// The batch that was in progress at the kill may be embedded once more.
 			if shown.Recent.Documents < total || shown.Recent.Drifted != drifted || (shown.Recent.Share < shown.Manifest.HeldOut.Share/2) != drifted {
 				return fmt.Errorf("%+v of %+v", shown.Recent, shown.Manifest)
 			}

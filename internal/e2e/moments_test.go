@@ -14,11 +14,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// moments looks at a view while documents and queries keep coming, again and again. At each moment it knows, for each
-// generation, which records the stages had worked off before, all the way to the triplets, and which were produced at all.
-// So a document has one version that counts, or it is one of those that changed in between. Each list that a
-// read_committed reader sees, after every transaction, must be the oracle's on the vectors of the generation that it names,
-// for one choice among what changed in between.
+// moments looks at a view again and again while documents and queries keep coming.
+//
+// At each moment it knows two things for each generation: which records the stages had already processed, all
+// the way to the triplets, and which records were produced at all. So a document either has one valid
+// version, or its version is one of those that changed in between.
+//
+// It checks each list that a read_committed reader sees, after every transaction. The list must be the
+// oracle's on the vectors of the generation that it names, for one choice among the changed versions.
 type moments struct {
 	*cluster
 	feed    *feed
@@ -35,16 +38,16 @@ type moments struct {
 	named   map[string]int // lists by generation
 }
 
-// passage is how far the stages of a generation have come.
+// passage is the progress of a generation's stages.
 type passage struct {
-	done    map[string]*inputs // by query: worked off, all of it
-	last    map[string]*inputs // done at the last moment
+	done    map[string]*inputs // by query: inputs that are fully processed
+	last    map[string]*inputs // value of done at the previous moment
 	under   *inputs
 	nothing inputs
-	until   map[int32]int64 // when the miner is there, what is under way is done
+	until   map[int32]int64 // when the miner has reached these offsets, the inputs in under are processed
 }
 
-// inputs are places in the topics of documents and of queries.
+// inputs are offsets in the topics of documents and of queries.
 type inputs struct{ documents, queries map[int32]int64 }
 
 func newMoments(c *cluster, f *feed) *moments {
@@ -72,7 +75,7 @@ func (m *moments) during(r *rebuild) {
 	m.look()
 }
 
-// look is one moment.
+// look checks one moment.
 func (m *moments) look() {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
@@ -108,7 +111,7 @@ func (m *moments) look() {
 	m.stats.moments++
 }
 
-// generations lists those that have collections.
+// generations returns the generations that have collections.
 func (m *moments) generations(ctx context.Context) (ids []string) {
 	m.t.Helper()
 	names, err := qdrantClient(m.t, m.qdrant.Qdrant).ListCollections(ctx)
@@ -123,9 +126,10 @@ func (m *moments) generations(ctx context.Context) (ids []string) {
 	return ids
 }
 
-// advance learns how far a generation's stages have come. What the indexer and the intake have committed is worked off once
-// the miner has committed all that the refresh topic held then; but not for a query of which there is a record still, for
-// the miner may have sent it to come again. Topics and groups that come or go are no error.
+// advance finds out how far a generation's stages are. Records that the indexer and the intake have committed
+// are processed once the miner has committed everything that the refresh topic held at that time. This does
+// not apply to a query that still has a record in the topic, because the miner may have queued the query
+// again. Topics and groups that appear or disappear are no error.
 func (m *moments) advance(ctx context.Context, generation string) {
 	p := m.past[generation]
 	if p == nil {
@@ -166,8 +170,8 @@ func (m *moments) advance(ctx context.Context, generation string) {
 	}
 }
 
-// waiting returns the queries of which the refresh topic has records that the miner has not committed; an error where
-// some are older than `until`.
+// waiting returns the queries with refresh records that the miner has not committed. It returns an error if
+// some of these records are older than `until`.
 func (m *moments) waiting(ctx context.Context, group, refresh string, until map[int32]int64) (map[string]bool, error) {
 	mined, err := m.k.committed(ctx, group, refresh)
 	if err != nil {
@@ -195,7 +199,7 @@ func (m *moments) waiting(ctx context.Context, group, refresh string, until map[
 	return queries, nil
 }
 
-// witness notes the vectors that a generation has now.
+// witness stores the vectors that a generation has now.
 func (m *moments) witness(generation string) {
 	client := qdrantClient(m.t, m.qdrant.Qdrant)
 	if m.points[generation] == nil {
@@ -216,7 +220,7 @@ func (m *moments) witness(generation string) {
 	})
 }
 
-// publication is what a transaction has of a query.
+// publication is the part of a transaction that belongs to one query.
 type publication struct {
 	query     string
 	partition int32
@@ -224,7 +228,7 @@ type publication struct {
 	slots     map[place]*triplet
 }
 
-// read goes on to what is stable now in the triplets topic.
+// read reads the triplets topic up to its present stable end.
 func (m *moments) read(ctx context.Context) (all []*publication) {
 	m.t.Helper()
 	ends, err := m.k.ends(ctx, m.k.triplets, 1)
@@ -274,13 +278,13 @@ func (m *moments) read(ctx context.Context) (all []*publication) {
 	return all
 }
 
-// base is what is known at a moment of a generation's documents and queries.
+// base is the knowledge about a generation's documents and queries at a moment.
 type base struct {
 	generation string
 	inputs
-	settled  corpus              // one version counts
-	unseen   map[string]bool     // one version counts, but its vector is not known
-	changing map[string][]string // the hashes that each may have
+	settled  corpus              // documents with one valid version
+	unseen   map[string]bool     // documents with one valid version whose vector is not known
+	changing map[string][]string // the hashes that each document may have
 }
 
 func (m *moments) base(generation string, past *inputs) *base {
@@ -308,7 +312,7 @@ func (m *moments) base(generation string, past *inputs) *base {
 	return b
 }
 
-// check checks all lists of a query, with what was worked off by then.
+// check checks all lists of a query. done says which inputs were processed at that time.
 func (m *moments) check(query string, done func(*passage) map[string]*inputs, when string) {
 	m.t.Helper()
 	generations := map[string]bool{}
@@ -336,7 +340,7 @@ func (m *moments) check(query string, done func(*passage) map[string]*inputs, wh
 	for at, list := range lists {
 		var err error
 		for generation, p := range m.past {
-			if len(generations) == 0 || generations[generation] { // a query without triplets names none
+			if len(generations) == 0 || generations[generation] { // a query without triplets names no generation
 				b := m.base(generation, done(p)[query])
 				m.stats.documents += len(m.history.documents)
 				m.stats.inFlux += len(b.changing)
@@ -364,7 +368,7 @@ func brief(list []triplet) string {
 
 var errUnseen = errors.New("a vector is not known")
 
-// explain returns nil where a list can be the oracle's.
+// explain returns nil if a list can be the oracle's.
 func (m *moments) explain(b *base, at pair, list []triplet) error {
 	var errs []error
 	for _, log := range since(m.history.queries[at.query], b.queries) {
@@ -381,7 +385,7 @@ func (m *moments) explain(b *base, at pair, list []triplet) error {
 	return errors.Join(errs...)
 }
 
-// explainAs asks whether a list can be the oracle's for what the log says of the query.
+// explainAs returns nil if a list can be the oracle's for this content of the query log.
 func (m *moments) explainAs(b *base, at pair, list []triplet, log *logged) error {
 	if log == nil || !positive(log.evidence[at.positive]) {
 		if len(list) > 0 {
@@ -402,7 +406,7 @@ func (m *moments) explainAs(b *base, at pair, list []triplet, log *logged) error
 		}
 		return m.justify(b, q, at, nil, nil)
 	}
-	// A list says which versions it is about.
+	// A list says which document versions it contains.
 	chosen := map[string]string{}
 	slots := make([]slot, len(list))
 	for i, x := range list {
@@ -417,8 +421,9 @@ func (m *moments) explainAs(b *base, at pair, list []triplet, log *logged) error
 	return m.justify(b, q, at, slots, chosen)
 }
 
-// justify asks whether slots with the chosen versions can be the oracle's. Of what else may have changed nothing is asked,
-// nor of what a changing piece of evidence may bar, nor of ranks that it may push out of the window.
+// justify returns nil if slots with the chosen versions can be the oracle's. It ignores other documents that
+// may have changed. It also ignores documents that changing evidence may bar, and ranks that changes may push
+// out of the window.
 func (m *moments) justify(b *base, q question, at pair, slots []slot, chosen map[string]string) error {
 	c := maps.Clone(b.settled)
 	open := len(b.changing) + len(b.unseen)
@@ -470,7 +475,7 @@ func (m *moments) String() string {
 		s.moments, s.lists, s.unseen, 100*float64(s.inFlux)/float64(max(1, s.documents)), m.named)
 }
 
-// enough fails where too little could be judged.
+// enough fails if too few lists could be judged.
 func (m *moments) enough(generations []string) {
 	m.t.Helper()
 	m.t.Log(m)

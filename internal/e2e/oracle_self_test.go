@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// plane makes a document at an angle in degrees from the first axis, so that cosines can be read off.
+// plane makes a document at an angle in degrees from the first axis, so that its cosines are easy to see.
 func plane(id string, degrees float64) *point {
 	a := degrees * math.Pi / 180
 	return &point{id: id, hash: "hash of " + id, vector: []float64{math.Cos(a), math.Sin(a)}}
@@ -22,7 +22,7 @@ func onPlane(points ...*point) corpus {
 	return c
 }
 
-// The oracle is checked on cases that can be worked out by hand: the query lies at 0 degrees.
+// The oracle is checked on cases that can be computed by hand. The query is at 0 degrees.
 func TestOracle(t *testing.T) {
 	copyOf := func(id string, degrees float64, hash string) *point {
 		p := plane(id, degrees)
@@ -93,7 +93,7 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// The window counts documents in range, barred ones too.
+// The window counts all documents in range, barred ones too.
 func TestOracleDepth(t *testing.T) {
 	c := onPlane(plane("p", 40))
 	for i := range depth {
@@ -112,7 +112,7 @@ func TestOracleDepth(t *testing.T) {
 	}
 }
 
-// Cosines closer than the tolerance may be ordered either way, and none that are farther apart.
+// Cosines that differ by less than the tolerance may be in either order, others may not.
 func TestOracleTies(t *testing.T) {
 	c := onPlane(plane("p", 40), plane("a", -60), plane("b", -60.0002), plane("c", -61))
 	q := question{[]float64{1, 0}, map[string]bool{"p": true}, defaultRules}
@@ -130,7 +130,7 @@ func TestOracleTies(t *testing.T) {
 	}
 }
 
-// The hashes are those of Kafka's own tests of its Utils.murmur2, without their sign and modulo 1000.
+// The hashes come from Kafka's own tests of Utils.murmur2, without their sign and modulo 1000.
 func TestMurmur2(t *testing.T) {
 	for key, hash := range map[string]int32{
 		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,

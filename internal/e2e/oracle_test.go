@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// The oracle is a naive batch miner for one or both of the two policies, in the order of the default: it scores every
-// document for every query. It shares no code with the program.
+// The oracle is a naive batch miner for one or both policies, in the default order. It scores every document
+// for every query. It shares no code with the program.
 
 // rules are the settings that tests change.
 type rules struct {
 	negatives, semanticUpTo int
-	relativeMargin          float64 // below 0: no tier positive-aware
+	relativeMargin          float64 // below 0: no tier with policy positive-aware
 }
 
-// The defaults of the configuration that decide a list.
+// The default settings that determine a list.
 var defaultRules = rules{negatives: 4, semanticUpTo: 1, relativeMargin: 0.05}
 
 const (
@@ -26,7 +26,7 @@ const (
 	depth         = 200
 )
 
-// tied is the difference below which two cosines may be ordered either way.
+// tied is the difference below which two cosines may be in either order.
 const tied = 1e-5
 
 // point is a live document as the index holds it.
@@ -40,7 +40,7 @@ type point struct {
 // slot is a chosen negative.
 type slot struct{ id, policy string }
 
-// question is a query to mine: its vector, the documents that the log names, with whether they are positives, and the
+// question is a query to mine: its vector, the documents that the log names (true for positives), and the
 // rules.
 type question struct {
 	vector   []float64
@@ -48,12 +48,12 @@ type question struct {
 	rules
 }
 
-// below tells whether a cosine to the query is under the margin of a positive's.
+// below reports whether a cosine to the query is at most the positive's cosine minus the margin.
 func (r rules) below(score, own, slack float64) bool {
 	return r.relativeMargin >= 0 && score <= own-r.relativeMargin*math.Abs(own)+slack
 }
 
-// corpus is all live documents by id.
+// corpus contains all live documents by id.
 type corpus map[string]*point
 
 // cosine of unit vectors.
@@ -65,7 +65,7 @@ func cosine(a, b []float64) float64 {
 	return float64(float32(sum))
 }
 
-// jaccard is the share of equal positions of two signatures.
+// jaccard returns the share of equal positions of two signatures.
 func jaccard(a, b []uint16) float64 {
 	if len(a) == 0 || len(a) != len(b) {
 		return 0
@@ -87,7 +87,7 @@ type scored struct {
 
 func micro(score float64) float64 { return math.Round(score * 1e6) }
 
-// rank scores all documents: by score rounded to six decimals, highest first, then by id.
+// rank scores all documents. It sorts by score rounded to six decimals, highest first, then by id.
 func (c corpus) rank(q question) []scored {
 	ranking := make([]scored, 0, len(c))
 	for _, d := range c {
@@ -102,8 +102,8 @@ func (c corpus) rank(q question) []scored {
 	return ranking
 }
 
-// barred tells whether a document is named by the log, or is a copy or a near-copy of one that is. slack widens
-// (positive) or narrows the range of cosines that count as a copy.
+// barred reports whether the log names a document, or it is a copy or a near-copy of a named one. A positive
+// slack widens the range of cosines that count as a copy, a negative one narrows it.
 func (c corpus) barred(q question, d *point, slack float64) bool {
 	for id := range q.evidence {
 		if id == d.id {
@@ -165,8 +165,8 @@ func (c corpus) list(q question, p *point, ranking []scored) []slot {
 	return list
 }
 
-// justify says why a list cannot be the outcome of the rules even if cosines closer than `tied` compare either way.
-// It is asked where the program's list differs from mine's.
+// justify returns an error if a list cannot result from the rules, even if cosines that differ by less than
+// `tied` may be in either order. It is called when the program's list differs from mine's.
 func (c corpus) justify(q question, positive string, list []slot) error {
 	p := c[positive]
 	if p == nil || !q.evidence[positive] {
@@ -196,8 +196,8 @@ func (c corpus) justify(q question, positive string, list []slot) error {
 	return c.justifyTier(q, ranking, list[:semantic], list[semantic:], q.negatives-semantic, "positive-aware", below, below)
 }
 
-// justifyTier checks that each chosen document may be chosen, and that no document which clearly may was passed over.
-// inRange and allowed get a slack: positive to ask "possibly", negative to ask "certainly".
+// justifyTier checks that each chosen document is allowed, and that no document was passed over that clearly
+// is allowed. inRange and allowed take a slack: a positive one asks "possibly", a negative one "certainly".
 func (c corpus) justifyTier(q question, ranking []scored, before, list []slot, upto int, policy string, inRange, allowed func(scored, float64) bool) error {
 	hashes, ids := map[string]bool{}, map[string]bool{}
 	for _, s := range before {

@@ -11,8 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestOutsideKafka is TestView against the Kafka at HARDNEG_TEST_KAFKA, with the embedded Qdrant, and the service is killed
-// in the midst of the changes. Names of its own keep it apart from whatever else is there.
+// TestOutsideKafka is TestView against the Kafka at HARDNEG_TEST_KAFKA, with the embedded Qdrant. The service
+// is killed during the changes. The test uses its own names, so that it does not touch anything else there.
 func TestOutsideKafka(t *testing.T) {
 	address := os.Getenv("HARDNEG_TEST_KAFKA")
 	if address == "" {
@@ -24,7 +24,7 @@ func TestOutsideKafka(t *testing.T) {
 	settings := []string{"--set", "name=" + name, "--set", "topics.documents=" + names.documents, "--set", "topics.queries=" + names.queries,
 		"--set", "topics.triplets=" + names.triplets, "--set", "topics.refresh=" + names.refresh, "--set", "topics.dead_letters=" + names.deadLetters,
 		"--set", "topics.models=" + name + ".hardneg.models", "--set", "topics.purge_refresh=200ms"}
-	index := newService(t, "--embedded", "--stages", "intake") // for its Qdrant
+	index := newService(t, "--embedded", "--stages", "intake") // only its Qdrant is used
 	index.spawn()
 	s := newService(t, append(slices.Clone(settings), "--set", "kafka.brokers="+address, "--set", "qdrant.address="+index.Qdrant)...)
 	s.spawn()
@@ -40,7 +40,7 @@ func TestOutsideKafka(t *testing.T) {
 	t.Log(compare(t, s, k, w, ""))
 	c := newChurn(w, random(t))
 	k.produce(c.steps(350)...)
-	s.kill() // the embedded servers are not the ones that crash here
+	s.kill() // here the embedded servers do not crash
 	s.spawn()
 	k.produce(c.steps(150)...)
 	s.ready(patience)
@@ -51,7 +51,8 @@ func TestOutsideKafka(t *testing.T) {
 	s.stop()
 }
 
-// checkCommandsOutside expects `check` to find all well, and `dlq replay` to send a record once that comes back once.
+// checkCommandsOutside expects `check` to find no problem, and `dlq replay` to send a record once, which then
+// comes back once.
 func checkCommandsOutside(t *testing.T, settings []string, k *kafka) {
 	t.Helper()
 	run := func(args ...string) string {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestPython lets clients in another language work with the embedded servers: confluent-kafka reads triplets and
-// changes a document, qdrant-client looks at the collections.
+// TestPython lets clients in another language use the embedded servers: confluent-kafka reads triplets and
+// changes a document, qdrant-client reads the collections.
 func TestPython(t *testing.T) {
 	python := os.Getenv("HARDNEG_TEST_PYTHON")
 	if python == "" {

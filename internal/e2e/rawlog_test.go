@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// rawBatch is a record batch as it lies in the log, whatever became of its transaction.
+// rawBatch is a record batch as it is in the log, whether its transaction was committed or not.
 type rawBatch struct {
 	first, last   int64
 	producer      int64
@@ -21,8 +21,8 @@ type rawBatch struct {
 	keys          []string
 }
 
-// rawLog reads a partition's batches from an offset up to its high watermark, by fetch requests of its own that ask
-// for uncommitted data.
+// rawLog reads a partition's batches from an offset to the high watermark. It sends its own fetch requests,
+// which ask for uncommitted data.
 func (k *kafka) rawLog(ctx context.Context, topic string, partition int32, from int64) ([]rawBatch, error) {
 	var batches []rawBatch
 	for {
@@ -65,7 +65,7 @@ func (k *kafka) rawLog(ctx context.Context, topic string, partition int32, from 
 	}
 }
 
-// splitBatches walks the bytes of a fetch answer; the last batch may be cut off.
+// splitBatches splits the bytes of a fetch answer. The last batch may be cut off.
 func splitBatches(data []byte) ([]rawBatch, error) {
 	var batches []rawBatch
 	const header = 12 // first offset and length
@@ -133,8 +133,8 @@ func abortMarkers(batches []rawBatch) int {
 	return n
 }
 
-// visible splits the offsets of data records by what became of their transactions: committed (or never in one),
-// aborted, and open at the end of the log.
+// visible splits the offsets of data records by the state of their transactions: committed (or without a
+// transaction), aborted, and open at the end of the log.
 func visible(batches []rawBatch) (committed, aborted, open map[int64]bool) {
 	committed, aborted, open = map[int64]bool{}, map[int64]bool{}, map[int64]bool{}
 	pending := map[int64][]int64{} // by producer

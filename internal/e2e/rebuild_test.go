@@ -18,14 +18,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// The ensembles that the tests rebuild between, by turns.
+// The ensembles between which the tests rebuild, in turn.
 var ensembles = []string{
 	"embedders=[{name: words, type: lexical-word, dimensions: 512}]",
 	"embedders=[{name: words, type: lexical-word, dimensions: 256}, {name: chars, type: lexical-char, dimensions: 256}]",
 	"embedders=[{name: chars, type: lexical-char, dimensions: 384}]",
 }
 
-// live is the generation that the aliases point at, once there is one.
+// live returns the generation that the aliases point at, once there is one.
 func (c *cluster) live() (generation string) {
 	c.t.Helper()
 	client := qdrantClient(c.t, c.qdrant.Qdrant)
@@ -45,7 +45,7 @@ func (c *cluster) live() (generation string) {
 	return generation
 }
 
-// adopt lets the client know the groups and the refresh topic of a generation.
+// adopt tells the client the groups and the refresh topic of a generation.
 func (c *cluster) adopt(generation string) { c.k.topics = c.generationTopics(generation) }
 
 func (c *cluster) generationTopics(generation string) topics {
@@ -81,7 +81,7 @@ func (c *cluster) rebuild(args ...string) *rebuild {
 	return r
 }
 
-// wait expects the rebuild to end well.
+// wait expects the rebuild to succeed.
 func (r *rebuild) wait(most time.Duration) {
 	r.t.Helper()
 	select {
@@ -96,10 +96,11 @@ func (r *rebuild) wait(most time.Duration) {
 	}
 }
 
-// TestRebuild replaces the generation while documents and queries keep coming, from the live collections and from the
-// topics. At any time each list is the oracle's on the vectors of the generation that it names, as far as what is under way
-// lets one know; in the end the view equals the oracle on the new vectors, no revision went back, and each bad record has
-// one dead letter, however many generations read it.
+// TestRebuild replaces the generation while documents and queries keep coming, from the live collections and
+// from the topics. At any time each list is the oracle's on the vectors of the generation that it names, as
+// far as this can be known while changes are in progress. In the end the view equals the oracle on the new
+// vectors, and no revision has gone back. Each bad record has one dead letter, however many generations read
+// it.
 func TestRebuild(t *testing.T) {
 	c := newCluster(t)
 	c.join([]string{"indexer", "intake", "miner"})
@@ -151,7 +152,7 @@ func (c *cluster) checkGeneration(want string) {
 	}
 }
 
-// checkErased waits until all but the last of some generations are gone: collections, topics, groups.
+// checkErased waits until all generations except the last are gone: collections, topics, groups.
 func (c *cluster) checkErased(generations []string) {
 	c.t.Helper()
 	client := qdrantClient(c.t, c.qdrant.Qdrant)
@@ -179,8 +180,9 @@ func (c *cluster) checkErased(generations []string) {
 	})
 }
 
-// TestRebuildSwitch looks at every moment of a switch. Nothing else changes meanwhile, so a read_committed reader must at
-// any time see each query with the full lists of one of the two generations, as the oracle has them on its vectors.
+// TestRebuildSwitch looks at every moment of a switch. Nothing else changes meanwhile. So at any time a
+// read_committed reader must see each query with the full lists of one of the two generations, as the oracle
+// computes them on its vectors.
 func TestRebuildSwitch(t *testing.T) {
 	c := newCluster(t)
 	c.join([]string{"indexer", "intake", "miner"})
@@ -227,8 +229,9 @@ func (c *cluster) oracle(client *qdrant.Client, w *world, generation string) map
 	return lists
 }
 
-// replay goes through the triplets topic, transaction by transaction, from the moment at which every query has the lists of
-// the old generation, and checks that each has the lists of either one at any time, and the new ones in the end.
+// replay reads the triplets topic, transaction by transaction, from the moment at which every query has the
+// lists of the old generation. It checks that each query always has the lists of one of the two generations,
+// and the new ones in the end.
 func (c *cluster) replay(w *world, lists map[string]map[pair][]slot, old, next string) {
 	c.t.Helper()
 	state := map[string]map[place]triplet{} // by query
@@ -273,7 +276,7 @@ func (c *cluster) replay(w *world, lists map[string]map[pair][]slot, old, next s
 				}
 				state[at.query][at] = x
 			}
-			// A transaction has the records of a query in a row.
+			// In a transaction, the records of a query follow each other.
 			if i+1 < len(records) {
 				if after, err := parsePlace(records[i+1].Key); err == nil && after.query == at.query {
 					continue
@@ -301,7 +304,8 @@ func (c *cluster) replay(w *world, lists map[string]map[pair][]slot, old, next s
 	c.t.Logf("%d queries, of which %d had the old lists before; %d publications of new lists", len(w.queries), len(whole), switched)
 }
 
-// TestRebuildCrashes kills rebuilds, and instances of the service, at random moments, under a stream of changes.
+// TestRebuildCrashes kills rebuilds and instances of the service at random moments, during a stream of
+// changes.
 func TestRebuildCrashes(t *testing.T) {
 	n := 4
 	if *long {
@@ -384,7 +388,7 @@ func (c *cluster) expelGhostsOf(groups map[string]string) {
 	c.expel(slices.Sorted(maps.Keys(groups)))
 }
 
-// TestRebuildAbort removes what a rebuild has made, and refuses what it must not do.
+// TestRebuildAbort checks that an abort removes what a rebuild has made, and refuses what it must not do.
 func TestRebuildAbort(t *testing.T) {
 	c := newCluster(t)
 	c.join([]string{"indexer", "intake", "miner"})
@@ -427,23 +431,24 @@ func TestRebuildAbort(t *testing.T) {
 	}
 }
 
-// TestRebuildRefused rebuilds to an ensemble that few records serve: those that carry no vector of its own are refused by
-// it, as dead letters, and what the old generation had published of them is retracted: lists, and ranks of lists that get
-// shorter with the documents. The live collections do not keep carried vectors, so it needs the topics.
+// TestRebuildRefused rebuilds to an ensemble with an embedder that uses carried vectors, which few records
+// have. All others become dead letters. What the old generation had published of them is retracted: whole
+// lists, and the last ranks of lists that get shorter because documents are refused. The live collections do
+// not keep carried vectors, so this rebuild needs the topics.
 func TestRebuildRefused(t *testing.T) {
 	c := newCluster(t, "--set", "fit.minimum=10")
 	c.join([]string{"indexer", "intake", "miner"})
 	c.awaitTopics()
 	f := newFeed(t, c.k, seeded(t), 60)
 	random := rand.New(rand.NewPCG(3, 3))
-	served := map[string]bool{} // a few queries, and their positives
+	served := map[string]bool{} // a few queries and their positives
 	for _, id := range slices.Sorted(maps.Keys(f.world.queries))[3:8] {
 		served[id] = true
 		for document := range f.world.queries[id].evidence {
 			served[document] = true
 		}
 	}
-	bare := map[string]bool{} // what carries nothing
+	bare := map[string]bool{} // records that carry no vector
 	for _, r := range f.sent {
 		if served[string(r.Key)] {
 			var value map[string]any
@@ -476,7 +481,7 @@ func TestRebuildRefused(t *testing.T) {
 		delete(f.world.documents, id)
 		delete(f.world.queries, id)
 	}
-	for _, q := range f.world.queries { // the same judgements came twice
+	for _, q := range f.world.queries { // the same judgements were produced twice
 		for id := range q.evidence {
 			q.evidence[id]++
 		}
@@ -507,7 +512,7 @@ func TestRebuildRefused(t *testing.T) {
 	}
 }
 
-// status is what `hardneg status` prints.
+// status is the output of `hardneg status`.
 type status struct {
 	Generation         string
 	Documents, Queries int
@@ -528,7 +533,8 @@ func (c *cluster) status() (s status) {
 	return s
 }
 
-// awaitStatus waits for what a status must come to: a member that did not run for a session's time is no member for a moment.
+// awaitStatus waits until the status is as expected. A member that did not run for a session's time is no
+// member for a moment.
 func (c *cluster) awaitStatus(what string, is func(status) bool) {
 	c.t.Helper()
 	c.instances[0].eventually(patience, "a status "+what, func() error {

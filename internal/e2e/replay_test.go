@@ -18,11 +18,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestReplay replays the whole query log into a topic and into a file, killed on the way and not, and compares what came
-// out with brute force and with the live view, which must be as it was. A window of time gives its evidence alone.
+// TestReplay replays the whole query log into a topic and into a file, with and without kills. It compares
+// the results with brute force and with the live view, which must not change. A replay of a time window uses
+// only the evidence in it.
 func TestReplay(t *testing.T) {
 	dir := subset(t, collection(t), 600, 120)
-	s := newService(t, append(small, "--embedded", "--set", "topics.purge_refresh=0s")...) // which is compared, too
+	s := newService(t, append(small, "--embedded", "--set", "topics.purge_refresh=0s")...) // this topic is compared, too
 	s.spawn()
 	k, w := newKafka(t, s.Kafka, namedTopics("hardneg", "")), newWorld(namedTopics("hardneg", ""))
 	s.load("beir", dir, "--split", "train")
@@ -63,7 +64,7 @@ func TestReplay(t *testing.T) {
 		}
 	}
 
-	// Every run but the last is killed, once it has written something, or within a transaction.
+	// Every run except the last is killed, after it has written something or within a transaction.
 	killed := killedReplay(t, s, k, "killed", "--from", "earliest", "--output", "topic:killed")
 	view := readView(t, k.named("killed"))
 	sameLists(t, fmt.Sprintf("topic after %d kills", killed), view.live, live)
@@ -74,7 +75,7 @@ func TestReplay(t *testing.T) {
 		}
 	}
 	file = filepath.Join(folder, "killed.jsonl")
-	if err := os.WriteFile(filepath.Join(folder, ".killed.jsonl.replay.json.new"), []byte(`{"argu`), 0o644); err != nil { // as one leaves that is killed while it saves
+	if err := os.WriteFile(filepath.Join(folder, ".killed.jsonl.replay.json.new"), []byte(`{"argu`), 0o644); err != nil { // left by a replay that was killed while it saved its state
 		t.Fatal(err)
 	}
 	killedFiles := killedReplay(t, s, k, "", "--from", "earliest", "--output", file)
@@ -83,7 +84,7 @@ func TestReplay(t *testing.T) {
 		t.Errorf("the file has %d lines, want %d", len(lines)-1, len(live))
 	}
 	left, err := filepath.Glob(filepath.Join(folder, ".*"))
-	left = slices.DeleteFunc(left, func(path string) bool { // of one that was killed behind its summary
+	left = slices.DeleteFunc(left, func(path string) bool { // left by a replay that was killed after its summary
 		info, err := os.Stat(path)
 		return path == filepath.Join(folder, ".killed.jsonl.replay.json") || path == filepath.Join(folder, ".killed.jsonl.replay") && err == nil && info.Size() == 0
 	})
@@ -102,7 +103,7 @@ func TestReplay(t *testing.T) {
 		}
 	}
 
-	// What is logged from here on, and nothing else.
+	// Only what is logged from here on.
 	from := ends.Add(time.Second)
 	w.clock = from
 	var later []*kgo.Record
@@ -125,7 +126,7 @@ func TestReplay(t *testing.T) {
 		}
 		judged[pair{string(r.Key), x.Positives[0]}] = true
 	}
-	for at, x := range readView(t, k).live { // what else is known of a query bars in both
+	for at, x := range readView(t, k).live { // other evidence of a query bars documents in both
 		if judged[at.pair()] {
 			want[at] = x
 		}
@@ -136,14 +137,14 @@ func TestReplay(t *testing.T) {
 	sameLists(t, "window", readView(t, k.named("later")).live, want)
 }
 
-// named is the client of a view whose triplets lie in another topic.
+// named returns the client of a view whose triplets are in another topic.
 func (k *kafka) named(triplets string) *kafka {
 	other := *k
 	other.triplets = triplets
 	return &other
 }
 
-// replaySummary is what `hardneg replay -o json` prints.
+// replaySummary is the output of `hardneg replay -o json`.
 type replaySummary struct {
 	Revision int64   `json:"revision"`
 	Queries  int     `json:"queries"`
@@ -164,8 +165,8 @@ func replay(t testing.TB, s *service, args ...string) replaySummary {
 	return summary
 }
 
-// killedReplay runs a replay until it has come to its end, and kills it as soon as it has made progress each time, or
-// is within a transaction of its topic. It returns the number of kills.
+// killedReplay runs a replay until it reaches its end. It kills each run as soon as the run has made
+// progress, or is within a transaction of its topic. It returns the number of kills.
 func killedReplay(t *testing.T, s *service, k *kafka, topic string, args ...string) int {
 	t.Helper()
 	r := random(t)
@@ -198,7 +199,7 @@ func killedReplay(t *testing.T, s *service, k *kafka, topic string, args ...stri
 					cancel()
 					<-ended
 					err, running = context.Canceled, false
-					if stdout.Len() > 0 { // it had come to its end
+					if stdout.Len() > 0 { // it had reached its end
 						err = nil
 					}
 				}
@@ -218,7 +219,7 @@ func killedReplay(t *testing.T, s *service, k *kafka, topic string, args ...stri
 	}
 }
 
-// progressOf is what changes while a replay goes on: the ends of its topic, or the size of the file that it keeps.
+// progressOf returns a value that changes during a replay: the ends of its topic, or the size of its file.
 func progressOf(t *testing.T, k *kafka, topic string, args []string) map[int32]int64 {
 	t.Helper()
 	if topic != "" {
@@ -240,7 +241,7 @@ func progressOf(t *testing.T, k *kafka, topic string, args []string) map[int32]i
 	return map[int32]int64{0: state.Size}
 }
 
-// sameLists compares triplets with those of the live view; what belongs to a replay itself may differ.
+// sameLists compares triplets with the live view, except for the fields that belong to a replay itself.
 func sameLists(t *testing.T, what string, got, want map[place]triplet) {
 	t.Helper()
 	errs := few{t: t}
@@ -286,7 +287,7 @@ func readFile(t *testing.T, path string) map[place]triplet {
 	return found
 }
 
-// sorted are the lines of a file, with the empty one behind the last.
+// sorted returns the sorted lines of a file, with the empty one after the last.
 func sorted(t *testing.T, path string) []string {
 	t.Helper()
 	raw, err := os.ReadFile(path)
@@ -298,7 +299,7 @@ func sorted(t *testing.T, path string) []string {
 	return lines
 }
 
-// snapshot is what nothing but the stages writes.
+// snapshot returns everything that only the stages write.
 func snapshot(t *testing.T, s *service, k *kafka) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -394,7 +395,7 @@ func TestReplaySpeed(t *testing.T) {
 	sameLists(t, "file", readFile(t, path), view)
 }
 
-// processorTime is what a process has used, user and system.
+// processorTime returns the time that a process has used, user and system.
 func processorTime(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// TestRollingRestart restarts three instances one after the other, in good order and under load, and measures for how
-// long each partition stands still: the time from the last commit of its offset, or from the first input after it, to
-// the next commit. The session time-out is the default.
+// TestRollingRestart restarts three instances one after the other, with SIGTERM and under load. It measures
+// how long each partition stands still: from the last commit of its offset, or from the first input after it,
+// to the next commit. The session timeout is the default.
 func TestRollingRestart(t *testing.T) {
 	if !*rolling {
 		t.Skip("takes a minute: -rolling runs it")
@@ -26,7 +26,7 @@ func TestRollingRestart(t *testing.T) {
 	f := newFeed(t, c.k, seeded(t), 600)
 	c.allReady()
 	c.k.quiet(patience)
-	f.pace, f.size = 100*time.Millisecond, 4 // far below what two cores can do: a pause is no backlog
+	f.pace, f.size = 100*time.Millisecond, 4 // far below what two cores can do, so that a pause is no backlog
 	go f.run()
 	watched := watchPauses(c.k)
 	time.Sleep(10 * time.Second)
@@ -53,16 +53,16 @@ func TestRollingRestart(t *testing.T) {
 type pauses struct {
 	mu      sync.Mutex
 	standby map[string]standing      // by group and partition
-	longest map[string]time.Duration // since take
-	all     []time.Duration          // since take
+	longest map[string]time.Duration // since the last take
+	all     []time.Duration          // since the last take
 	cancel  context.CancelFunc
 	done    chan struct{}
 }
 
-// standing is where a partition stands.
+// standing is the state of a partition.
 type standing struct {
 	offset int64
-	since  time.Time // when it last advanced, or input came after that; zero: it has none
+	since  time.Time // when the offset last advanced, or input came after that; zero if there is no input
 }
 
 func watchPauses(k *kafka) *pauses {
@@ -80,7 +80,7 @@ func watchPauses(k *kafka) *pauses {
 	return p
 }
 
-// look reads the ends before the offsets, so that what seems to wait does.
+// look reads the ends before the offsets, so that a partition that seems to wait really does.
 func (p *pauses) look(ctx context.Context, k *kafka, group, topic string) {
 	ends, err := k.ends(ctx, topic, 1)
 	if err != nil {
@@ -114,7 +114,7 @@ func (p *pauses) pause(key string, took time.Duration) {
 	p.longest[key] = max(p.longest[key], took)
 }
 
-// take describes the pauses since the last call, those that go on included.
+// take describes the pauses since the last call, including those that still go on.
 func (p *pauses) take() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// metric is the value of a metric of the service, by its name with all labels.
+// metric returns the value of a metric of the service, by its name with all labels.
 func (s *service) metric(name string) float64 {
 	s.t.Helper()
 	response, err := http.Get(s.url("/metrics"))
@@ -32,15 +32,15 @@ func (s *service) metric(name string) float64 {
 	return 0
 }
 
-// embedded is the number of texts that the process has embedded.
+// embedded returns the number of texts that the process has embedded.
 func (s *service) embedded() float64 {
 	s.t.Helper()
 	return s.metric(`hardneg_embedded_texts_total{kind="passage"}`) + s.metric(`hardneg_embedded_texts_total{kind="query"}`)
 }
 
-// TestChangedRules restarts the service with another margin, another policy, other numbers of negatives: each time the
-// sweep has every query mined again, the view becomes what the oracle makes of the new rules, and not one text is
-// embedded.
+// TestChangedRules restarts the service with another margin, another policy, or other numbers of negatives.
+// Each time the sweep mines every query again, the view becomes what the oracle computes with the new rules,
+// and no text is embedded.
 func TestChangedRules(t *testing.T) {
 	dir := subset(t, collection(t), 600, 250)
 	s := newService(t, append(slices.Clone(small), "--embedded")...)
@@ -87,7 +87,7 @@ func TestChangedRules(t *testing.T) {
 		embedded := s.embedded()
 		s.stop()
 
-		s.args = sweep // without a sweep it comes to rest
+		s.args = sweep // without a sweep it becomes quiet
 		s.spawn()
 		k = newKafka(t, s.Kafka, names)
 		s.ready(patience)

@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// tally counts what happened in a schedule, or in many.
+// tally counts what happened in one schedule, or in several.
 type tally struct {
 	events         map[string]int
 	aimed          int // kills and freezes inside a transaction
-	zombies        int // instances that were frozen until others had their partitions, and went on
-	fenced         int // of them, those that were refused something
+	zombies        int // instances that were frozen until others had their partitions, and then continued
+	fenced         int // zombies that were refused something
 	aborted        int // transactions in the raw log, once for each partition
 	abortedRecords int
 	deadLetters    int
 	changes        int // records produced
-	ghosts         int // members that the embedded broker had to be rid of
+	ghosts         int // dead members that had to be removed from the embedded broker
 }
 
 func (a *tally) add(b tally) {
@@ -49,10 +49,11 @@ func (a tally) String() string {
 		strings.Join(events, ", "), a.aimed, a.fenced, a.zombies, a.changes, a.deadLetters, a.aborted, a.abortedRecords, a.ghosts)
 }
 
-// TestSchedules runs random schedules of crashes. Each has servers and names of its own, one to three instances with
-// any mix of stages, and two to five events under a stream of changes, good and bad records among them. In the end the
-// view equals brute force; each input record has its one outcome among the committed records; and a live
-// read_committed reader got those and no others. Schedule i of a run has the seed of the run plus i.
+// TestSchedules runs random schedules of crashes. Each has its own servers and names, one to three instances
+// with any mix of stages, and two to five events during a stream of changes with good and bad records. In the
+// end the view equals brute force. Each input record has its one result among the committed records. A live
+// read_committed reader received exactly the committed records. Schedule i of a run has the run's seed plus
+// i.
 func TestSchedules(t *testing.T) {
 	first := seeded(t)
 	sum := tally{events: map[string]int{}}
@@ -67,7 +68,7 @@ func TestSchedules(t *testing.T) {
 	t.Logf("%d schedules in %v: %v", *schedules, time.Since(start).Round(time.Second), sum)
 }
 
-// schedule is one of them.
+// schedule is one such schedule.
 type schedule struct {
 	*rand.Rand
 	*cluster
@@ -123,7 +124,7 @@ func (s *schedule) run() {
 		took.Round(time.Millisecond), report, time.Since(start).Round(time.Millisecond))
 }
 
-// mix deals the stages to n instances: each instance has some, each stage is somewhere.
+// mix distributes the stages over n instances: each instance has some, and each stage is somewhere.
 func (s *schedule) mix(n int) [][]string {
 	all := []string{"indexer", "intake", "miner"}
 	dealt := make([][]string, n)
@@ -145,7 +146,7 @@ func (s *schedule) mix(n int) [][]string {
 	return dealt
 }
 
-// event lets something happen.
+// event runs a random event.
 func (s *schedule) event() {
 	kinds := map[string]func(){
 		"kill":         s.kill,
@@ -173,13 +174,14 @@ func (s *schedule) event() {
 	kinds[kind]()
 }
 
-// any is a running instance.
+// any returns a running instance.
 func (s *schedule) any() *instance {
 	running := s.running()
 	return running[s.IntN(len(running))]
 }
 
-// kill crashes an instance, half the time inside a transaction. It comes back now, soon, or after the last event.
+// kill crashes an instance, half the time inside a transaction. It comes back now, soon, or after the last
+// event.
 func (s *schedule) kill() {
 	i := s.any()
 	if s.IntN(2) == 0 && s.freezeInTransaction(i, 3*time.Second) {
@@ -189,7 +191,7 @@ func (s *schedule) kill() {
 	s.back(i)
 }
 
-// restart ends an instance in good order; it comes back as after a kill.
+// restart ends an instance cleanly. It comes back as after a kill.
 func (s *schedule) restart() {
 	i := s.any()
 	i.terminate()
@@ -210,7 +212,8 @@ func (s *schedule) revive() {
 	s.instances[s.IntN(len(s.instances))].spawn()
 }
 
-// zombie freezes an instance, half the time inside a transaction, until others have its partitions; then it goes on.
+// zombie freezes an instance, half the time inside a transaction, until others have its partitions. Then it
+// continues.
 func (s *schedule) zombie() {
 	z := s.any()
 	if s.IntN(2) == 0 && s.freezeInTransaction(z, 3*time.Second) {
@@ -245,8 +248,9 @@ func (s *schedule) zombie() {
 	}
 }
 
-// takenOver waits until every partition of the stages has an owner younger than a time, by the token that an owner
-// commits beside its first offset. False: not within the time, for example since the model is still being fitted.
+// takenOver waits until every partition of the stages has an owner that is newer than a time. The time is in
+// the token that an owner commits beside its first offset. It returns false if this does not happen in time,
+// for example because the model is still being fitted.
 func (s *schedule) takenOver(stages []string, after time.Time) bool {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 2*s.session+4*time.Second)
 	defer cancel()
@@ -270,9 +274,9 @@ func (s *schedule) killQdrant() {
 	s.qdrant.spawn()
 }
 
-// killKafka crashes the embedded Kafka while transactions may be open, but nothing is under way to it: a kill within
-// EndTxn could commit one half of a transaction and abort the other, which a real Kafka would not do. Some instances
-// crash with it.
+// killKafka crashes the embedded Kafka while transactions may be open, but while no request is in progress. A
+// kill within EndTxn could commit one half of a transaction and abort the other, which a real Kafka would not
+// do. Some instances crash together with it.
 func (s *schedule) killKafka() {
 	s.feed.pause()
 	running := s.running()
@@ -292,7 +296,7 @@ func (s *schedule) killKafka() {
 	s.feed.resume()
 }
 
-// keepLogs copies the logs of a schedule that failed to a folder that stays.
+// keepLogs copies the logs of a failed schedule to a folder that stays.
 func (s *schedule) keepLogs() {
 	if !s.t.Failed() {
 		return

@@ -37,12 +37,12 @@ type service struct {
 	dir     string // --data-dir
 	args    []string
 	command *exec.Cmd
-	exited  chan error // what Wait returned
+	exited  chan error // the result of Wait
 	log     *os.File   // stderr of all its processes
 	addresses
 }
 
-// newService describes a service; spawn starts it.
+// newService describes a service. spawn starts it.
 func newService(t testing.TB, args ...string) *service {
 	t.Helper()
 	dir := t.TempDir()
@@ -64,7 +64,8 @@ func newService(t testing.TB, args ...string) *service {
 	return s
 }
 
-// spawn starts the process and waits for its addresses. The sweep is off: it would mend what a look-up missed.
+// spawn starts the process and waits for its addresses. The sweep is off, because it would repair what a
+// look-up missed.
 func (s *service) spawn() {
 	s.t.Helper()
 	file := filepath.Join(s.dir, "addresses.json")
@@ -126,7 +127,7 @@ func (s *service) eventually(most time.Duration, what string, check func() error
 	}
 }
 
-// kill ends the process as a crash would.
+// kill ends the process like a crash.
 func (s *service) kill() {
 	if s.command == nil {
 		return
@@ -169,7 +170,8 @@ func (s *service) logTail(most int) string {
 	return string(raw[max(0, len(raw)-most):])
 }
 
-// environment is this process's without settings of hardneg, which would change what the tests expect.
+// environment returns this process's environment without settings of hardneg, which would change the expected
+// results.
 func environment() []string {
 	var env []string
 	for _, variable := range os.Environ() {

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// qdrantClient is a plain client of the service's Qdrant.
+// qdrantClient returns a plain client of the service's Qdrant.
 func qdrantClient(t testing.TB, address string) *qdrant.Client {
 	t.Helper()
 	host, port, _ := strings.Cut(address, ":")
@@ -113,8 +113,8 @@ func corpusOf(t testing.TB, client *qdrant.Client, collection string) (corpus, e
 	return c, err
 }
 
-// readQueryVectors reads the vectors of the queries that are not forgotten. The last component of a stored vector is
-// the threshold of the look-up and no part of the embedding.
+// readQueryVectors reads the vectors of the queries that are not deleted. The last component of a stored
+// vector is the threshold of the look-up, and does not belong to the embedding.
 func readQueryVectors(t testing.TB, client *qdrant.Client, prefix string) map[string][]float64 {
 	t.Helper()
 	return readQueryVectorsOf(t, client, prefix+"queries")
@@ -171,7 +171,7 @@ type place struct {
 // pair is a query and a positive.
 type pair struct{ query, positive string }
 
-// view is the triplets topic as a read_committed reader has it.
+// view is the triplets topic as a read_committed reader sees it.
 type view struct {
 	records []*kgo.Record     // all of them, in the order of their partitions
 	live    map[place]triplet // compacted
@@ -207,7 +207,7 @@ func parsePlace(key []byte) (place, error) {
 	return p, err
 }
 
-// lists groups the live slots by pair, by rank; a gap between ranks is an error.
+// lists groups the live slots by pair, in the order of ranks. A gap between ranks is an error.
 func (v view) lists(t testing.TB) map[pair][]slot {
 	t.Helper()
 	lists := map[pair][]slot{}

@@ -15,13 +15,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// small makes models that are fitted in a second.
+// small makes models that are fitted within a second.
 var small = []string{
 	"--set", "embedders=[{name: words, type: lexical-word, dimensions: 512}, {name: chars, type: lexical-char, dimensions: 512}]",
 	"--set", "reduce.max_dimensions=96", "--set", "fit.minimum=100", "--set", "fit.sample=1000",
 }
 
-// TestView loads a collection, compares the view with brute force, makes 500 random changes, and compares again.
+// TestView loads a collection, compares the view with brute force, makes 500 random changes, and compares
+// again.
 func TestView(t *testing.T) {
 	dir := collection(t)
 	s := newService(t, "--embedded", "--set", "topics.purge_refresh=200ms")
@@ -50,7 +51,7 @@ func TestView(t *testing.T) {
 	s.stop()
 }
 
-// checkExplained expects `hardneg explain` to come to the lists of the view.
+// checkExplained expects that `hardneg explain` computes the lists of the view.
 func checkExplained(t *testing.T, s *service, k *kafka) {
 	t.Helper()
 	view := readView(t, k).live
@@ -102,7 +103,7 @@ func checkExplained(t *testing.T, s *service, k *kafka) {
 	}
 }
 
-// TestLarge times the first load of the largest collection, and compares.
+// TestLarge measures the first load of the largest collection, and compares.
 func TestLarge(t *testing.T) {
 	if !*long {
 		t.Skip("takes minutes: -long runs it")
@@ -132,7 +133,7 @@ func TestLarge(t *testing.T) {
 	t.Log(compare(t, s, k, w, ""))
 }
 
-// checkEvaluated expects `hardneg eval` to count what the view has.
+// checkEvaluated expects that `hardneg eval` counts exactly what is in the view.
 func checkEvaluated(t *testing.T, s *service, k *kafka) {
 	t.Helper()
 	slots, documents, semantic := 0, map[string]bool{}, map[pair]bool{}
@@ -162,8 +163,9 @@ func checkEvaluated(t *testing.T, s *service, k *kafka) {
 	}
 }
 
-// checkTwins checks that stored vectors are those of the current texts: a document or query with the same text
-// under another id, embedded now, has the same vector. What the oracle computes from is thereby not stale.
+// checkTwins checks that stored vectors belong to the current texts. It adds documents and queries with the
+// same texts under other ids. These are embedded now, and must get the same vectors. So the oracle does not
+// compute with old vectors.
 func checkTwins(t *testing.T, s *service, k *kafka, w *world, prefix string) {
 	t.Helper()
 	documents, queries := map[string]string{}, map[string]string{} // original by twin

@@ -17,19 +17,19 @@ import (
 // text is the content of a document.
 type text struct{ title, text string }
 
-// logged is what the query log says of a query.
+// logged is the content of the query log for a query.
 type logged struct {
 	text     string
 	evidence map[string]float64 // weight by document
 }
 
-// world is what the test produced: what the view must come to show.
+// world is everything that the test has produced, and so what the view must show in the end.
 type world struct {
 	topics
 	rules
 	documents map[string]text
 	queries   map[string]*logged
-	clock     time.Time // of the last record of the query log: timestamps of one test never go back
+	clock     time.Time // time of the last record of the query log: within a test, timestamps never go back
 }
 
 func newWorld(names topics) *world {
@@ -42,7 +42,7 @@ func (w *world) tick() time.Time {
 	return w.clock
 }
 
-// loaded notes what `hardneg load beir` produces.
+// loaded adds the records that `hardneg load beir` produces.
 func (w *world) loaded(t testing.TB, dir string, splits ...string) {
 	t.Helper()
 	set, err := dataset.OpenBEIR(dir, splits...)
@@ -77,7 +77,7 @@ func (w *world) noteQuery(id, query string, positives []string) *logged {
 	return q
 }
 
-// put is a record that writes a document.
+// put returns a record that writes a document.
 func (w *world) put(id string, d text) *kgo.Record {
 	w.documents[id] = d
 	value := map[string]any{"id": id, "text": d.text}
@@ -87,25 +87,25 @@ func (w *world) put(id string, d text) *kgo.Record {
 	return &kgo.Record{Topic: w.topics.documents, Key: []byte(id), Value: mustJSON(value)}
 }
 
-// remove is a record that deletes a document.
+// remove returns a record that deletes a document.
 func (w *world) remove(id string) *kgo.Record {
 	delete(w.documents, id)
 	return &kgo.Record{Topic: w.topics.documents, Key: []byte(id)}
 }
 
-// judge is a record that logs a query with positives.
+// judge returns a record that logs a query with positives.
 func (w *world) judge(id, query string, positives ...string) *kgo.Record {
 	w.noteQuery(id, query, positives)
 	return w.log(id, map[string]any{"query": query, "query_id": id, "positives": positives})
 }
 
-// click is a record that logs a click of a weight.
+// click returns a record that logs a click with a weight.
 func (w *world) click(id, query, document string, weight float64) *kgo.Record {
 	w.noteQuery(id, query, nil).evidence[document] += weight
 	return w.log(id, map[string]any{"query": query, "query_id": id, "clicks": []any{map[string]any{"doc_id": document, "weight": weight, "dwell_ms": 1500}}})
 }
 
-// forget is a record that forgets a query.
+// forget returns a record that deletes a query.
 func (w *world) forget(id string) *kgo.Record {
 	delete(w.queries, id)
 	return &kgo.Record{Topic: w.topics.queries, Key: []byte(id), Timestamp: w.tick()}
@@ -115,8 +115,8 @@ func (w *world) log(id string, value map[string]any) *kgo.Record {
 	return &kgo.Record{Topic: w.topics.queries, Key: []byte(id), Value: mustJSON(value), Timestamp: w.tick()}
 }
 
-// positive tells whether the weight of a document for a query reaches the default minimum of 1. Weights are added
-// in millionths, so that no sum is a rounding error short of it.
+// positive reports whether the weight of a document for a query reaches the default minimum of 1. It compares
+// millionths, so that a rounding error in a sum does not matter.
 func positive(weight float64) bool { return math.Round(weight*1e6) >= 1e6 }
 
 func mustJSON(value any) []byte {

@@ -20,7 +20,7 @@ type answer struct {
 	Error json.RawMessage `json:"error"`
 }
 
-// numbers is a vector as JSON has it: an array, or base64 of little-endian float32.
+// numbers is a vector in JSON: an array, or base64 of little-endian float32.
 type numbers []float32
 
 func (n *numbers) UnmarshalJSON(data []byte) error {
@@ -52,8 +52,8 @@ func (n *numbers) decode(data []byte) error {
 	return nil
 }
 
-// parse reads what lies between the brackets. encoding/json would turn a null, which is how some servers write NaN,
-// into a 0 without a word.
+// parse reads the text between the brackets. Some servers write NaN as null, and encoding/json would silently
+// turn it into 0.
 func (n *numbers) parse(data []byte) error {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil
@@ -69,12 +69,13 @@ func (n *numbers) parse(data []byte) error {
 		if err != nil && !errors.Is(err, strconv.ErrRange) {
 			return fmt.Errorf("number %d of an embedding is %.20q", len(*n), element)
 		}
-		*n = append(*n, float32(value)) // out of range: infinite, which is refused later
+		*n = append(*n, float32(value)) // a number out of range becomes infinite, which is refused later
 	}
 	return nil
 }
 
-// vectorsOf reads an answer to so many texts, in the order of the texts.
+// vectorsOf reads the answer to a request with the given number of texts. The vectors are in the order of the
+// texts.
 func vectorsOf(body []byte, texts int, secrets []string) ([][]float32, error) {
 	var a answer
 	if err := json.Unmarshal(body, &a); err != nil {

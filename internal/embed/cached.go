@@ -12,13 +12,13 @@ import (
 	"hardneg/internal/vectorcache"
 )
 
-// Cache keeps vectors of embedders, so that the same text is not embedded twice. A nil one keeps nothing.
+// Cache keeps the vectors of embedders, so that no text is embedded twice. A nil *Cache keeps nothing.
 type Cache struct {
 	Vectors *vectorcache.Cache
-	All     bool // those of the lexical embedders too, which take less time than reading them
+	All     bool // also keep vectors of lexical embedders, which are faster to compute than to read
 }
 
-// Close lets go of the files, once no embedder is in use.
+// Close closes the files. No embedder may be in use any more.
 func (c *Cache) Close() error {
 	if c == nil {
 		return nil
@@ -26,7 +26,8 @@ func (c *Cache) Close() error {
 	return c.Vectors.Close()
 }
 
-// keeps tells whether the vectors of a type of embedder are kept: those that cost more than a look-up.
+// keeps reports whether the cache keeps vectors of this type of embedder: those that cost more than a
+// look-up.
 func (c *Cache) keeps(kind string) bool {
 	switch {
 	case c == nil, kind == TypeCarried:
@@ -37,7 +38,8 @@ func (c *Cache) keeps(kind string) bool {
 	return true
 }
 
-// wrap returns the embedder behind the cache, or as it is where the cache does not keep vectors of its type.
+// wrap puts the cache in front of an embedder. If the cache does not keep its vectors, wrap returns the
+// embedder itself.
 func (c *Cache) wrap(embedder Embedder, definition config.Embedder) Embedder {
 	if !c.keeps(definition.Type) {
 		return embedder
@@ -53,30 +55,31 @@ func (c *Cache) wrap(embedder Embedder, definition config.Embedder) Embedder {
 	return behind
 }
 
-// indifferent are the fields of a definition on which its vectors do not depend. A field that is missing here costs texts
-// that are embedded anew when it changes; one too many would give wrong vectors.
-var indifferent = []string{"Name", "Weight"}
+// usageFields are the fields of a definition that do not influence its vectors. If one is missing here, texts
+// are embedded again when that field changes. If there is one too many, the cache gives wrong vectors.
+var usageFields = []string{"Name", "Weight"}
 
-// identity is the hash of what determines an embedder's vectors beside kind and text: its definition, and what it has
-// learnt. Fields without a value are left out, so that vectors outlast the addition of a field.
+// identity hashes everything except kind and text that determines an embedder's vectors: its definition, and
+// what it has learnt. Fields without a value are left out, so that adding a field to the program keeps the
+// cached vectors valid.
 func identity(definition config.Embedder, dimensions int, learnt []byte) (id [sha256.Size]byte) {
 	definition = Resolved(definition)
-	definition.Dimensions = dimensions // that of the type, where none is given
+	definition.Dimensions = dimensions // the type's own length if the definition gives none
 	fields := map[string]any{}
 	values := reflect.ValueOf(definition)
 	for i := range values.NumField() {
-		if name := values.Type().Field(i).Name; !slices.Contains(indifferent, name) && !values.Field(i).IsZero() {
+		if name := values.Type().Field(i).Name; !slices.Contains(usageFields, name) && !values.Field(i).IsZero() {
 			fields[name] = values.Field(i).Interface()
 		}
 	}
 	text, err := json.Marshal(fields)
 	if err != nil {
-		panic(err) // a definition was read from YAML
+		panic(err) // cannot happen: the definition was read from YAML
 	}
 	return sha256.Sum256(fmt.Appendf(text, "\n%x", sha256.Sum256(learnt)))
 }
 
-// cached asks the cache before its embedder.
+// cached asks the cache first, and then its embedder.
 type cached struct {
 	Embedder
 	definition config.Embedder
@@ -84,21 +87,22 @@ type cached struct {
 	identity   [sha256.Size]byte
 }
 
-// key names the vector of a text.
+// key returns the cache key of a text.
 func (c *cached) key(kind Kind, text string) vectorcache.Key {
 	content := sha256.Sum256([]byte(text))
 	return sha256.Sum256(slices.Concat(c.identity[:], []byte{byte(kind)}, content[:]))
 }
 
-// Embed passes on the items whose vectors the cache does not have, each text once, and those that carry one.
+// Embed asks the embedder only for texts that the cache does not have, each text once, and for items that
+// carry a vector.
 func (c *cached) Embed(ctx context.Context, kind Kind, items []Item) ([][]float32, []error, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
 	var (
-		keys   []vectorcache.Key // of the different texts
+		keys   []vectorcache.Key // of the distinct texts
 		first  = map[vectorcache.Key]int{}
-		source = make([]int, len(items)) // the item with the same text that is first
+		source = make([]int, len(items)) // index of the first item with the same text
 	)
 	for i, item := range items {
 		source[i] = i
@@ -128,13 +132,13 @@ func (c *cached) Embed(ctx context.Context, kind Kind, items []Item) ([][]float3
 	return vectors, failures, nil
 }
 
-// embed fills in what the cache did not have, and gives it to the cache, also where the call fails in the end.
+// embed fills in what the cache did not have. It gives the new vectors to the cache, even if the call fails.
 func (c *cached) embed(ctx context.Context, kind Kind, items []Item, source []int, vectors [][]float32, failures []error) error {
 	var missing []Item
-	var places []int
+	var indexes []int
 	for i, item := range items {
 		if source[i] == i && vectors[i] == nil {
-			missing, places = append(missing, item), append(places, i)
+			missing, indexes = append(missing, item), append(indexes, i)
 		}
 	}
 	if len(missing) == 0 {
@@ -157,13 +161,13 @@ func (c *cached) embed(ctx context.Context, kind Kind, items []Item, source []in
 	if err != nil {
 		return err
 	}
-	for k, i := range places {
+	for k, i := range indexes {
 		vectors[i], failures[i] = embedded[k], refusals[k]
 	}
 	return nil
 }
 
-// cachedFitted is cached for an embedder whose vectors depend on what it was fitted on.
+// cachedFitted is a cached embedder whose vectors depend on what it was fitted on.
 type cachedFitted struct {
 	*cached
 	fitted Fitted
@@ -173,7 +177,7 @@ func (c *cachedFitted) Fit(texts func(yield func(string) bool)) error {
 	if err := c.fitted.Fit(texts); err != nil {
 		return err
 	}
-	return c.learnt()
+	return c.updateIdentity()
 }
 
 func (c *cachedFitted) MarshalBinary() ([]byte, error) { return c.fitted.MarshalBinary() }
@@ -182,10 +186,10 @@ func (c *cachedFitted) UnmarshalBinary(data []byte) error {
 	if err := c.fitted.UnmarshalBinary(data); err != nil {
 		return err
 	}
-	return c.learnt()
+	return c.updateIdentity()
 }
 
-func (c *cachedFitted) learnt() error {
+func (c *cachedFitted) updateIdentity() error {
 	data, err := c.fitted.MarshalBinary()
 	if err != nil {
 		return err
@@ -194,7 +198,7 @@ func (c *cachedFitted) learnt() error {
 	return nil
 }
 
-// cachedServed is cached for an embedder whose server may have to tell the length of its vectors first.
+// cachedServed is a cached embedder that may have to ask its server for the length of its vectors first.
 type cachedServed struct {
 	*cached
 	served Served
@@ -208,7 +212,7 @@ func (c *cachedServed) Probe(ctx context.Context) error {
 	return nil
 }
 
-// Embed fails as its embedder does before that is fitted.
+// Embed goes past the cache before the embedder is fitted, so that the caller gets the embedder's own error.
 func (c *cachedFitted) Embed(ctx context.Context, kind Kind, items []Item) ([][]float32, []error, error) {
 	if c.identity == [sha256.Size]byte{} {
 		return c.Embedder.Embed(ctx, kind, items)

@@ -31,8 +31,9 @@ func openCache(t testing.TB, path string) *Cache {
 	return cache
 }
 
-// remote stands for an embedder that is paid by the text. It notes what it is asked, refuses texts with "bad" in them,
-// and fails for good at the text "down", with the vectors that came before it.
+// remote stands for an embedder that costs money for each text. It records what it is asked for and refuses
+// texts with "bad" in them. At the text "down" the whole call fails for good; the vectors before it come with
+// the error.
 type remote struct {
 	mu    sync.Mutex
 	asked []string // kind and text, of all calls
@@ -42,7 +43,7 @@ type remote struct {
 func (r *remote) Name() string    { return "r" }
 func (r *remote) Dimensions() int { return 3 }
 
-// vectorFor is what the remote embedder answers.
+// vectorFor returns the vector that the remote embedder gives.
 func vectorFor(kind Kind, text string) []float32 {
 	random := rand.New(rand.NewPCG(uint64(kind), uint64(len(text))<<32+uint64(text[0])))
 	return []float32{float32(random.NormFloat64()), float32(random.NormFloat64()), float32(len(text))}
@@ -78,7 +79,7 @@ func texts(list ...string) (items []Item) {
 	return items
 }
 
-// TestCached: every step asks for texts, and says which of them the embedder is asked for.
+// TestCached embeds texts step by step. Each step says which texts the embedder must be asked for.
 func TestCached(t *testing.T) {
 	path := t.TempDir()
 	r := new(remote)
@@ -105,10 +106,10 @@ func TestCached(t *testing.T) {
 	ask(Passage, texts("ccc", "a"))
 	ask(Passage, nil)
 	ask(Query, texts("a"), "1a")                                                      // another kind
-	ask(Passage, texts("d", "a", "ee", "bb", "fff", "ccc"), "0d", "0ee", "0fff")      // in part
-	ask(Passage, texts("g", "g", "a", "h", "g", "h", "a"), "0g", "0h")                // each once
-	ask(Passage, texts("a", "bad", "i", "bad", "bad 2"), "0bad", "0i", "0bad 2")      // refusals too
-	ask(Passage, texts("bad", "i"), "0bad")                                           // and are not kept
+	ask(Passage, texts("d", "a", "ee", "bb", "fff", "ccc"), "0d", "0ee", "0fff")      // some are cached
+	ask(Passage, texts("g", "g", "a", "h", "g", "h", "a"), "0g", "0h")                // each text once
+	ask(Passage, texts("a", "bad", "i", "bad", "bad 2"), "0bad", "0i", "0bad 2")      // also refused texts
+	ask(Passage, texts("bad", "i"), "0bad")                                           // refusals are not kept
 	ask(Query, texts("g", "a", "g", "bad", "a"), "1g", "1bad")                        //
 	embedder = openCache(t, path).wrap(r, config.Embedder{Name: "r", Type: "remote"}) // another process
 	ask(Passage, texts("a", "ccc", "i", "new", "bad"), "0new", "0bad")
@@ -117,7 +118,8 @@ func TestCached(t *testing.T) {
 	}
 }
 
-// TestCachedDown: a call that fails has no vectors, but what the embedder gave before it failed is kept.
+// TestCachedDown: a failed call returns no vectors, but the cache keeps what the embedder gave before the
+// failure.
 func TestCachedDown(t *testing.T) {
 	r := new(remote)
 	embedder := openCache(t, t.TempDir()).wrap(r, config.Embedder{Type: "remote"})
@@ -136,7 +138,7 @@ func TestCachedDown(t *testing.T) {
 	}
 }
 
-// TestCachedCarried: a vector that a record carries is used, and neither kept nor hidden by one that was.
+// TestCachedCarried: a carried vector is used. It is not kept, and a cached vector does not replace it.
 func TestCachedCarried(t *testing.T) {
 	r := new(remote)
 	embedder := openCache(t, t.TempDir()).wrap(r, config.Embedder{Type: "remote"})
@@ -153,7 +155,8 @@ func TestCachedCarried(t *testing.T) {
 	}
 }
 
-// TestCachedIsTransparent compares with the embedder itself, over random batches of texts, some of which are refused.
+// TestCachedIsTransparent compares cached and direct results, over random batches of texts, some of them
+// refused.
 func TestCachedIsTransparent(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -224,8 +227,8 @@ func TestCachedFitted(t *testing.T) {
 	}
 }
 
-// TestIdentity: every field of a definition but those that say how a vector is used changes the identity, and so does
-// what was learnt.
+// TestIdentity: the identity changes with what was learnt and with every field of a definition, except those
+// that only say how a vector is used.
 func TestIdentity(t *testing.T) {
 	base := identity(config.Embedder{}, 3, nil)
 	if identity(config.Embedder{}, 4, nil) == base || identity(config.Embedder{}, 3, []byte{1}) == base || identity(config.Embedder{}, 3, []byte{}) != base {
@@ -234,7 +237,7 @@ func TestIdentity(t *testing.T) {
 	if identity(config.Embedder{Dimensions: 3}, 3, nil) != base {
 		t.Error("a default that is written out changes the identity")
 	}
-	free := []string{"Name", "Weight", // said here again, for a wrong one gives wrong vectors
+	free := []string{"Name", "Weight", // repeated here because a wrong entry gives wrong vectors
 		"URL", "APIKey", "APIKeyFile", "Headers", "TLS", "Proxy", "EncodingFormat", "Batch", "BatchBytes", "Concurrency", "Timeout", "RetryFor"}
 	kinds := reflect.TypeFor[config.Embedder]()
 	for i := range kinds.NumField() {
@@ -296,7 +299,7 @@ func TestKeeps(t *testing.T) {
 	}
 }
 
-// TestCachedConcurrent: many callers at once, with -race, get what one alone gets.
+// TestCachedConcurrent: many callers at the same time get what a single caller gets. Run it with -race.
 func TestCachedConcurrent(t *testing.T) {
 	r := new(remote)
 	embedder := openCache(t, t.TempDir()).wrap(r, config.Embedder{Type: "remote"})
@@ -325,8 +328,8 @@ func TestCachedConcurrent(t *testing.T) {
 	callers.Wait()
 }
 
-// TestCachedServed: vectors of a server are kept under what determines them alone, however it is written and wherever the
-// server is, and once it has told their length.
+// TestCachedServed: a server's vectors are kept under what determines them: neither the form of the
+// definition nor the server's address matters, and the length may come from the server.
 func TestCachedServed(t *testing.T) {
 	server := newScripted(t)
 	server.rule = refusing(400, "refuse")

@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// carried takes the vectors that records carry under its name and has none of its own.
+// carried uses the vectors that records carry under its name. It computes none itself.
 type carried struct {
 	name       string
 	dimensions int
@@ -35,8 +35,8 @@ func (c *carried) Embed(ctx context.Context, _ Kind, items []Item) ([][]float32,
 	return vectors, failures, nil
 }
 
-// carriedVector returns the vector that a record carried under the embedder's name, checked. It is the record's
-// own slice.
+// carriedVector returns the vector that a record carries under the embedder's name, after checking it. It
+// returns the record's own slice.
 func carriedVector(embedder Embedder, item Item) (vector []float32, found bool, err error) {
 	vector, found = item.Carried[embedder.Name()]
 	if !found {
@@ -45,14 +45,14 @@ func carriedVector(embedder Embedder, item Item) (vector []float32, found bool, 
 	if len(vector) != embedder.Dimensions() {
 		return nil, true, fmt.Errorf("embedder %s: the carried vector has %d numbers, want %d", embedder.Name(), len(vector), embedder.Dimensions())
 	}
-	if flaw := flawOf(vector, "the carried vector"); flaw != nil {
+	if flaw := checkVector(vector, "the carried vector"); flaw != nil {
 		return nil, true, fmt.Errorf("embedder %s: %w", embedder.Name(), flaw)
 	}
 	return vector, true, nil
 }
 
-// flawOf says why a vector has no direction.
-func flawOf(vector []float32, name string) error {
+// checkVector returns an error if a vector has no direction: a number that is not finite, or only zeros.
+func checkVector(vector []float32, name string) error {
 	zero := true
 	for i, value := range vector {
 		if wide := float64(value); math.IsNaN(wide) || math.IsInf(wide, 0) {

@@ -11,16 +11,16 @@ import (
 	"hardneg/internal/config"
 )
 
-// subject is an embedder that the suite runs on.
+// subject is an embedder under test.
 type subject struct {
 	name     string
 	embedder Embedder
-	bad      []string // texts that it refuses, and why
+	bad      []string // texts that it refuses
 	refusal  string
 	needs    bool // items must carry their vectors
 }
 
-// subjects are all kinds of embedders, of three dimensions.
+// subjects returns all kinds of embedders, each of three dimensions.
 func subjects(t *testing.T) []subject {
 	server := newScripted(t)
 	server.rule = refusing(400, "refuse")
@@ -43,7 +43,7 @@ func subjects(t *testing.T) []subject {
 	}
 }
 
-// item is a text for the subject, with a vector where it needs one.
+// item returns an item for the subject, with a vector if the subject needs one.
 func (s subject) item(text string) Item {
 	item := Item{Text: text}
 	if s.needs {
@@ -60,7 +60,7 @@ func (s subject) items(texts ...string) []Item {
 	return items
 }
 
-// TestConformance is what every embedder must do.
+// TestConformance checks what every embedder must do.
 func TestConformance(t *testing.T) {
 	for _, s := range subjects(t) {
 		t.Run(s.name, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// testBatch: each item has its own outcome, in order, and it does not depend on the batch around it.
+// testBatch: each item has its own result, in order, and the rest of the batch does not influence it.
 func (s subject) testBatch(t *testing.T) {
 	texts := slices.Concat(s.bad, passages, s.bad, passages)
 	items := s.items(texts...)
@@ -94,7 +94,7 @@ func (s subject) testBatch(t *testing.T) {
 				t.Errorf("item %d differs in the batch: %v and %v, %v and %v", i, alone[0], vectors[i], aloneFailures[0], failures[i])
 			}
 			if !slices.Contains(s.bad, item.Text) {
-				if failures[i] != nil || len(vectors[i]) != s.embedder.Dimensions() || flawOf(vectors[i], "it") != nil {
+				if failures[i] != nil || len(vectors[i]) != s.embedder.Dimensions() || checkVector(vectors[i], "it") != nil {
 					t.Errorf("item %d: vector %v, error %v", i, vectors[i], failures[i])
 				}
 				continue
@@ -114,7 +114,7 @@ func (s subject) testEmpty(t *testing.T) {
 	}
 }
 
-// testCarried: whatever the embedder, a vector that the record carried under its name is used, once checked.
+// testCarried: every embedder uses a vector that the record carries under its name, after checking it.
 func (s subject) testCarried(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
 	for _, test := range []struct {
@@ -143,7 +143,7 @@ func (s subject) testCarried(t *testing.T) {
 	}
 }
 
-// testConcurrent: many callers at once, with -race, get what one alone gets.
+// testConcurrent: many callers at the same time get what a single caller gets. Run it with -race.
 func (s subject) testConcurrent(t *testing.T) {
 	var texts []string
 	for range 10 {

@@ -1,5 +1,7 @@
-// Package embed turns texts into vectors: one Embedder for each kind of model, and the ensemble's vectors in, one
-// piece of the concatenation for each.
+// Package embed turns texts into vectors. It has one Embedder for each kind of model. The vector of an
+// ensemble is the concatenation of their vectors, one piece for each embedder.
+//
+// internal/model, internal/pipeline, internal/service and cmd/hardneg use it.
 package embed
 
 import (
@@ -7,36 +9,39 @@ import (
 	"errors"
 )
 
-// Kind is what a text is: some models embed queries and passages differently.
+// Kind says whether a text is a query or a passage. Some models embed the two differently.
 type Kind uint8
 
-// The kinds.
+// The kinds of texts.
 const (
 	Passage Kind = iota
 	Query
 )
 
-// Item is a text with the vectors that its record carried.
+// Item is one text, with the vectors that its record carried.
 type Item struct {
 	Text    string
-	Carried map[string][]float32 // by embedder name; nil: none
+	Carried map[string][]float32 // by embedder name; nil if the record carried none
 }
 
 // Embedder embeds batches of texts.
 //
-// Embed returns, for each item in order, either a vector of Dimensions() float32 values (any length but zero, all
-// finite), or an error that says why this text has none for ever (the record becomes a dead letter). The last
-// error is for the whole call: try again later. It is an ErrUnavailable where that may help by itself, an ErrDenied
-// where somebody must change something first, and the context's own error where that has ended. The vectors that were
-// had by then may come with it, nil for all other items; they are of use to a cache alone.
+// For each item, in order, Embed returns a vector or an error. A vector has Dimensions() float32 values, all
+// finite, and any length but zero. An error says why this text can never have a vector; its record then
+// becomes a dead letter.
+//
+// The last error concerns the whole call, which can be repeated later. It is ErrUnavailable if repeating may
+// help by itself, ErrDenied if somebody must change something first, and the context's own error if the
+// context has ended. Vectors that the call had by then may come with this error, with nil for all other
+// items. Only a cache can use them.
 type Embedder interface {
 	Name() string
 	Dimensions() int
 	Embed(ctx context.Context, kind Kind, items []Item) ([][]float32, []error, error)
 }
 
-// Fitted is an Embedder that learns from a sample of passages before its first use, such as IDF weights. Fit
-// may range over the texts more than once.
+// Fitted is an Embedder that learns from a sample of passages before its first use, for example IDF weights.
+// Fit may range over the texts more than once.
 type Fitted interface {
 	Embedder
 	Fit(texts func(yield func(string) bool)) error
@@ -44,18 +49,18 @@ type Fitted interface {
 	UnmarshalBinary([]byte) error
 }
 
-// Served is an Embedder whose vectors come from a server. Where their length is not configured, Dimensions is 0 until
-// Probe has asked; errors are those of a whole call.
+// Served is an Embedder whose vectors come from a server. If the configuration does not give their length,
+// Dimensions returns 0 until Probe has asked the server. Errors of Probe are like the last error of Embed.
 type Served interface {
 	Embedder
 	Probe(ctx context.Context) error
 }
 
-// What the error of a whole call can be.
+// The errors of a whole call.
 var (
-	// ErrUnavailable: the server cannot be reached, is too busy, or fails. It may be well again later.
+	// ErrUnavailable: the server cannot be reached, is too busy, or fails. A later call may succeed.
 	ErrUnavailable = errors.New("the server is unavailable")
-	// ErrDenied: the server answers, and will not give vectors for any text: a wrong key, url, model or length. It stays
-	// so until somebody changes the server, a key file or the configuration.
+	// ErrDenied: the server answers, but gives no vectors for any text, because a key, url, model or length
+	// is wrong. This stays so until somebody changes the server, a key file or the configuration.
 	ErrDenied = errors.New("no text can be embedded until something is changed")
 )

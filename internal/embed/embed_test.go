@@ -54,7 +54,7 @@ func TestNew(t *testing.T) {
 	for _, test := range []struct {
 		name        string
 		definitions []config.Embedder
-		want        []string // in the error, in order
+		want        []string // parts of the error, in order
 	}{
 		{"default", []config.Embedder{{Name: "w", Type: "lexical-word"}, {Name: "c", Type: "lexical-char"}, {Name: "e", Type: "carried", Dimensions: 3}}, nil},
 		{"none", nil, []string{"none configured"}},

@@ -12,54 +12,54 @@ import (
 	"unicode/utf8"
 )
 
-// Outcome is how a request to a server went.
+// Outcome is the result of a request to a server.
 type Outcome string
 
-// The outcomes. Refused and OK say that the server works; Denied that somebody must change something; after the
-// others the request is made again.
+// The outcomes. OK and Refused mean that the server works. Denied means that somebody must change something.
+// After any other outcome the request is repeated.
 const (
 	OK        Outcome = "ok"
 	Refused   Outcome = "refused"   // 4xx: something is wrong with a text
-	Denied    Outcome = "denied"    // 401, 403, 404 and the like, or vectors of another length
+	Denied    Outcome = "denied"    // 401, 403, 404 and similar, or vectors of another length
 	Busy      Outcome = "busy"      // 429 or 503
 	TimedOut  Outcome = "timeout"   // no answer in time
-	Failed    Outcome = "failed"    // another 5xx, or a connection that could not be made or broke
-	Invalid   Outcome = "invalid"   // an answer that is none
-	cancelled Outcome = "cancelled" // by the caller: says nothing of the server
+	Failed    Outcome = "failed"    // another 5xx, or the connection could not be made or broke
+	Invalid   Outcome = "invalid"   // the answer makes no sense
+	cancelled Outcome = "cancelled" // the caller ended the request: it says nothing about the server
 )
 
-// Outcomes are those that an observer is told of.
+// Outcomes are the outcomes that an observer can see.
 var Outcomes = []Outcome{OK, Refused, Denied, Busy, TimedOut, Failed, Invalid}
 
-// Request is what an observer is told of a request to a server.
+// Request describes a finished request to a server, for an observer.
 type Request struct {
 	Embedder string
 	Outcome  Outcome
-	Texts    int // that came back as vectors
+	Texts    int // number of texts that got vectors
 	Took     time.Duration
-	Again    bool // it repeats a request that failed
-	Limit    int  // requests that may be under way at a time from now on
+	Again    bool // this request repeats one that failed
+	Limit    int  // number of requests that may run at the same time from now on
 }
 
-// fault is a request that gave no vectors.
+// fault is the error of a request that gave no vectors.
 type fault struct {
 	outcome Outcome
-	status  int           // of the answer; 0: none came
-	text    string        // what went wrong, and where it is known what to do
-	after   time.Duration // that the server asks to be left alone
-	rekeyed bool          // the key file holds another key by now than the one that was refused
+	status  int           // of the answer; 0 if there was no answer
+	text    string        // what went wrong, and what to do about it if that is known
+	after   time.Duration // the server asks not to be called for this long
+	rekeyed bool          // the key file now holds another key than the refused one
 	cause   error
 }
 
 func (f *fault) Error() string { return f.text }
 func (f *fault) Unwrap() error { return f.cause }
 
-// again tells whether the same request may go well later.
+// again reports whether the same request may succeed later.
 func (f *fault) again() bool {
 	return f.rekeyed || f.outcome != Refused && f.outcome != Denied && f.outcome != cancelled
 }
 
-// outcomeOf is the one table of what the status of an answer means.
+// outcomeOf is the only table from the status of an answer to its meaning.
 func outcomeOf(status int) Outcome {
 	switch {
 	case status == http.StatusOK:
@@ -84,7 +84,7 @@ func outcomeOf(status int) Outcome {
 	return Invalid // some other 2xx, which carries no vectors
 }
 
-// advice is what to do about a status that denies everything.
+// advice says what to do about a status that refuses every request.
 func advice(status int, location string) string {
 	switch {
 	case status == http.StatusUnauthorized:
@@ -101,19 +101,20 @@ func advice(status int, location string) string {
 	return ""
 }
 
-// longestMessage bounds what is quoted of a server's answer.
+// longestMessage limits, in bytes, how much of a server's answer is quoted.
 const longestMessage = 300
 
-// message is what an answer says, cut and without what must stay secret. Servers say it as error.message (OpenAI,
-// vLLM), error (text-embeddings-inference, Ollama), message, detail (Infinity), or as plain text.
+// message returns the error message in an answer, shortened and without secrets. Servers send it as
+// error.message (OpenAI, vLLM), error (text-embeddings-inference, Ollama), message, detail (Infinity), or as
+// plain text.
 func message(body []byte, secrets []string) string {
-	var found struct {
+	var fields struct {
 		Error, Message, Detail json.RawMessage
 	}
 	text := ""
-	if json.Unmarshal(body, &found) == nil {
+	if json.Unmarshal(body, &fields) == nil {
 		var inside struct{ Message string }
-		for _, part := range []json.RawMessage{found.Error, found.Message, found.Detail} {
+		for _, part := range []json.RawMessage{fields.Error, fields.Message, fields.Detail} {
 			switch {
 			case text != "" || len(part) == 0:
 			case json.Unmarshal(part, &text) == nil:
@@ -128,14 +129,14 @@ func message(body []byte, secrets []string) string {
 		text = string(body)
 	}
 	for _, secret := range secrets {
-		if len(secret) >= 6 { // of a shorter one every trace of the message might be lost
+		if len(secret) >= 6 { // removing a shorter secret might remove most of the message
 			text = strings.ReplaceAll(text, secret, "********")
 		}
 	}
 	return cut(strings.ToValidUTF8(strings.TrimSpace(text), "\uFFFD"), longestMessage)
 }
 
-// cut shortens a text at a character.
+// cut shortens a text to at most so many bytes, and cuts between two characters.
 func cut(text string, most int) string {
 	if len(text) <= most {
 		return text
@@ -146,12 +147,12 @@ func cut(text string, most int) string {
 	return text[:most] + "…"
 }
 
-// statusFault is the fault of an answer that is not 200.
+// statusFault returns the fault of an answer whose status is not 200.
 func statusFault(answer *http.Response, body []byte, secrets []string) *fault {
 	f := &fault{outcome: outcomeOf(answer.StatusCode), status: answer.StatusCode, after: retryAfter(answer.Header, time.Now())}
 	f.text = strings.TrimSpace(fmt.Sprintf("%d %s", answer.StatusCode, http.StatusText(answer.StatusCode)))
-	if said := message(body, secrets); said != "" {
-		f.text += fmt.Sprintf(": %q", said)
+	if quoted := message(body, secrets); quoted != "" {
+		f.text += fmt.Sprintf(": %q", quoted)
 	}
 	if f.outcome == Denied {
 		f.text += advice(answer.StatusCode, answer.Header.Get("Location"))
@@ -159,7 +160,7 @@ func statusFault(answer *http.Response, body []byte, secrets []string) *fault {
 	return f
 }
 
-// connectionFault is the fault of a request that got no whole answer.
+// connectionFault returns the fault of a request that got no complete answer.
 func connectionFault(caller context.Context, timeout time.Duration, err error) *fault {
 	switch {
 	case caller.Err() != nil:
@@ -170,21 +171,22 @@ func connectionFault(caller context.Context, timeout time.Duration, err error) *
 	return &fault{outcome: Failed, text: err.Error(), cause: err}
 }
 
-// retryAfter reads Retry-After, in seconds or as a date, which is taken by the server's own clock where that is told.
+// retryAfter reads Retry-After: seconds or a date. A date is compared with the server's own clock if the
+// answer gives it.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	text := strings.TrimSpace(header.Get("Retry-After"))
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
 		if !(seconds > 0) {
 			return 0
 		}
-		return time.Duration(min(seconds, longestAsked.Seconds()) * float64(time.Second))
+		return time.Duration(min(seconds, longestRetryAfter.Seconds()) * float64(time.Second))
 	}
 	at, err := http.ParseTime(text)
 	if err != nil {
 		return 0
 	}
-	if told, err := http.ParseTime(header.Get("Date")); err == nil {
-		now = told
+	if serverTime, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = serverTime
 	}
-	return min(max(at.Sub(now), 0), longestAsked)
+	return min(max(at.Sub(now), 0), longestRetryAfter)
 }

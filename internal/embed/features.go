@@ -2,38 +2,38 @@ package embed
 
 import "math/bits"
 
-// feature is a hashed word or n-gram and how often a text has it.
+// feature is a hashed word or n-gram, with the number of times that it occurs in a text.
 type feature struct {
 	hash  uint64
 	count uint32
-	start uint32 // of a word's characters in the counter's arena
+	start uint32 // where the word's characters start in the counter's arena
 	size  uint32
 	pair  bool // two neighbouring words
 }
 
-// counter counts the features of one text at a time without allocating: an open-addressing table over a list in
-// order of first appearance, both reused.
+// counter counts the features of one text at a time without allocating. It is an open-addressing hash table
+// over a list in order of first appearance. Both are reused for the next text.
 type counter struct {
 	list  []feature
-	slots []uint32 // index into list plus one; zero: empty; a power of two of them
+	slots []uint32 // index into list plus one; 0 means empty; the length is a power of two
 	word  []rune   // buffer of the tokeniser
 	arena []rune   // characters of the distinct words
 }
 
-// The table starts with a slot for each byte of the text, within these bounds.
+// The table starts with one slot for each byte of the text, within these bounds.
 const (
 	fewestSlots = 1 << 8
 	mostSlots   = 1 << 14
 )
 
-// reset forgets the features of the text before and sizes the table for this one, so that a query does not pay for
-// clearing the table of a book.
+// reset forgets the previous text and sizes the table for this one, so that a short query does not have to
+// clear the large table of a book.
 func (c *counter) reset(text string) {
 	c.empty(min(max(fewestSlots, 1<<bits.Len(uint(len(text)))), mostSlots))
 	c.list, c.arena = c.list[:0], c.arena[:0]
 }
 
-// empty gives the table that many slots, all empty.
+// empty gives the table the given number of slots, all empty.
 func (c *counter) empty(slots int) {
 	if slots > cap(c.slots) {
 		c.slots = make([]uint32, slots)
@@ -43,7 +43,7 @@ func (c *counter) empty(slots int) {
 	clear(c.slots)
 }
 
-// add counts a feature n times and tells whether it was new; it is then the last of the list.
+// add counts a feature n times and reports whether it was new. A new feature is the last of the list.
 func (c *counter) add(hash uint64, n uint32) (added bool) {
 	mask := uint64(len(c.slots) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
@@ -75,8 +75,8 @@ func (c *counter) grow() {
 	}
 }
 
-// countWords counts the text's words and pairs of neighbouring words, and returns them. The list is valid until the
-// counter's next text.
+// countWords counts the text's words and pairs of neighbouring words, and returns them. The list is valid
+// until the counter's next text.
 func countWords(c *counter, text string) []feature {
 	c.reset(text)
 	var before uint64
@@ -91,17 +91,17 @@ func countWords(c *counter, text string) []feature {
 	return c.list
 }
 
-// The lengths of character n-grams, the marks of a word's two ends counted.
+// The lengths of character n-grams. The marks at the two ends of a word count as characters.
 const (
 	shortest = 3
 	longest  = 5
-	mark     = ' ' // stands for the start and the end of a word, and is in no word
+	mark     = ' ' // stands for the start and the end of a word; no word contains it
 )
 
-// countCharacters counts the n-grams of 3 to 5 characters within the text's words, and returns them. The list is
-// valid until the counter's next text.
+// countCharacters counts the n-grams of 3 to 5 characters within the text's words, and returns them. The list
+// is valid until the counter's next text.
 //
-// The n-grams of a word that occurs more than once are made once: it halves the work on prose.
+// It builds the n-grams of each distinct word only once. That halves the work on prose.
 func countCharacters(c *counter, text string) []feature {
 	c.reset(text)
 	c.word = words(text, c.word, func(word []rune) {
@@ -116,8 +116,8 @@ func countCharacters(c *counter, text string) []feature {
 	return c.list[distinct:]
 }
 
-// expand adds the n-grams of the first words of the list. Hashes of words and of n-grams never meet: n-grams start
-// from another seed.
+// expand adds the n-grams of the first distinct words of the list. Hashes of words and of n-grams do not
+// collide by design: n-grams start from another seed.
 func (c *counter) expand(distinct int) {
 	for at := range distinct {
 		word := c.list[at]
@@ -148,7 +148,7 @@ func hashWord(word []rune) uint64 {
 	return mix(hash)
 }
 
-// mix spreads a hash over all 64 bits (the finaliser of MurmurHash3). It never returns zero for what is not zero.
+// mix spreads a hash over all 64 bits (the finaliser of MurmurHash3). Only zero gives zero.
 func mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd

@@ -8,20 +8,20 @@ import (
 	"sync/atomic"
 )
 
-// sketchSize is the number of counters for document frequencies, a power of two.
+// sketchSize is the number of counters for document frequencies. It is a power of two.
 const (
 	sketchBits = 20
 	sketchSize = 1 << sketchBits
 )
 
-// places are the two counters of a feature: its document frequency is at most the smaller one (a count-min sketch,
-// Cormode and Muthukrishnan 2005).
-func places(hash uint64) (int, int) {
+// counterIndexes returns the two counters of a feature. The feature's document frequency is at most the
+// smaller one (a count-min sketch: Cormode and Muthukrishnan 2005).
+func counterIndexes(hash uint64) (int, int) {
 	return int(hash >> (64 - sketchBits)), int((hash * 0xd6e8feb86659fd93) >> (64 - sketchBits))
 }
 
-// tally counts in how many passages each feature occurs. Sums commute, so passages may be added by many at once in
-// any order.
+// tally counts in how many passages each feature occurs. Several goroutines may add passages at the same
+// time, in any order: sums commute.
 type tally struct {
 	passages atomic.Int64
 	counts   []atomic.Uint32
@@ -32,7 +32,7 @@ func newTally() *tally { return &tally{counts: make([]atomic.Uint32, sketchSize)
 func (t *tally) add(features []feature) {
 	t.passages.Add(1)
 	for _, feature := range features {
-		first, second := places(feature.hash)
+		first, second := counterIndexes(feature.hash)
 		t.counts[first].Add(1)
 		if second != first {
 			t.counts[second].Add(1)
@@ -40,12 +40,12 @@ func (t *tally) add(features []feature) {
 	}
 }
 
-// frequencies holds the document frequencies of a sample in one byte a counter: the logarithm in steps of 1/levels,
-// exact up to 16 and within 3 % above, which moves an IDF by 0.03 at most.
+// frequencies holds the document frequencies of a sample, one byte for each counter. A byte is exact up to
+// 16; above, it is a logarithm within 3 %, which moves an IDF by 0.03 at most.
 type frequencies struct {
 	passages int64
-	length   float64      // of the passages' vectors, median
-	levels   []uint8      // by place
+	length   float64      // median length of the passages' vectors
+	levels   []uint8      // by counter
 	idf      [256]float32 // by level
 }
 
@@ -58,7 +58,7 @@ func (t *tally) frequencies() *frequencies {
 	return f
 }
 
-// level packs a count: 0 to 16 as they are, then sixteen to the doubling.
+// level packs a count into a byte: 0 to 16 stay as they are, then there are sixteen levels for each doubling.
 func level(count uint32) uint8 {
 	if count <= 16 {
 		return uint8(count)
@@ -74,8 +74,8 @@ func count(level uint8) float64 {
 	return 16 * math.Exp2(float64(level-16)/16)
 }
 
-// weigh computes the IDF of every level: 1 + log((N+1)/(df+1)). Without the 1 what is common would count for nothing,
-// and ranking is worse (docs/embedders.md).
+// weigh computes the IDF of every level: 1 + log((N+1)/(df+1)). Without the 1, common features would count
+// for nothing, and ranking gets worse (docs/embedders.md).
 func (f *frequencies) weigh() {
 	for l := range f.idf {
 		f.idf[l] = float32(1 + math.Log(float64(f.passages+1)/(min(count(uint8(l)), float64(f.passages))+1)))
@@ -84,7 +84,7 @@ func (f *frequencies) weigh() {
 
 // of returns the IDF of a feature.
 func (f *frequencies) of(hash uint64) float32 {
-	first, second := places(hash)
+	first, second := counterIndexes(hash)
 	return f.idf[min(f.levels[first], f.levels[second])]
 }
 

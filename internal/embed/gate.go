@@ -8,39 +8,40 @@ import (
 )
 
 const (
-	firstPause   = 500 * time.Millisecond // after a first failure; each further one on end doubles it
-	longestPause = 5 * time.Second
-	longestAsked = 2 * time.Minute // that a server's Retry-After is followed
+	firstPause        = 500 * time.Millisecond // after the first failure; each further failure in a row doubles it
+	longestPause      = 5 * time.Second
+	longestRetryAfter = 2 * time.Minute // the longest Retry-After of a server that is obeyed
 )
 
-// gate decides when a request to a server may begin: how many are under way at a time, and how long none begins after
-// one that failed. The number is halved where the server is too busy and grows by one for each full round of
-// successes (additive increase, multiplicative decrease, as TCP has it). It is shared by all callers of an embedder.
+// gate decides when a request to a server may begin. It limits how many requests run at the same time, and
+// lets none begin for a while after a failure. The limit is halved when the server is too busy, and grows by
+// one for each full round of successes (additive increase, multiplicative decrease, as in TCP). All callers
+// of an embedder share one gate.
 type gate struct {
-	most int
+	maxConcurrent int
 
-	mu      sync.Mutex
-	limit   float64
-	running int
-	freed   chan struct{} // closed when a place is freed
-	streak  int           // failures since the last success
-	failure time.Time     // of the last one that counted
-	opens   time.Time
-	why     *fault // it is closed until then
+	mu            sync.Mutex
+	limit         float64
+	running       int
+	slotFreed     chan struct{} // closed when a request ends
+	failuresInRow int
+	lastFailure   time.Time // time of the last failure that counted
+	closedUntil   time.Time
+	closedBy      *fault // the failure that closed the gate
 }
 
-func newGate(most int) *gate {
-	return &gate{most: most, limit: float64(most), freed: make(chan struct{})}
+func newGate(maxConcurrent int) *gate {
+	return &gate{maxConcurrent: maxConcurrent, limit: float64(maxConcurrent), slotFreed: make(chan struct{})}
 }
 
-// enter waits for a place. Where the gate stays closed for longer than patience it tells at once for how long, and the
-// failure that closed it. The error is the context's.
-func (g *gate) enter(ctx context.Context, patience time.Duration) (closed time.Duration, why *fault, err error) {
+// enter waits until a request may begin. If the gate stays closed for longer than patience, enter returns at
+// once, with the time it stays closed and the failure that closed it. err is the context's error.
+func (g *gate) enter(ctx context.Context, patience time.Duration) (closed time.Duration, closedBy *fault, err error) {
 	until := time.Now().Add(patience)
 	for ctx.Err() == nil {
 		g.mu.Lock()
-		wait, freed := time.Until(g.opens), g.freed
-		why = g.why
+		wait, slotFreed := time.Until(g.closedUntil), g.slotFreed
+		closedBy = g.closedBy
 		if wait <= 0 && g.running < int(g.limit) {
 			g.running++
 			g.mu.Unlock()
@@ -51,10 +52,10 @@ func (g *gate) enter(ctx context.Context, patience time.Duration) (closed time.D
 		case wait <= 0:
 			select {
 			case <-ctx.Done():
-			case <-freed:
+			case <-slotFreed:
 			}
 		case time.Now().Add(wait).After(until):
-			return wait, why, nil
+			return wait, closedBy, nil
 		default:
 			timer := time.NewTimer(wait)
 			select {
@@ -67,34 +68,35 @@ func (g *gate) enter(ctx context.Context, patience time.Duration) (closed time.D
 	return 0, nil, ctx.Err()
 }
 
-// leave frees the place of a request, says how it went, and returns the limit now in force. A failure of a request
-// that began before the last failure tells nothing new: requests under way fail together.
+// leave records the end of a request and its outcome, and returns the limit that is now in force. If the
+// request began before the last failure, its own failure does not count: requests that run at the same time
+// fail together.
 func (g *gate) leave(began time.Time, f *fault) (limit int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.running--
 	switch {
 	case f == nil:
-		g.streak = 0
-		g.limit = min(g.limit+1/g.limit, float64(g.most))
+		g.failuresInRow = 0
+		g.limit = min(g.limit+1/g.limit, float64(g.maxConcurrent))
 	case f.outcome == Refused:
-		g.streak = 0 // the server works
+		g.failuresInRow = 0 // the server works
 	case f.outcome == cancelled:
 	default:
 		now := time.Now()
-		if began.After(g.failure) || g.failure.IsZero() {
-			g.streak, g.failure = g.streak+1, now
+		if began.After(g.lastFailure) || g.lastFailure.IsZero() {
+			g.failuresInRow, g.lastFailure = g.failuresInRow+1, now
 			if f.outcome == Busy || f.outcome == TimedOut {
 				g.limit = max(g.limit/2, 1)
 			}
 		}
-		pause := min(firstPause<<min(max(g.streak-1, 0), 10), longestPause) // the streak may have been ended meanwhile
+		pause := min(firstPause<<min(max(g.failuresInRow-1, 0), 10), longestPause) // a success may have reset the count meanwhile
 		pause = max(pause/2+rand.N(pause/2+1), f.after)
-		if opens := now.Add(pause); opens.After(g.opens) {
-			g.opens, g.why = opens, f
+		if closedUntil := now.Add(pause); closedUntil.After(g.closedUntil) {
+			g.closedUntil, g.closedBy = closedUntil, f
 		}
 	}
-	close(g.freed)
-	g.freed = make(chan struct{})
+	close(g.slotFreed)
+	g.slotFreed = make(chan struct{})
 	return int(g.limit)
 }

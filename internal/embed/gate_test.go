@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestGate: whatever comes of requests, in whatever order, the limit stays between one and the most, no more are under
-// way than it was at their beginning, none begins while the gate is closed, and it opens in the end.
+// TestGate tries requests with any outcomes in any order. The limit stays between one and the maximum. A
+// request begins only while the gate is open and fewer requests run than allowed. In the end the gate opens.
 func TestGate(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		most := rapid.IntRange(1, 9).Draw(r, "most")
@@ -38,8 +38,8 @@ func TestGate(t *testing.T) {
 						return
 					}
 					g.mu.Lock()
-					if g.running > most || time.Now().Before(g.opens) {
-						t.Errorf("%d of %d under way, %v before it opens", g.running, most, time.Until(g.opens))
+					if g.running > most || time.Now().Before(g.closedUntil) {
+						t.Errorf("%d of %d under way, %v before it opens", g.running, most, time.Until(g.closedUntil))
 					}
 					g.mu.Unlock()
 					began := time.Now()
@@ -50,8 +50,8 @@ func TestGate(t *testing.T) {
 				})
 			}
 			requests.Wait()
-			if g.running != 0 || time.Until(g.opens) > longestPause {
-				t.Errorf("%d under way in the end, opens in %v", g.running, time.Until(g.opens))
+			if g.running != 0 || time.Until(g.closedUntil) > longestPause {
+				t.Errorf("%d under way in the end, opens in %v", g.running, time.Until(g.closedUntil))
 			}
 		})
 		if t.Failed() {

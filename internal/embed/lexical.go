@@ -11,15 +11,16 @@ import (
 	"sync/atomic"
 )
 
-// defaultBuckets is the length of a lexical vector where none is configured: half as many cost 0.01 in nDCG@10.
+// defaultBuckets is the length of a lexical vector if none is configured. Half as many buckets cost 0.01 in
+// nDCG@10.
 const defaultBuckets = 4096
 
-// maxDimensions bounds what one embedder may give: it catches typing errors, not real models.
+// maxDimensions limits the vectors of one embedder. It catches typing errors, not real models.
 const maxDimensions = 1 << 16
 
-// lexical embeds a text as a bag of hashed features (feature hashing: Weinberger et al., ICML 2009). A feature
-// weighs tf·(k₁+1)/(tf+k₁)·idf, computed before the signed accumulation into buckets, for two features that share a
-// bucket have frequencies of their own.
+// lexical embeds a text as a bag of hashed features (feature hashing: Weinberger et al., ICML 2009). A
+// feature weighs tf·(k₁+1)/(tf+k₁)·idf. The weight is computed before the signed sum into buckets, because
+// two features that share a bucket have different frequencies.
 type lexical struct {
 	vocabulary
 	name     string
@@ -28,13 +29,13 @@ type lexical struct {
 	counters sync.Pool
 }
 
-// vocabulary is what makes one type of lexical embedder differ from another.
+// vocabulary holds what differs between the types of lexical embedders.
 type vocabulary struct {
 	features func(*counter, string) []feature
-	turned   float64 // what passages are turned by, in medians of their lengths: see turn
+	turned   float64 // rotation of passages, in median lengths of passages: see turn
 }
 
-// The vocabularies. How they were chosen is in docs/embedders.md.
+// The vocabularies. docs/embedders.md says how they were chosen.
 var (
 	wordVocabulary      = vocabulary{countWords, 1}
 	characterVocabulary = vocabulary{countCharacters, 0.5}
@@ -50,7 +51,8 @@ func newLexical(name string, buckets int, of vocabulary) *lexical {
 func (l *lexical) Name() string    { return l.name }
 func (l *lexical) Dimensions() int { return l.buckets }
 
-// Fit counts the document frequencies of a sample of passages, and then takes the median length of their vectors.
+// Fit counts the document frequencies of a sample of passages, and then takes the median length of their
+// vectors.
 func (l *lexical) Fit(texts func(yield func(string) bool)) error {
 	counts := newTally()
 	l.each(texts, counts.add)
@@ -145,7 +147,7 @@ func (l *lexical) embed(counter *counter, kind Kind, item Item) ([]float32, erro
 	return vector, nil
 }
 
-// accumulate adds up the features' weights in buckets, with a sign from each feature's hash.
+// accumulate adds up the features' weights in buckets. The sign of a weight comes from the feature's hash.
 func accumulate(features []feature, fitted *frequencies, buckets int) []float32 {
 	vector := make([]float32, buckets)
 	for _, feature := range features {
@@ -170,12 +172,15 @@ func euclidean(vector []float32) float64 {
 	return math.Sqrt(sum)
 }
 
-// turn adds to a vector itself, times share, after a quarter turn in the planes of buckets i and i + half. The two are
-// at right angles, so a vector of length n, turned by w/n, has length √(n² + w²). Queries are not turned: a query's
-// dot product with the passage stays, but for the noise of hashing, and its cosine is divided by √(n² + w²) instead
-// of n. That keeps short passages from coming first merely because they hold little else (the pivoted length
-// normalisation of Singhal et al., SIGIR 1996, has the same aim). Passages of like length turn alike, so their
-// cosine, on which near copies and the semantic policy rest, stays.
+// turn rotates a passage's vector. It adds to the vector share times the same vector after a quarter turn in
+// the planes of buckets i and i + half. The two are at right angles, so a vector of length n, turned by w/n,
+// gets length √(n² + w²).
+//
+// Queries are not turned. So the dot product of a query and the passage stays the same, except for the noise
+// of hashing, and their cosine is divided by √(n² + w²) instead of n. This keeps short passages from ranking
+// first only because they contain little else (pivoted length normalisation has the same aim: Singhal et al.,
+// SIGIR 1996). Passages of similar length turn by a similar angle, so the cosine between them stays; near
+// copies and the semantic policy depend on it.
 func turn(vector []float32, share float32) {
 	half := len(vector) / 2
 	for i, a := range vector[:half] {
@@ -184,19 +189,21 @@ func turn(vector []float32, share float32) {
 	}
 }
 
-// pairWeight is what a pair of words counts for, beside a word: most pairs occur once, weigh much by their IDF, and
-// say little; at full weight they drown the words once buckets are shared and axes few (docs/embedders.md).
+// pairWeight is the weight of a pair of words, compared with a single word. Most pairs occur once, so their
+// IDF is high although they say little. At full weight they drown the words as soon as features share buckets
+// and there are few axes (docs/embedders.md).
 const pairWeight = 0.5
 
 // saturation is the k₁ of BM25.
 const saturation = 1.2
 
-// termWeight is tf·(k₁+1)/(tf+k₁), BM25's: a second occurrence says more than a tenth.
+// termWeight is tf·(k₁+1)/(tf+k₁), the term frequency part of BM25: a second occurrence says more than a
+// tenth.
 func termWeight(tf uint32) float32 {
 	return float32(tf) * (saturation + 1) / (float32(tf) + saturation)
 }
 
-// MarshalBinary returns the fitted document frequencies: about 1 MiB.
+// MarshalBinary returns the fitted document frequencies, about 1 MiB.
 func (l *lexical) MarshalBinary() ([]byte, error) {
 	if l.fitted == nil {
 		return nil, fmt.Errorf("embedder %s: not fitted yet", l.name)
@@ -204,7 +211,7 @@ func (l *lexical) MarshalBinary() ([]byte, error) {
 	return l.fitted.marshal(), nil
 }
 
-// UnmarshalBinary takes what MarshalBinary gave.
+// UnmarshalBinary reads the output of MarshalBinary.
 func (l *lexical) UnmarshalBinary(data []byte) error {
 	fitted, err := unmarshalFrequencies(data)
 	if err != nil {

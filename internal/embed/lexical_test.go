@@ -29,8 +29,8 @@ func TestWords(t *testing.T) {
 		{"東京都 in カナ2", "東|京|都|in|カ|ナ|2"},                          // no spaces between words
 		{"서울 특별시", "서울|특별시"},                                      // Korean has spaces
 		{"٣٤ items", "٣٤|items"},                                  // digits of other scripts
-		{"a\xffb\xc3(\xe2\x82end", "a|b|end"},                     // invalid bytes separate
-		{"one\x00two\u200bthree\ufffdfour", "one|two|three|four"}, // so do controls, zero width and the replacement
+		{"a\xffb\xc3(\xe2\x82end", "a|b|end"},                     // invalid bytes separate words
+		{"one\x00two\u200bthree\ufffdfour", "one|two|three|four"}, // so do control characters, zero width spaces and the replacement character
 		{"😀smile😀", "smile"},
 	} {
 		var got []string
@@ -41,7 +41,7 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// counts is what a counter found, by hash.
+// counts returns a counter's features, by hash.
 func counts(features []feature) map[uint64]int {
 	found := make(map[uint64]int)
 	for _, feature := range features {
@@ -50,13 +50,13 @@ func counts(features []feature) map[uint64]int {
 	return found
 }
 
-// TestFeatures compares the counters' features with those of plain string code: same number of distinct ones, same
-// counts. The hashes themselves are free.
+// TestFeatures compares the counters' features with plain string code: there must be as many distinct
+// features, with the same counts. The hashes may be any.
 func TestFeatures(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
-	counter := new(counter) // one for all, as in use
+	counter := new(counter) // one for all texts, as in production
 	for range 300 {
 		var tokens []string
 		for range 1 + random.IntN(400) {
@@ -101,8 +101,8 @@ func sortedCounts[K comparable](found map[K]int) []int {
 	return list
 }
 
-// TestFrequencies: the sketch never tells a much lower document frequency than the true one, and tells most of them
-// right.
+// TestFrequencies: the sketch never gives a document frequency far below the true one, and most of its
+// frequencies are right.
 func TestFrequencies(t *testing.T) {
 	const passages, distinct = 2000, 200_000
 	random := rand.New(rand.NewPCG(1, 2))
@@ -124,7 +124,7 @@ func TestFrequencies(t *testing.T) {
 	fitted := counts.frequencies()
 	wrong := 0
 	for hash, df := range truth {
-		first, second := places(hash)
+		first, second := counterIndexes(hash)
 		got := count(min(fitted.levels[first], fitted.levels[second]))
 		if got < 0.97*float64(df) {
 			t.Fatalf("document frequency %.1f, want %d or more", got, df)
@@ -149,8 +149,8 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestWeight checks tf·(k₁+1)/(tf+k₁)·idf, k₁ = 1.2, with an oracle of maps and exact document frequencies, with buckets enough
-// for no two features to meet: the weights of the vector are those of the features.
+// TestWeight checks tf·(k₁+1)/(tf+k₁)·idf, k₁ = 1.2, against maps and exact document frequencies. There are
+// enough buckets that no two features share one, so the vector holds the weights themselves.
 func TestWeight(t *testing.T) {
 	text := "records partition records topics records unheard of"
 	embedder := fitted(t, config.Embedder{Name: "words", Type: "lexical-word", Dimensions: 1 << 16})[0]
@@ -207,10 +207,11 @@ func TestWeight(t *testing.T) {
 	}
 }
 
-// TestTurn holds the vectors of passages against those of queries, which are not turned. With n a query vector's length
-// and w the configured share of the passages' median, the passage's vector has length √(n² + w²), and stands at
-// the angle atan(w/n) to the query's, the wider the shorter the text. The angle between two passages, but for
-// the noise of hashing, grows by no more than the difference of theirs.
+// TestTurn compares the vectors of passages with the vectors of queries, which are not turned. Let n be the
+// length of a query vector, and w the configured share of the passages' median length. The passage's vector
+// has length √(n² + w²) and the angle atan(w/n) to the query's; the shorter the text, the wider the angle.
+// The angle between two passages grows at most by the difference of their own angles, except for the noise of
+// hashing.
 func TestTurn(t *testing.T) {
 	for name, turned := range map[string]float64{"lexical-word": 1, "lexical-char": 0.5} {
 		embedder := fitted(t, config.Embedder{Name: name, Type: name, Dimensions: 1 << 16})[0]
@@ -268,8 +269,8 @@ func product(a, b []float32) (sum float64) {
 
 func euclid(a []float32) float64 { return math.Sqrt(product(a, a)) }
 
-// TestDeterminism: fitting again, from the same passages in another order, gives the same bytes and vectors; so does
-// a copy made through its bytes.
+// TestDeterminism: fitting on the same passages in another order gives the same bytes and vectors. So does a
+// copy that was made from the bytes.
 func TestDeterminism(t *testing.T) {
 	for _, kind := range []string{"lexical-word", "lexical-char"} {
 		definition := config.Embedder{Name: "l", Type: kind}
@@ -323,7 +324,7 @@ func TestUnmarshalGarbage(t *testing.T) {
 	clear(empty[4:12])
 	endless, older := slices.Clone(good), slices.Clone(good[:len(good)-8])
 	binary.LittleEndian.PutUint64(endless[12:], math.Float64bits(math.NaN()))
-	copy(older, "hnf1") // without a median
+	copy(older, "hnf1") // the format before it had a median
 	for _, test := range []struct {
 		data []byte
 		want string
@@ -342,7 +343,7 @@ func TestUnmarshalGarbage(t *testing.T) {
 	}
 }
 
-// FuzzEmbed: any bytes have either a vector of finite numbers with a direction, always the same, or an error.
+// FuzzEmbed: any bytes give an error, or a finite vector with a direction, the same each time.
 func FuzzEmbed(f *testing.F) {
 	for _, passage := range passages {
 		f.Add(passage)
@@ -374,7 +375,7 @@ func FuzzEmbed(f *testing.F) {
 	})
 }
 
-// BenchmarkLexical embeds the passages of a data set, words and characters, on one core.
+// BenchmarkLexical embeds one long text again and again, as words and as characters, on one core.
 func BenchmarkLexical(b *testing.B) {
 	embedders := lexicals(b)
 	prose := strings.Fields(strings.Repeat(strings.Join(passages, " "), 40))
@@ -391,7 +392,7 @@ func BenchmarkLexical(b *testing.B) {
 	}
 }
 
-// TestCounterKeepsNothing: a counter that is warm neither allocates nor grows, whatever it counted before.
+// TestCounterKeepsNothing: a warm counter neither allocates nor grows, whatever it counted before.
 func TestCounterKeepsNothing(t *testing.T) {
 	counter := new(counter)
 	text := strings.Join(passages[:5], " ")

@@ -8,7 +8,7 @@ import (
 	"hardneg/internal/config"
 )
 
-// The types that a definition can name.
+// The types of embedders that a definition can name.
 const (
 	TypeLexicalWord = "lexical-word"
 	TypeLexicalChar = "lexical-char"
@@ -18,20 +18,20 @@ const (
 
 const typeNames = TypeOpenAI + ", " + TypeLexicalWord + ", " + TypeLexicalChar + " or " + TypeCarried
 
-// Resources are what embedders draw on beside their definitions. A nil one has nothing.
+// Resources are what embedders need beside their definitions. A nil *Resources is an empty one.
 type Resources struct {
-	// Cache keeps vectors; nil: none.
+	// Cache keeps vectors; nil means no cache.
 	Cache *Cache
-	// Connections are embedders of which one of the same name and type as a definition says where the server is, with
-	// which key, and how requests are made; the definition says all that determines the vectors. Where there is none, the
-	// definition says both.
+	// Connections are configured embedders. If one has the same name and type as a definition, it says where
+	// the server is, which key to use, and how to make requests; the definition then only says what
+	// determines the vectors. Without such an embedder, the definition says both.
 	Connections []config.Embedder
-	// Observe is told of every request to a server, with the context of the call, by several goroutines at a time; nil:
-	// nobody watches.
+	// Observe is called for every request to a server, with the context of the call. Several goroutines may
+	// call it at the same time. It may be nil.
 	Observe func(context.Context, Request)
 }
 
-// connected is a definition with its connection.
+// connected returns a definition with its connection filled in.
 func (r *Resources) connected(definition config.Embedder) config.Embedder {
 	for _, configured := range r.Connections {
 		if configured.Name == definition.Name && configured.Type == definition.Type {
@@ -41,8 +41,9 @@ func (r *Resources) connected(definition config.Embedder) config.Embedder {
 	return definition
 }
 
-// New builds the embedders of a configuration, in its order, behind the cache where that keeps their vectors. All that
-// is wrong with the definitions is reported at once. It reads no file but those of certificates, and asks no server.
+// New builds the embedders of a configuration, in its order. It puts the cache in front of those whose
+// vectors the cache keeps. It reports everything that is wrong with the definitions at once. It reads no
+// files except certificates, and asks no server.
 func New(definitions []config.Embedder, resources *Resources) ([]Embedder, error) {
 	if resources == nil {
 		resources = &Resources{}
@@ -53,14 +54,14 @@ func New(definitions []config.Embedder, resources *Resources) ([]Embedder, error
 	var (
 		embedders []Embedder
 		failures  []error
-		places    = make(map[string]int)
+		positions = make(map[string]int)
 	)
 	for i, definition := range definitions {
-		if first, taken := places[definition.Name]; taken && definition.Name != "" {
+		if first, taken := positions[definition.Name]; taken && definition.Name != "" {
 			failures = append(failures, fmt.Errorf("embedders[%d]: the name %q is taken by embedders[%d]", i, definition.Name, first))
 			continue
 		}
-		places[definition.Name] = i
+		positions[definition.Name] = i
 		embedder, err := newEmbedder(definition, resources)
 		if err != nil {
 			failures = append(failures, fmt.Errorf("embedders[%d]: %w", i, err))

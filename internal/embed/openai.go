@@ -15,23 +15,24 @@ import (
 	"hardneg/internal/config"
 )
 
-// openai asks a server with the OpenAI form of POST /v1/embeddings. docs/embedders.md says what becomes of each error.
+// openai asks a server with the OpenAI form of POST /v1/embeddings. docs/embedders.md says how each error is
+// handled.
 //
-// It is net/http with a loop of its own. The clients of that API (openai-go, go-openai) lack base64 or further fields
-// in the request, and like go-retryablehttp they pause each request by itself, as long as Retry-After may say: here
-// all requests to a server share one gate, and a batch that fails is cut up.
+// It uses net/http with its own retry loop. The clients of that API (openai-go, go-openai) do not support
+// base64 or further fields in the request. They and go-retryablehttp also pause each request separately, for
+// as long as Retry-After says. Here all requests to a server share one gate, and a failed batch is split.
 type openai struct {
 	config.Embedder
-	dimensions int // 0 until the server has told
+	dimensions int // 0 until the server has answered
 	kinds      [2]requestKind
 	client     *http.Client
 	key        apiKey
 	gate       *gate
 	observe    func(context.Context, Request)
-	broken     *fault // the files of the configuration cannot be used
+	broken     *fault // set if files named in the configuration cannot be used
 }
 
-// requestKind is what differs between queries and passages.
+// requestKind holds what differs between queries and passages.
 type requestKind struct {
 	model, prefix string
 	fields        map[string]any
@@ -52,7 +53,7 @@ func newOpenAI(definition config.Embedder, observe func(context.Context, Request
 		key: apiKey{fixed: string(definition.APIKey), file: definition.APIKeyFile},
 		client: &http.Client{
 			Transport: transport,
-			// A redirect would make a GET of the POST, or lead texts to where nobody meant them to go.
+			// A redirect would turn the POST into a GET, or send texts to a place that nobody configured.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -64,7 +65,8 @@ func newOpenAI(definition config.Embedder, observe func(context.Context, Request
 	return o, nil
 }
 
-// Resolved is a definition without its connection, in the form that all have which give the same vectors.
+// Resolved returns a definition without its connection. All definitions that give the same vectors have the
+// same resolved form.
 func Resolved(e config.Embedder) config.Embedder {
 	e = e.Connected(config.Embedder{})
 	if e.Type != TypeOpenAI {
@@ -77,14 +79,14 @@ func Resolved(e config.Embedder) config.Embedder {
 	return e
 }
 
-// AsServed is what determines the vectors that a server gives for a kind of text, beside the text.
+// AsServed holds everything except the text that determines the vectors a server gives for a kind of text.
 type AsServed struct {
 	Model  string
 	Prefix string
 	Body   map[string]any // fields of the request
 }
 
-// ServedAs resolves the keys of a kind of text.
+// ServedAs resolves a definition's keys for one kind of text.
 func ServedAs(e config.Embedder, kind Kind) AsServed {
 	model, prefix, body := e.PassageModel, e.PassagePrefix, e.PassageBody
 	if kind == Query {
@@ -111,19 +113,20 @@ func (o *openai) fields(k AsServed) map[string]any {
 func (o *openai) Name() string    { return o.Embedder.Name }
 func (o *openai) Dimensions() int { return o.dimensions }
 
-// probeText is a text that every server can embed: if it is refused, the fault is not in the texts.
+// probeText is a text that every server can embed. If a server refuses it, the texts are not the problem.
 const probeText = "How are hard negatives mined?"
 
-// Probe asks the server for the length of its vectors, where it is not configured, and for both kinds.
+// Probe asks the server for the length of its vectors if it is not configured. It asks for both kinds of
+// texts.
 func (o *openai) Probe(ctx context.Context) error {
 	for _, kind := range []Kind{Passage, Query} {
 		c := &call{openai: o, kind: kind, texts: []string{o.kinds[kind].prefix + probeText}}
 		vectors, err := o.ask(ctx, kind, c.texts)
 		if err == nil {
-			err = flawOf(vectors[0], "the vector")
+			err = checkVector(vectors[0], "the vector")
 		}
 		if err != nil {
-			return o.whole(ctx, kind, err)
+			return o.callError(ctx, kind, err)
 		}
 		o.dimensions = len(vectors[0])
 	}
@@ -134,12 +137,12 @@ func (o *openai) Probe(ctx context.Context) error {
 type call struct {
 	*openai
 	kind     Kind
-	texts    []string // by item, with the prefix; empty where the vector was carried
+	texts    []string // by item, with the prefix; empty if the record carried the vector
 	vectors  [][]float32
 	failures []error
 
 	mu       sync.Mutex
-	accepted bool // the server has given a vector of this kind in this call
+	accepted bool // the server has given a vector of this kind during this call
 }
 
 // Embed is safe for concurrent use.
@@ -148,7 +151,7 @@ func (o *openai) Embed(ctx context.Context, kind Kind, items []Item) ([][]float3
 		return nil, nil, err
 	}
 	if o.dimensions == 0 {
-		return nil, nil, o.whole(ctx, kind, errors.New("the length of its vectors is not known: it was not probed"))
+		return nil, nil, o.callError(ctx, kind, errors.New("the length of its vectors is not known: it was not probed"))
 	}
 	c := &call{
 		openai: o, kind: kind,
@@ -173,12 +176,12 @@ func (o *openai) Embed(ctx context.Context, kind Kind, items []Item) ([][]float3
 		group.Go(func() error { return c.embed(grouped, batch) })
 	}
 	if err := group.Wait(); err != nil {
-		return c.vectors, nil, o.whole(ctx, kind, err)
+		return c.vectors, nil, o.callError(ctx, kind, err)
 	}
 	return c.vectors, c.failures, nil
 }
 
-// batches cuts a list of texts by number and by bytes.
+// batches splits a list of texts by number and by bytes.
 func (o *openai) batches(texts []string, todo []int) [][]int {
 	var all [][]int
 	from, bytes := 0, 0
@@ -192,7 +195,8 @@ func (o *openai) batches(texts []string, todo []int) [][]int {
 	return append(all, todo[from:])
 }
 
-// embed fills in the vectors and failures of a batch. Where a text may be at fault it is looked for by halves.
+// embed fills in the vectors and failures of a batch. If a text may be the problem, embed splits the batch in
+// halves until it has found it.
 func (c *call) embed(ctx context.Context, batch []int) error {
 	texts := make([]string, len(batch))
 	for at, i := range batch {
@@ -200,7 +204,7 @@ func (c *call) embed(ctx context.Context, batch []int) error {
 	}
 	vectors, err := c.ask(ctx, c.kind, texts)
 	if err == nil {
-		return c.take(ctx, batch, vectors)
+		return c.keepVectors(ctx, batch, vectors)
 	}
 	var f *fault
 	if !errors.As(err, &f) || !f.maybeText() {
@@ -216,22 +220,24 @@ func (c *call) embed(ctx context.Context, batch []int) error {
 		}
 		return c.embed(ctx, batch[half:])
 	}
-	c.failures[batch[0]] = c.wrapped(c.kind, " refuses the text:", f)
+	c.failures[batch[0]] = c.wrapError(c.kind, " refuses the text:", f)
 	return nil
 }
 
-// maybeText tells whether the texts may be why a request failed. Servers whose inference breaks on a text say 500, and
-// go on saying so, while another text goes through: such a text must not hold its partition for ever.
+// maybeText reports whether one of the texts may have made the request fail. If inference breaks on a text,
+// servers answer 500 each time, although other texts succeed. Such a text must not hold up its partition for
+// ever.
 func (f *fault) maybeText() bool {
 	return f.outcome == Refused || f.status == http.StatusInternalServerError
 }
 
-// take keeps the vectors of a batch. A flawed one is asked for again, alone, for it may be its batch's fault.
-func (c *call) take(ctx context.Context, batch []int, vectors [][]float32) error {
+// keepVectors keeps the vectors of a batch. It asks for a flawed vector again, with its text alone, because the
+// batch may have caused the flaw.
+func (c *call) keepVectors(ctx context.Context, batch []int, vectors [][]float32) error {
 	var flawed []int
 	var flaw error
 	for at, i := range batch {
-		if err := flawOf(vectors[at], "the vector"); err != nil {
+		if err := checkVector(vectors[at], "the vector"); err != nil {
 			flawed, flaw = append(flawed, i), err
 			continue
 		}
@@ -247,7 +253,7 @@ func (c *call) take(ctx context.Context, batch []int, vectors [][]float32) error
 		if err := c.confirm(ctx, f); err != nil {
 			return err
 		}
-		c.failures[batch[0]] = c.wrapped(c.kind, " gives no usable vector:", f)
+		c.failures[batch[0]] = c.wrapError(c.kind, " gives no usable vector:", f)
 		return nil
 	}
 	for _, i := range flawed {
@@ -258,17 +264,17 @@ func (c *call) take(ctx context.Context, batch []int, vectors [][]float32) error
 	return nil
 }
 
-// confirm makes sure that it is the texts that the server does not like: it embeds another one. Or a wrong setting
-// would make a dead letter of every record. The error is that of the whole call.
+// confirm checks that the server refuses these texts and not every text, by embedding another one. Without
+// this check, a wrong setting would turn every record into a dead letter. The error concerns the whole call.
 func (c *call) confirm(ctx context.Context, f *fault) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.accepted && f.status != http.StatusInternalServerError { // which may be a state that it is in now
+	if c.accepted && f.status != http.StatusInternalServerError { // a 500 may describe the server's present state, so it is checked each time
 		return nil
 	}
 	vectors, err := c.ask(ctx, c.kind, []string{c.kinds[c.kind].prefix + probeText})
 	if err == nil {
-		err = flawOf(vectors[0], "the vector")
+		err = checkVector(vectors[0], "the vector")
 	}
 	var again *fault
 	switch {
@@ -283,33 +289,33 @@ func (c *call) confirm(ctx context.Context, f *fault) error {
 	return &fault{outcome: Denied, status: f.status, text: fmt.Sprintf("%v; it does not take %q either: is the model's name right, and what else is configured?", f, probeText), cause: f}
 }
 
-// whole is the error of a whole call.
-func (o *openai) whole(ctx context.Context, kind Kind, err error) error {
+// callError returns the error of a whole call.
+func (o *openai) callError(ctx context.Context, kind Kind, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	is := ErrDenied
+	sentinel := ErrDenied
 	var f *fault
 	if errors.As(err, &f) && f.again() {
-		is = ErrUnavailable
+		sentinel = ErrUnavailable
 	}
-	return o.wrapped(kind, ":", fmt.Errorf("%w: %w", is, err))
+	return o.wrapError(kind, ":", fmt.Errorf("%w: %w", sentinel, err))
 }
 
-// wrapped names the embedder, its server and the model.
-func (o *openai) wrapped(kind Kind, what string, err error) error {
+// wrapError adds the embedder's name, its server and the model to an error.
+func (o *openai) wrapError(kind Kind, what string, err error) error {
 	return fmt.Errorf("embedder %s: %s, model %q%s %w", o.Embedder.Name, o.endpoint(), o.kinds[kind].model, what, err)
 }
 
 func (o *openai) endpoint() string { return strings.TrimRight(o.URL, "/") + "/embeddings" }
 
-// ask makes one request, and makes it again while that may help, for RetryFor after its first failure. The error is a
-// *fault, or the context's.
+// ask makes one request and repeats it while that may help, for at most RetryFor after the first failure. The
+// error is a *fault or the context's.
 func (o *openai) ask(ctx context.Context, kind Kind, texts []string) ([][]float32, error) {
 	if o.broken != nil {
 		return nil, o.broken
 	}
-	var failed time.Time // for the first time
+	var failed time.Time // time of the first failure
 	for attempt := 1; ; attempt++ {
 		patience := o.RetryFor
 		if attempt > 1 {
@@ -320,12 +326,12 @@ func (o *openai) ask(ctx context.Context, kind Kind, texts []string) ([][]float3
 			return nil, err
 		}
 		if why != nil {
-			return nil, why.given(fmt.Sprintf("asked %s, and not for %v to come", times(attempt-1), closed.Round(time.Millisecond)))
+			return nil, why.withAttempts(fmt.Sprintf("asked %s, and not for %v to come", times(attempt-1), closed.Round(time.Millisecond)))
 		}
 		began := time.Now()
 		vectors, f := o.request(ctx, kind, texts)
 		limit := o.gate.leave(began, f)
-		o.tell(ctx, Request{Took: time.Since(began), Again: attempt > 1, Limit: limit}, len(texts), f)
+		o.report(ctx, Request{Took: time.Since(began), Again: attempt > 1, Limit: limit}, len(texts), f)
 		if f == nil {
 			return vectors, nil
 		}
@@ -345,14 +351,14 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-// given is the fault with what was tried.
-func (f *fault) given(tried string) *fault {
+// withAttempts returns the fault with a note on how often the request was tried.
+func (f *fault) withAttempts(tried string) *fault {
 	out := *f
 	out.text += " (" + tried + ")"
 	return &out
 }
 
-func (o *openai) tell(ctx context.Context, r Request, texts int, f *fault) {
+func (o *openai) report(ctx context.Context, r Request, texts int, f *fault) {
 	r.Embedder, r.Outcome = o.Embedder.Name, OK
 	if f == nil {
 		r.Texts = texts

@@ -14,7 +14,7 @@ import (
 	"hardneg/internal/config"
 )
 
-// TestPassingFaults: what may go well later is asked again, and goes well.
+// TestPassingFaults: a request that failed but may succeed later is repeated, and succeeds.
 func TestPassingFaults(t *testing.T) {
 	inSeconds := func(n time.Duration) string { return time.Now().Add(n * time.Second).UTC().Format(http.TimeFormat) }
 	for _, test := range []struct {
@@ -55,8 +55,8 @@ func TestPassingFaults(t *testing.T) {
 	}
 }
 
-// TestLastingFaults: the call fails as a whole, within bounds, and says what, where and of which model; once the server is
-// well, the next call goes well.
+// TestLastingFaults: the whole call fails in bounded time, and the error says what failed, where, and for
+// which model. Once the server is well, the next call succeeds.
 func TestLastingFaults(t *testing.T) {
 	zero, nan := []float32{0, 0, 0}, []float32{1, float32(math.NaN()), 0}
 	embedding := func(value any) handler { return changed(func(_ int, e entry) { e["embedding"] = value }) }
@@ -66,7 +66,7 @@ func TestLastingFaults(t *testing.T) {
 		rule   handler
 		is     error
 		says   string
-		within time.Duration // of the first request; time-outs apart
+		within time.Duration // of the first request, not counting timeouts
 	}{
 		{"429", status(429, `{"error":{"message":"slow down"}}`), ErrUnavailable, `429 Too Many Requests: "slow down" (asked `, 10 * time.Second},
 		{"503", status(503, "starting"), ErrUnavailable, `503 Service Unavailable: "starting" (asked `, 10 * time.Second},
@@ -152,7 +152,7 @@ func TestLastingFaults(t *testing.T) {
 	}
 }
 
-// TestVectorsBesideAnError: what was had before a call failed comes with its error.
+// TestVectorsBesideAnError: vectors that came before a call failed are returned with its error.
 func TestVectorsBesideAnError(t *testing.T) {
 	inBubble(t, config.Embedder{Batch: 2, Concurrency: 1}, func(t *testing.T, b *bench) {
 		b.script = []handler{healthy, healthy}
@@ -171,7 +171,7 @@ func TestVectorsBesideAnError(t *testing.T) {
 	})
 }
 
-// TestConnectionRefused: nobody listens.
+// TestConnectionRefused: no server listens.
 func TestConnectionRefused(t *testing.T) {
 	inBubble(t, config.Embedder{RetryFor: time.Minute}, func(t *testing.T, b *bench) {
 		b.pipes.Close()
@@ -184,10 +184,10 @@ func TestConnectionRefused(t *testing.T) {
 	})
 }
 
-// TestLongRetryAfter: a server that wants more patience than there is fails the call at once, and is left alone until
-// then, but not for longer than it makes sense.
+// TestLongRetryAfter: if a server asks for a longer pause than the caller allows, the call fails at once. The
+// server is not called again until then, up to a sensible limit.
 func TestLongRetryAfter(t *testing.T) {
-	for asks, pause := range map[string]time.Duration{"60": time.Minute, "31536000": longestAsked, "Fri, 01 Jan 2100 00:00:00 GMT": longestAsked} {
+	for asks, pause := range map[string]time.Duration{"60": time.Minute, "31536000": longestRetryAfter, "Fri, 01 Jan 2100 00:00:00 GMT": longestRetryAfter} {
 		inBubble(t, config.Embedder{}, func(t *testing.T, b *bench) {
 			b.script = []handler{status(429, "", "Retry-After", asks)}
 			start := time.Now()
@@ -204,8 +204,7 @@ func TestLongRetryAfter(t *testing.T) {
 	}
 }
 
-// TestRefusedTexts: a batch that is refused as a whole is cut up until the texts at fault are alone; the others have
-// their vectors.
+// TestRefusedTexts: a refused batch is split until each bad text is alone. The other texts get their vectors.
 func TestRefusedTexts(t *testing.T) {
 	for _, code := range []int{400, 413, 415, 422} {
 		inBubble(t, config.Embedder{PassagePrefix: "p: ", Concurrency: 1}, func(t *testing.T, b *bench) {
@@ -235,7 +234,7 @@ func TestRefusedTexts(t *testing.T) {
 	}
 }
 
-// TestRefusedAlone: a single text may be all there is; that it is at fault is confirmed by another.
+// TestRefusedAlone: a call may have only one text. Another text then confirms that this one is the problem.
 func TestRefusedAlone(t *testing.T) {
 	inBubble(t, config.Embedder{}, func(t *testing.T, b *bench) {
 		b.rule = refusing(400, "bad")
@@ -256,7 +255,8 @@ func TestRefusedAlone(t *testing.T) {
 	})
 }
 
-// TestFlawedVectors: a text that gets no usable vector, alone too, is refused; one that was its batch's fault is not.
+// TestFlawedVectors: a text without a usable vector, even alone, is refused. A flaw that the batch caused is
+// not.
 func TestFlawedVectors(t *testing.T) {
 	inBubble(t, config.Embedder{}, func(t *testing.T, b *bench) {
 		b.rule = func(w http.ResponseWriter, _ *http.Request, a asked) bool {
@@ -278,8 +278,8 @@ func TestFlawedVectors(t *testing.T) {
 	})
 }
 
-// TestPoison: a text that breaks the server's inference, again and again, while it embeds another one, is refused: it must
-// not hold up its partition for ever. A server that answers 500 to all is down.
+// TestPoison: a text that breaks the server's inference each time, while another text succeeds, is refused:
+// it must not hold up its partition for ever. A server that answers 500 to every text is down.
 func TestPoison(t *testing.T) {
 	inBubble(t, config.Embedder{Batch: 4}, func(t *testing.T, b *bench) {
 		b.rule = refusing(500, "poison")
@@ -304,7 +304,7 @@ func TestPoison(t *testing.T) {
 	})
 }
 
-// TestCancelledRequest: the caller's end ends a request at once, and a wait.
+// TestCancelledRequest: when the caller ends its context, a request or a wait ends at once.
 func TestCancelledRequest(t *testing.T) {
 	inBubble(t, config.Embedder{}, func(t *testing.T, b *bench) {
 		for _, rule := range []handler{hang, status(503, "")} {
@@ -334,7 +334,7 @@ func TestCancelledRequest(t *testing.T) {
 	})
 }
 
-// TestMessageKeepsSecrets: what a server repeats of a key is not passed on, and what it says is cut.
+// TestMessageKeepsSecrets: a key that the server repeats is not passed on, and long messages are cut.
 func TestMessageKeepsSecrets(t *testing.T) {
 	definition := config.Embedder{APIKey: "hunter2", Headers: map[string]config.Secret{"X-Token": "Bearer hunter3"}}
 	inBubble(t, definition, func(t *testing.T, b *bench) {
@@ -350,7 +350,7 @@ func TestMessageKeepsSecrets(t *testing.T) {
 	})
 }
 
-// FuzzAnswer reads arbitrary answers: never a panic, never a vector too few.
+// FuzzAnswer reads arbitrary answers: it never panics, and never returns too few vectors.
 func FuzzAnswer(f *testing.F) {
 	f.Add(`{"data":[{"index":1,"embedding":[1,2]},{"index":0,"embedding":"AACAPwAAAEA="}]}`, 2)
 	f.Add(`{"data":[{"index":0,"embedding":[ ]}]}`, 1)

@@ -23,7 +23,7 @@ import (
 	"hardneg/internal/config"
 )
 
-// TestRequest: what is sent for each kind of text.
+// TestRequest checks the request for each kind of text.
 func TestRequest(t *testing.T) {
 	for _, test := range []struct {
 		name       string
@@ -76,7 +76,8 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// TestOrderAndEncoding: answers of both kinds are understood whatever was asked for, in any order.
+// TestOrderAndEncoding: both encodings are understood, whichever was requested, with the entries in any
+// order.
 func TestOrderAndEncoding(t *testing.T) {
 	for _, asks := range []string{"base64", "float"} {
 		for _, gets := range []string{"base64", "float"} {
@@ -97,12 +98,12 @@ func TestOrderAndEncoding(t *testing.T) {
 	}
 }
 
-// TestBatches: no request has more texts or bytes than configured, but for a text that is larger by itself, and every
-// text is sent once, in order.
+// TestBatches: no request has more texts or bytes than configured, except for one text that is larger by
+// itself. Every text is sent once, in order.
 func TestBatches(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		texts []int // bytes of each, with the prefix
+		texts []int // bytes of each text, with the prefix
 		want  [][]int
 	}{
 		{"by number", []int{3, 3, 3, 3, 3, 3, 3, 3}, [][]int{{3, 3, 3}, {3, 3, 3}, {3, 3}}},
@@ -135,7 +136,7 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// TestCarriedWithoutCall: what a record carries is checked and used, and the server is asked for the others alone.
+// TestCarriedWithoutCall: a carried vector is checked and used. The server is only asked for the other texts.
 func TestCarriedWithoutCall(t *testing.T) {
 	inBubble(t, config.Embedder{}, func(t *testing.T, b *bench) {
 		carried := func(vector ...float32) Item {
@@ -154,7 +155,8 @@ func TestCarriedWithoutCall(t *testing.T) {
 	})
 }
 
-// TestProbe: the length of the vectors is asked for where it is not configured, of both kinds.
+// TestProbe: if the length of the vectors is not configured, the server is asked for it, with both kinds of
+// texts.
 func TestProbe(t *testing.T) {
 	inBubble(t, config.Embedder{QueryModel: "q", PassageModel: "p", QueryPrefix: "q: "}, func(t *testing.T, b *bench) {
 		b.embedder.dimensions = 0
@@ -191,8 +193,8 @@ func TestProbe(t *testing.T) {
 	})
 }
 
-// TestKeyFile: a key that changes is used from the next request on; a request that was refused with the old one is
-// made again.
+// TestKeyFile: a changed key is used from the next request on. A request that was refused with the old key is
+// repeated.
 func TestKeyFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	write := func(key string) {
@@ -213,7 +215,7 @@ func TestKeyFile(t *testing.T) {
 		if got := b.outcomes(); got != "ok, ok" {
 			t.Error(got)
 		}
-		b.script = []handler{func(w http.ResponseWriter, r *http.Request, _ asked) bool { // rotated while the request is under way
+		b.script = []handler{func(w http.ResponseWriter, r *http.Request, _ asked) bool { // the key changes during the request
 			write("third")
 			valid = "third"
 			return status(401, "")(w, r, asked{})
@@ -239,7 +241,7 @@ func TestKeyFile(t *testing.T) {
 	})
 }
 
-// TestConcurrencyBound: never are more requests under way than configured, of all callers together.
+// TestConcurrencyBound: all callers together never have more requests running than configured.
 func TestConcurrencyBound(t *testing.T) {
 	inBubble(t, config.Embedder{Concurrency: 3, Batch: 2}, func(t *testing.T, b *bench) {
 		b.rule = func(http.ResponseWriter, *http.Request, asked) bool {
@@ -265,21 +267,22 @@ func TestConcurrencyBound(t *testing.T) {
 	})
 }
 
-// TestConcurrencyAdapts: it shrinks while the server is too busy, to one at worst, and grows back.
+// TestConcurrencyAdapts: the limit shrinks while the server is too busy, down to one at worst, and grows
+// back.
 func TestConcurrencyAdapts(t *testing.T) {
 	inBubble(t, config.Embedder{Concurrency: 8, Batch: 1, RetryFor: time.Minute}, func(t *testing.T, b *bench) {
-		limit := func() int { return b.told[len(b.told)-1].Limit }
+		limit := func() int { return b.requestsSeen[len(b.requestsSeen)-1].Limit }
 		b.rule = func(w http.ResponseWriter, r *http.Request, a asked) bool {
 			time.Sleep(100 * time.Millisecond)
 			b.mu.Lock()
-			busy := b.running > 2 // of what this server can do
+			busy := b.running > 2 // the capacity of this server
 			b.mu.Unlock()
 			return busy && status(429, "")(w, r, a)
 		}
 		b.succeed(numbered(40)...)
 		synctest.Wait()
 		var limits []int
-		for _, r := range b.told {
+		for _, r := range b.requestsSeen {
 			limits = append(limits, r.Limit)
 		}
 		if least := slices.Min(limits); least > 3 || !strings.Contains(b.outcomes(), "busy") {
@@ -300,8 +303,8 @@ func TestConcurrencyAdapts(t *testing.T) {
 	})
 }
 
-// TestTLS: the server's certificate is checked, by the authority and the name that are configured, and the client shows
-// its own.
+// TestTLS: the client checks the server's certificate with the configured authority and name, and shows its
+// own certificate.
 func TestTLS(t *testing.T) {
 	s := newScripted(t)
 	var shown atomic.Int32
@@ -331,7 +334,7 @@ func TestTLS(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		tls   config.TLS
-		want  string // in the error
+		want  string // part of the error
 		shows int32
 	}{
 		{"unknown authority", config.TLS{}, "certificate signed by unknown authority", 0},
@@ -395,7 +398,8 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestConnections: a definition says what determines the vectors, the configured embedder of its name the rest.
+// TestConnections: a definition says what determines the vectors. The configured embedder of its name says
+// the rest.
 func TestConnections(t *testing.T) {
 	s := newScripted(t)
 	s.Start()

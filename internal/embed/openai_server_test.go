@@ -25,7 +25,7 @@ import (
 
 const serverDimensions = 3
 
-// asked is a request that a server got.
+// asked is a request that a server received.
 type asked struct {
 	at     time.Time
 	header http.Header
@@ -36,11 +36,11 @@ type asked struct {
 	body   map[string]any
 }
 
-// handler answers a request; false leaves it to the next one, or to the healthy answer.
+// handler answers a request. If it returns false, the server gives the healthy answer.
 type handler func(w http.ResponseWriter, r *http.Request, a asked) bool
 
-// scripted is an embeddings server that does what a test says. The first requests go to the script, one each; rule
-// is asked about all others, and what it leaves gets vectors.
+// scripted is an embeddings server that does what a test says. Each of the first requests uses up one step of
+// the script. Then rule answers, and every request that it leaves gets vectors.
 type scripted struct {
 	*httptest.Server
 	t    *testing.T
@@ -50,7 +50,7 @@ type scripted struct {
 	script  []handler
 	asked   []asked
 	running int
-	most    int // requests that were under way at a time
+	most    int // the most requests that ran at the same time
 }
 
 func newScripted(t *testing.T, script ...handler) *scripted {
@@ -90,14 +90,14 @@ func (s *scripted) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// requests are those that came so far.
+// requests returns the requests received so far.
 func (s *scripted) requests() []asked {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.asked)
 }
 
-// vectorOf is what the server makes of a text.
+// vectorOf returns the server's vector for a text.
 func vectorOf(model, text string) []float32 {
 	sum := sha256.Sum256([]byte(model + "\n" + text))
 	vector := make([]float32, serverDimensions)
@@ -110,7 +110,7 @@ func vectorOf(model, text string) []float32 {
 // entry is an element of data.
 type entry map[string]any
 
-// entries are the healthy ones, of which change may make others.
+// entries returns the healthy answer. change, if not nil, may alter each entry.
 func entries(a asked, change func(i int, e entry)) map[string]any {
 	data := make([]entry, len(a.texts))
 	for i, text := range a.texts {
@@ -144,7 +144,7 @@ func say(w http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// status answers with a status, a body and headers in pairs.
+// status answers with a status, a body, and headers in pairs.
 func status(code int, body any, headers ...string) handler {
 	return func(w http.ResponseWriter, _ *http.Request, _ asked) bool {
 		for pair := range slices.Chunk(headers, 2) {
@@ -155,7 +155,7 @@ func status(code int, body any, headers ...string) handler {
 	}
 }
 
-// changed answers with entries that are changed.
+// changed answers with entries that change has altered.
 func changed(change func(i int, e entry)) handler {
 	return func(w http.ResponseWriter, _ *http.Request, a asked) bool {
 		say(w, 200, entries(a, change))
@@ -163,7 +163,7 @@ func changed(change func(i int, e entry)) handler {
 	}
 }
 
-// refusing refuses a batch as a whole if one of its texts has the word.
+// refusing refuses the whole batch if one of its texts contains the word.
 func refusing(code int, word string) handler {
 	return func(w http.ResponseWriter, _ *http.Request, a asked) bool {
 		if !slices.ContainsFunc(a.texts, func(text string) bool { return strings.Contains(text, word) }) {
@@ -176,13 +176,13 @@ func refusing(code int, word string) handler {
 
 func healthy(http.ResponseWriter, *http.Request, asked) bool { return false }
 
-// hang answers when the client has gone.
+// hang answers only after the client has gone.
 func hang(_ http.ResponseWriter, r *http.Request, _ asked) bool {
 	<-r.Context().Done()
 	return true
 }
 
-// cutOff breaks the connection within the body.
+// cutOff breaks the connection in the middle of the body.
 func cutOff(w http.ResponseWriter, _ *http.Request, a asked) bool {
 	body, err := json.Marshal(entries(a, nil))
 	if err != nil {
@@ -197,8 +197,8 @@ func cutOff(w http.ResponseWriter, _ *http.Request, a asked) bool {
 	return true
 }
 
-// pipes is a listener of connections within the process: in a bubble of testing/synctest all waiting is then done in no
-// time.
+// pipes is a listener for connections within the process. In a bubble of testing/synctest all waiting then
+// takes no real time.
 type pipes struct {
 	made   chan net.Conn
 	closed chan struct{}
@@ -240,11 +240,11 @@ type bench struct {
 	embedder *openai
 	pipes    *pipes
 
-	tellings sync.Mutex
-	told     []Request
+	requestsSeenMu sync.Mutex
+	requestsSeen   []Request
 }
 
-// inBubble runs a test with a clock that only moves while everybody waits.
+// inBubble runs a test with a clock that only moves while all goroutines wait.
 func inBubble(t *testing.T, definition config.Embedder, test func(t *testing.T, b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, scripted: newScripted(t), pipes: &pipes{made: make(chan net.Conn), closed: make(chan struct{})}}
@@ -261,7 +261,7 @@ func inBubble(t *testing.T, definition config.Embedder, test func(t *testing.T, 
 			definition.Dimensions = serverDimensions
 		}
 		definition.Type, definition.URL = TypeOpenAI, "http://server:8080/v1/"
-		embedders, err := New([]config.Embedder{definition}, &Resources{Observe: b.tell})
+		embedders, err := New([]config.Embedder{definition}, &Resources{Observe: b.observe})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,18 +276,18 @@ func inBubble(t *testing.T, definition config.Embedder, test func(t *testing.T, 
 	})
 }
 
-func (b *bench) tell(_ context.Context, r Request) {
-	b.tellings.Lock()
-	defer b.tellings.Unlock()
-	b.told = append(b.told, r)
+func (b *bench) observe(_ context.Context, r Request) {
+	b.requestsSeenMu.Lock()
+	defer b.requestsSeenMu.Unlock()
+	b.requestsSeen = append(b.requestsSeen, r)
 }
 
-// outcomes are how the requests went, in order.
+// outcomes returns the outcomes of the requests, in order.
 func (b *bench) outcomes() string {
-	b.tellings.Lock()
-	defer b.tellings.Unlock()
+	b.requestsSeenMu.Lock()
+	defer b.requestsSeenMu.Unlock()
 	var all []string
-	for _, r := range b.told {
+	for _, r := range b.requestsSeen {
 		name := string(r.Outcome)
 		if r.Again {
 			name = "again " + name
@@ -325,7 +325,7 @@ func (b *bench) succeed(texts ...string) {
 	}
 }
 
-// expect checks the error of a whole call: what it is, and what it says.
+// expect checks the error of a whole call: its kind, and parts of its text.
 func expect(t *testing.T, err, is error, says ...string) {
 	t.Helper()
 	if !errors.Is(err, is) {
@@ -343,7 +343,7 @@ func expect(t *testing.T, err, is error, says ...string) {
 	}
 }
 
-// numbered makes texts.
+// numbered returns n different texts.
 func numbered(n int) []string {
 	texts := make([]string, n)
 	for i := range texts {

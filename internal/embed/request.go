@@ -20,14 +20,15 @@ import (
 	"hardneg/internal/config"
 )
 
-// newTransport makes the connections of an embedder. Where only files are wrong it comes with the error.
+// newTransport returns an embedder's HTTP transport. If only its files are wrong, it returns both a transport
+// and an error.
 func newTransport(e config.Embedder) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    e.Concurrency,
-		IdleConnTimeout:        30 * time.Second, // servers close theirs after a while, at worst under a request
+		IdleConnTimeout:        30 * time.Second, // servers close idle connections after a while, at worst during a request
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
@@ -43,10 +44,10 @@ func newTransport(e config.Embedder) (*http.Transport, error) {
 	return t, err
 }
 
-// apiKey is a key of the configuration, or of a file that may change.
+// apiKey is a fixed key from the configuration, or a file whose content may change.
 type apiKey struct{ fixed, file string }
 
-// read is the key for the next request. The file is small and near: to read it each time is simplest.
+// read returns the key for the next request. Reading the small local file each time is the simplest way.
 func (k apiKey) read() (string, error) {
 	if k.file == "" {
 		return k.fixed, nil
@@ -62,16 +63,17 @@ func (k apiKey) read() (string, error) {
 	return key, nil
 }
 
-// differs tells whether the key is another one by now.
-func (k apiKey) differs(from string) bool {
+// changed reports whether the key has changed meanwhile.
+func (k apiKey) changed(from string) bool {
 	now, err := k.read()
 	return err == nil && now != from
 }
 
-// Bounds of what is read of an answer. A float32 in decimal has at most 16 characters; float64 are printed by some.
+// Limits for reading an answer. A float32 in decimal has at most 16 characters, but some servers print
+// float64.
 const (
 	numberBytes    = 32
-	embeddingBytes = 1 << 10 // what surrounds an embedding
+	embeddingBytes = 1 << 10 // everything around an embedding
 	answerBytes    = 64 << 10
 )
 
@@ -89,7 +91,7 @@ func (o *openai) request(caller context.Context, kind Kind, texts []string) ([][
 	}
 	response, err := o.client.Do(request)
 	if err != nil {
-		var inner *url.Error // whose text repeats method and URL
+		var inner *url.Error // its text repeats method and URL
 		if errors.As(err, &inner) {
 			err = inner.Err
 		}
@@ -102,8 +104,8 @@ func (o *openai) request(caller context.Context, kind Kind, texts []string) ([][
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, int64(most)+1))
 	if response.StatusCode != http.StatusOK {
-		f := statusFault(response, body, o.secrets(key)) // whatever could be read of it
-		f.rekeyed = f.status == http.StatusUnauthorized && o.key.differs(key)
+		f := statusFault(response, body, o.secrets(key)) // with as much of the body as could be read
+		f.rekeyed = f.status == http.StatusUnauthorized && o.key.changed(key)
 		return nil, f
 	}
 	if err != nil {
@@ -148,7 +150,7 @@ func (o *openai) prepare(ctx context.Context, kind Kind, texts []string, key str
 	return request, nil
 }
 
-// secrets are what an answer may repeat and a message must not.
+// secrets returns the texts that a server's answer may repeat but a message must not contain.
 func (o *openai) secrets(key string) []string {
 	all := []string{key}
 	for _, value := range o.Headers {
@@ -165,7 +167,8 @@ func (o *openai) answerLimit(texts int) int {
 	return answerBytes + texts*(embeddingBytes+numberBytes*dimensions)
 }
 
-// lengthFault compares the length of the vectors with what is configured, or was fitted on.
+// lengthFault compares the length of the vectors with the length that was configured or probed. While that is
+// not known, all vectors must be as long as the first one.
 func (o *openai) lengthFault(vectors [][]float32) *fault {
 	want := o.dimensions
 	if want == 0 {

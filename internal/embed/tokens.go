@@ -7,11 +7,11 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// words calls yield with each word of the text in order, in lower case: a run of letters, digits and the marks that
-// follow them. Characters of scripts that are written without spaces are words of their own, so that word bigrams
-// are their character bigrams. Bytes that are not UTF-8 separate words. The text is read in NFKC, so that composed
-// and decomposed accents and full-width forms agree. The slice is valid until yield returns:
-// it lies in the buffer that is passed in and, grown, returned.
+// words calls yield with each word of the text, in order and in lower case. A word is a run of letters,
+// digits and the marks that follow them. In scripts that are written without spaces each character is a word,
+// so that word bigrams are character bigrams there. Bytes that are not UTF-8 separate words. The text is
+// normalised to NFKC, so that composed and decomposed accents and full-width forms are equal. The slice is
+// valid until yield returns: it is part of buffer, which words returns, possibly grown.
 func words(text string, buffer []rune, yield func(word []rune)) []rune {
 	if !ascii(text) && !norm.NFKC.IsNormalString(text) {
 		text = norm.NFKC.String(text)
@@ -50,11 +50,11 @@ func words(text string, buffer []rune, yield func(word []rune)) []rune {
 	return word
 }
 
-// firstUnspaced is the lowest character of the scripts that are written without spaces: a cheap test ahead of the
-// tables.
+// firstUnspaced is the lowest character of the scripts that are written without spaces. Comparing with it is
+// cheaper than a look-up in the tables.
 const firstUnspaced = '\u2e80'
 
-// asciiWord maps the ASCII letters and digits to lower case, and all else to zero.
+// asciiWord maps ASCII letters and digits to lower case, and everything else to zero.
 var asciiWord = func() (table [utf8.RuneSelf]byte) {
 	for c := byte('0'); c <= '9'; c++ {
 		table[c] = c

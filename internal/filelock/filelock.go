@@ -1,4 +1,5 @@
-// Package filelock keeps processes apart by a lock on a file.
+// Package filelock lets only one process at a time use a resource, by a lock on a file. The embedded Kafka, the
+// vector cache, internal/service and cmd/hardneg use it.
 package filelock
 
 import (
@@ -9,9 +10,9 @@ import (
 // ErrLocked means that another open file holds the lock.
 var ErrLocked = errors.New("locked by another process")
 
-// Open opens a file, which it makes where it is missing, and locks it until it is closed or the process ends, however
-// that ends. It does not wait: where the lock is held the error is ErrLocked. Where the system is not Unix nothing is
-// locked.
+// Open opens a file and locks it, and creates it if it is missing. The lock lasts until the file is closed or
+// the process ends, even by a crash. Open does not wait: if the lock is held, it returns ErrLocked. On
+// systems other than Unix nothing is locked.
 func Open(name string) (*os.File, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

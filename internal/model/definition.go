@@ -10,33 +10,33 @@ import (
 	"hardneg/internal/embed"
 )
 
-// Embedder is the definition of a part of the ensemble.
+// Embedder is the definition of one part of the ensemble.
 type Embedder struct {
 	Name       string  `json:"name"`
 	Type       string  `json:"type"`
 	Weight     float64 `json:"weight"`
 	Dimensions int     `json:"dimensions"`
-	Bytes      int     `json:"bytes"`            // of what was fitted, in the payload
+	Bytes      int     `json:"bytes"`            // size of its fitted data in the payload
 	Served     *Served `json:"openai,omitempty"` // of type openai
 }
 
-// Served is how a server is asked for vectors, as far as that determines them. Keys, headers and how requests are made
-// are no part of it.
+// Served says which requests give the vectors. It has only what determines the vectors: no keys, no headers,
+// and not how requests are made.
 type Served struct {
-	URL               string `json:"url,omitempty"` // where the model was fitted: used where none is configured, and no part of the model's id
+	URL               string `json:"url,omitempty"` // where the model was fitted; used if none is configured, and no part of the model's id
 	Query             Asked  `json:"query"`
 	Passage           Asked  `json:"passage"`
 	RequestDimensions bool   `json:"request_dimensions,omitempty"`
 }
 
-// Asked is what is asked for with each text of a kind.
+// Asked is the part of a request that accompanies each text of a kind.
 type Asked struct {
 	Model  string `json:"model"`
 	Prefix string `json:"prefix,omitempty"`
 	Body   Fields `json:"body,omitempty"`
 }
 
-// Fields are those of a JSON object. Numbers stay as they were written.
+// Fields are the members of a JSON object. Numbers stay as they were written.
 type Fields map[string]any
 
 // UnmarshalJSON keeps numbers as they are written.
@@ -46,7 +46,7 @@ func (f *Fields) UnmarshalJSON(data []byte) error {
 	return decoder.Decode((*map[string]any)(f))
 }
 
-// define is the definition that a configuration gives, but for what was fitted.
+// define returns the definition of a configured embedder, without fitted data.
 func define(c config.Embedder) Embedder {
 	e := Embedder{Name: c.Name, Type: c.Type, Weight: c.Weight, Dimensions: c.Dimensions}
 	if c.Type == embed.TypeOpenAI {
@@ -60,7 +60,7 @@ func asked(c config.Embedder, kind embed.Kind) Asked {
 	return Asked{Model: served.Model, Prefix: served.Prefix, Body: served.Body}
 }
 
-// configuration is the definition as a configuration would say it.
+// configuration returns the definition in the form of a configuration.
 func (e Embedder) configuration() config.Embedder {
 	c := config.Embedder{Name: e.Name, Type: e.Type, Weight: e.Weight, Dimensions: e.Dimensions}
 	if e.Served != nil {
@@ -71,7 +71,7 @@ func (e Embedder) configuration() config.Embedder {
 	return c
 }
 
-// identify writes what determines the vectors.
+// identify writes everything that determines the vectors.
 func (e Embedder) identify(to io.Writer) {
 	fmt.Fprintf(to, "%q %q %v %d %d\n", e.Name, e.Type, e.Weight, e.Dimensions, e.Bytes)
 	if e.Served == nil {
@@ -81,12 +81,12 @@ func (e Embedder) identify(to io.Writer) {
 	served.URL = ""
 	content, err := json.Marshal(served)
 	if err != nil {
-		panic(err) // it was read from YAML or JSON
+		panic(err) // cannot happen: it was read from YAML or JSON
 	}
 	fmt.Fprintf(to, "%s\n", content)
 }
 
-// Is tells whether a configuration has this embedder: whether it gives the same vectors, with the same weight.
+// Is reports whether a configuration has this embedder: it gives the same vectors with the same weight.
 func (e Embedder) Is(c config.Embedder) bool {
 	other := define(c)
 	other.Bytes = e.Bytes

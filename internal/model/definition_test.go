@@ -16,7 +16,8 @@ import (
 	"hardneg/internal/embed"
 )
 
-// embeddingServer gives vectors of 4 numbers, by model and text. It refuses everybody while denied is set.
+// embeddingServer gives vectors of 4 numbers, by model and text. While denied is set, it refuses every
+// request.
 func embeddingServer(t *testing.T) (url string, denied *atomic.Bool, requests *atomic.Int32) {
 	denied, requests = new(atomic.Bool), new(atomic.Int32)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,8 +56,8 @@ func served(url string) config.Embedder {
 
 var unreduced = config.Reduce{Method: "none"}
 
-// TestServedModel: a model is fitted with a server that tells the length of its vectors, published, read again without
-// asking it, and used with another connection.
+// TestServedModel fits a model with a server that gives the length of its vectors. The model is published,
+// read again without a request to the server, and used with another connection.
 func TestServedModel(t *testing.T) {
 	url, _, requests := embeddingServer(t)
 	definitions := append(slices.Clone(small), served(url))
@@ -103,7 +104,7 @@ func TestServedModel(t *testing.T) {
 	}
 }
 
-// TestServedFitFails: a server that does not answer is no matter of the sample.
+// TestServedFitFails: an error of the server is not reported as an error of the sample.
 func TestServedFitFails(t *testing.T) {
 	url, denied, _ := embeddingServer(t)
 	denied.Store(true)
@@ -120,8 +121,8 @@ func TestServedFitFails(t *testing.T) {
 	}
 }
 
-// TestServedIdentity: what determines the vectors determines the id and whether a configuration is the model's; where
-// the server is, and how it is asked, does not.
+// TestServedIdentity: what determines the vectors also determines the id, and whether a configuration matches
+// the model. The server's address and the way of asking it do not.
 func TestServedIdentity(t *testing.T) {
 	url, _, _ := embeddingServer(t)
 	elsewhere, _, _ := embeddingServer(t)
@@ -176,7 +177,8 @@ func TestServedIdentity(t *testing.T) {
 	}
 }
 
-// TestEarlierManifest: a model that was published before there were servers is read, under the same id.
+// TestEarlierManifest: a model that was published before the type openai existed can be read, with the same
+// id.
 func TestEarlierManifest(t *testing.T) {
 	manifest := `{"schema":1,"id":"eb5fe16c342dac9b","created_at":"2026-11-25T09:27:25Z","embedders":[{"name":"own","type":"carried","weight":0.5,"dimensions":3,"bytes":0}],` +
 		`"dimensions":3,"samples":4,"bytes":24,"reducer_bytes":24,"chunks":1,"sha256":"4a41bd30c5a9362b72e57263ba6d885dc36ae3140c67b7c891cb4574dd556432"}`
@@ -193,7 +195,7 @@ func TestEarlierManifest(t *testing.T) {
 	}
 }
 
-// TestServedManifestDamaged: a manifest that does not say how the server is asked is refused.
+// TestServedManifestDamaged: a manifest that does not say how to ask the server is refused.
 func TestServedManifestDamaged(t *testing.T) {
 	url, _, _ := embeddingServer(t)
 	m := mustFit(t, []config.Embedder{served(url)}, unreduced, 1, prose(1, 5))

@@ -6,9 +6,9 @@ import (
 	"hardneg/mining"
 )
 
-// HeldOut says what the axes capture of documents of the sample that they were not fitted on. It is what to expect of
-// new documents of the same kind. The sample's own share is no measure for them: axes that were fitted on few documents
-// know these by heart.
+// HeldOut says how much the axes capture of documents that were left out when the axes were fitted. New
+// documents of the same kind should have about this share. The share of the fitted documents themselves is no
+// good measure: axes that are fitted on few documents fit these too well.
 type HeldOut struct {
 	Documents int     `json:"documents"`
 	Share     float64 `json:"share"`
@@ -16,20 +16,20 @@ type HeldOut struct {
 
 // How many samples are held out.
 const (
-	holdOutFrom  = 200 // samples; of fewer nothing is
+	holdOutFrom  = 200 // samples; below, none is held out
 	holdOutEvery = 20
 	holdOutMost  = 500
 )
 
-// holdOut divides rows into those that axes are fitted on and those that are held out, evenly spread.
+// holdOut divides rows into a part for fitting the axes and an evenly spread part that is held out.
 type holdOut struct {
 	rest    *mining.Sample
 	control mining.Matrix
-	every   int // one in so many is held out; 0: none
-	rows    int // that were added
+	every   int // one row in so many is held out; 0 means none
+	rows    int // added so far
 }
 
-// newHoldOut prepares for rows of so many samples, some of which may turn out to have none.
+// newHoldOut prepares for the rows of this many samples. Some samples may turn out to have no row.
 func newHoldOut(samples, dimensions int) *holdOut {
 	h := &holdOut{control: mining.Matrix{Cols: dimensions}}
 	if samples >= holdOutFrom {
@@ -55,8 +55,8 @@ func (h *holdOut) add(rows mining.Matrix) error {
 	return nil
 }
 
-// divided gives both. Where there were too few rows after all, none is held out.
-func (h *holdOut) divided() (rest *mining.Sample, control mining.Matrix, err error) {
+// split returns both parts. If there were too few rows after all, it puts the held-out ones back.
+func (h *holdOut) split() (rest *mining.Sample, control mining.Matrix, err error) {
 	if h.rows >= holdOutFrom {
 		return h.rest, h.control, nil
 	}
@@ -64,41 +64,42 @@ func (h *holdOut) divided() (rest *mining.Sample, control mining.Matrix, err err
 	return h.rest, mining.Matrix{Cols: h.control.Cols}, err
 }
 
-// Drift compares what new documents lose under a model with what was lost of those that were held out when it was
-// fitted. It is for one goroutine at a time.
+// Drift compares the loss of new documents under a model with the loss of the documents that were held out
+// when the model was fitted. Only one goroutine at a time may use it.
 type Drift struct {
 	heldOut *HeldOut
-	recent  mining.Energy // the older, the less it weighs
+	recent  mining.Energy // older documents weigh less
 	seen    int64
 }
 
-// DriftMinimum is the number of documents below which nothing is said of drift.
+// DriftMinimum is the number of documents from which on drift is judged.
 const DriftMinimum = 500
 
 const (
-	driftWindow = 1000 // documents after which one weighs 1/e of the newest
-	// driftOdds is how much of the odds, captured to lost, has to be left. docs/models.md has the figures behind it.
+	driftWindow = 1000 // a document that is this many documents old weighs 1/e of the newest
+	// driftOdds is the share of the odds, captured to lost, that must remain. docs/models.md has the
+	// measurements behind it.
 	driftOdds = 0.7
 )
 
-// NewDrift watches a model.
+// NewDrift returns the Drift of a model.
 func NewDrift(m Manifest) *Drift { return &Drift{heldOut: m.HeldOut} }
 
-// Add takes what was measured of the newest documents.
+// Add adds the measurement of the newest documents.
 func (d *Drift) Add(e mining.Energy) {
 	d.recent.Decay(math.Exp(-e.Vectors / driftWindow))
 	d.recent.Add(e)
 	d.seen += int64(e.Vectors)
 }
 
-// Seen is how many documents were measured.
+// Seen returns the number of measured documents.
 func (d *Drift) Seen() int64 { return d.seen }
 
-// Share is what the axes capture of recent documents.
+// Share returns the share that the axes capture of recent documents.
 func (d *Drift) Share() float64 { return d.recent.Share() }
 
-// Notable tells whether recent documents are of another kind than the sample. It is false where there are too few to
-// say, or nothing to compare them with.
+// Notable reports whether recent documents are of another kind than the sample. It is false if there are too
+// few documents, or nothing to compare them with.
 func (d *Drift) Notable() bool {
 	if d.heldOut == nil || d.seen < DriftMinimum {
 		return false
@@ -106,6 +107,6 @@ func (d *Drift) Notable() bool {
 	return odds(d.Share()) < driftOdds*odds(d.heldOut.Share)
 }
 
-// odds is what is captured for each part that is lost. Shares themselves do not compare: 0.80 after 0.90 is twice the
-// loss, and 0.10 after 0.20 is next to none.
+// odds is the ratio of captured to lost. Plain shares are no good for comparing: from 0.90 to 0.80 the loss
+// doubles, but from 0.20 to 0.10 it hardly grows.
 func odds(share float64) float64 { return share / max(1e-9, 1-share) }

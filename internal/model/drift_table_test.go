@@ -14,9 +14,9 @@ import (
 	"hardneg/mining"
 )
 
-// TestDriftTable prints the table of docs/models.md: what models capture of documents that they were fitted on, of
-// others of the same collection, and of other collections, as a service sees it. It takes many minutes and needs
-// HARDNEG_TEST_QUALITY=1.
+// TestDriftTable prints the table of docs/models.md: how much models capture of the documents they were
+// fitted on, of others of the same collection, and of other collections, as a service sees it. It takes many
+// minutes and needs HARDNEG_TEST_QUALITY=1.
 func TestDriftTable(t *testing.T) {
 	if os.Getenv("HARDNEG_TEST_QUALITY") == "" {
 		t.Skip("takes many minutes: set HARDNEG_TEST_QUALITY=1")
@@ -60,10 +60,10 @@ func TestDriftTable(t *testing.T) {
 	}
 }
 
-// left is how much of the odds is left.
+// left returns the share of the odds that remains.
 func (d *Drift) left() float64 { return odds(d.Share()) / odds(d.heldOut.Share) }
 
-// feed embeds documents as a service would, and returns the lowest odds that the watch saw.
+// feed embeds documents like a service, and returns the lowest share of the odds that Drift saw.
 func feed(t *testing.T, m *Model, items []embed.Item) (lowest float64, d *Drift) {
 	t.Helper()
 	d, lowest = NewDrift(m.Info()), math.Inf(1)

@@ -12,7 +12,7 @@ import (
 	"hardneg/mining"
 )
 
-// topical makes passages of the words of a few topics: each has a vocabulary of its own.
+// topical makes passages about a few topics. Each topic has its own vocabulary.
 func topical(seed uint64, n, firstTopic, topics int) []embed.Item {
 	random := rand.New(rand.NewPCG(seed, 1))
 	items := make([]embed.Item, n)
@@ -25,7 +25,7 @@ func topical(seed uint64, n, firstTopic, topics int) []embed.Item {
 	return items
 }
 
-// TestCurve: against the definition, said in another way.
+// TestCurve checks the curve against a second form of its definition.
 func TestCurve(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -73,8 +73,8 @@ func TestCurve(t *testing.T) {
 	}
 }
 
-// TestHoldOut: every row is on one side, those held out are evenly spread, few and bounded, and there are none of few rows,
-// however many were expected.
+// TestHoldOut: every row is in exactly one part. Held-out rows are evenly spread, few and limited in number.
+// Of few rows none is held out, however many were expected.
 func TestHoldOut(t *testing.T) {
 	for _, c := range []struct{ expected, n int }{
 		{1, 1}, {19, 19}, {199, 199}, {200, 200}, {201, 201}, {1000, 1000}, {9999, 9999}, {10_000, 10_000}, {10_001, 10_001}, {60_000, 60_000},
@@ -91,7 +91,7 @@ func TestHoldOut(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		rest, control, err := h.divided()
+		rest, control, err := h.split()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestHoldOut(t *testing.T) {
 				t.Fatalf("%+v: row %v is held out, want %v", c, v, want)
 			}
 		}
-		// Of the rows 0 to n−1 the mean of one side tells that of the other.
+		// The rows are 0 to n−1, so the mean of one part determines the mean of the other.
 		if r, err := rest.Fit(t.Context(), mining.ReducerOptions{Variance: 1}); err != nil {
 			t.Fatal(err)
 		} else {
@@ -122,8 +122,8 @@ func TestHoldOut(t *testing.T) {
 	}
 }
 
-// TestDriftIsTheDefinition: the weights of the definition, document by document, in the plainest way. A batch counts as
-// one moment.
+// TestDriftIsTheDefinition computes the weights from the definition, document by document, in the simplest
+// way. A batch counts as one moment.
 func TestDriftIsTheDefinition(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -159,7 +159,7 @@ func TestDriftIsTheDefinition(t *testing.T) {
 	}
 }
 
-// TestNoVerdict: without a comparison, and on few documents, nothing is notable.
+// TestNoVerdict: without a comparison, or with few documents, nothing is notable.
 func TestNoVerdict(t *testing.T) {
 	lost := mining.Energy{Vectors: 499, Total: 499}
 	d := NewDrift(Manifest{HeldOut: &HeldOut{100, 0.5}})
@@ -181,7 +181,7 @@ func TestNoVerdict(t *testing.T) {
 	}
 }
 
-// TestObserve: what is told is the definition, of passages alone, and of all of them.
+// TestObserve: the observed energy agrees with the definition, for all passages and no queries.
 func TestObserve(t *testing.T) {
 	m := mustFit(t, small, pca, 10, topical(1, 400, 0, 4))
 	var mu sync.Mutex
@@ -220,7 +220,8 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// TestDriftOfTopics: documents of the sample's topics are no drift, those of others are, and back again.
+// TestDriftOfTopics: documents on the sample's topics do not count as drift, documents on other topics do,
+// and later documents on the sample's topics end the drift again.
 func TestDriftOfTopics(t *testing.T) {
 	m := mustFit(t, small, pca, 10, topical(1, 1000, 0, 4))
 	held := m.Info().HeldOut
@@ -240,7 +241,8 @@ func TestDriftOfTopics(t *testing.T) {
 	}
 }
 
-// TestHeldOutIsWhatToExpect: of new documents of the same kind, where the sample's own share is far off.
+// TestHeldOutIsWhatToExpect: the held-out share predicts new documents of the same kind, while the sample's
+// own share is far off.
 func TestHeldOutIsWhatToExpect(t *testing.T) {
 	many := config.Reduce{Method: "pca", Variance: 1, MaxDimensions: 110, Normalize: true, Seed: 1}
 	m := mustFit(t, small, many, 10, prose(1, 240))
@@ -253,7 +255,7 @@ func TestHeldOutIsWhatToExpect(t *testing.T) {
 	}
 }
 
-// TestNothingHeldOut: of small samples and without axes.
+// TestNothingHeldOut: small samples and models without axes have nothing held out.
 func TestNothingHeldOut(t *testing.T) {
 	for name, m := range map[string]*Model{
 		"small": mustFit(t, small, pca, 10, prose(1, 199)), "unreduced": mustFit(t, small, config.Reduce{Method: "none"}, 10, prose(1, 400)),

@@ -20,7 +20,7 @@ import (
 	"hardneg/mining"
 )
 
-// fitReport is what a fit in a process of its own tells of itself.
+// fitReport is the output of a fit that runs in its own process.
 type fitReport struct {
 	Wall, CPU time.Duration // of adding the vectors and of the fit
 	Share     []float64
@@ -28,10 +28,10 @@ type fitReport struct {
 
 const fitVariable = "HARDNEG_TEST_FIT"
 
-// BenchmarkReducerLexical fits the axes of real vectors of the size of the paper's: four lexical embedders, 5,632
-// dimensions, on 10,000 passages of medquad, to 95 % of the variance. Their variance is spread thin, so that takes more
-// than half of all axes: the hard case. As BenchmarkReducerFit of mining, it uses a process of its own; the peak is that of all of
-// it, with the texts and the embedders.
+// BenchmarkReducerLexical fits the axes of real vectors of the paper's size: four lexical embedders, 5,632
+// dimensions, 10,000 passages of medquad, 95 % of the variance. The variance of lexical vectors is spread
+// over many axes, so this takes more than half of all axes: the hard case. Like BenchmarkReducerFit of
+// mining, it uses a separate process. The peak includes the memory of the texts and the embedders.
 func BenchmarkReducerLexical(b *testing.B) {
 	folder := dataFolder(b)
 	for range b.N {
@@ -55,7 +55,7 @@ func BenchmarkReducerLexical(b *testing.B) {
 	}
 }
 
-// TestLexicalFitAlone is the other process of BenchmarkReducerLexical.
+// TestLexicalFitAlone is the separate process of BenchmarkReducerLexical.
 func TestLexicalFitAlone(t *testing.T) {
 	if os.Getenv(fitVariable) == "" {
 		t.Skip("is run by BenchmarkReducerLexical")
@@ -68,8 +68,8 @@ func TestLexicalFitAlone(t *testing.T) {
 		sample = append(sample, embed.Item{Text: text})
 		backwards = append(backwards, embed.Item{Text: backwardsWords(text)})
 	}
-	// The same embedders with fewer buckets would add up those of the first two, and no dimensions to their span. Words
-	// that are written backwards have hashes that are independent of theirs.
+	// The same embedders with fewer buckets would only add up buckets of the first two, and add no dimensions
+	// to their span. Words that are written backwards have independent hashes.
 	first := lexicalPair(t, sample, 2048, 2048)
 	second := lexicalPair(t, backwards, 1024, 512)
 	length := first.Dimensions() + second.Dimensions()
@@ -119,7 +119,7 @@ func lexicalPair(t *testing.T, sample []embed.Item, words, characters int) *Mode
 	return m
 }
 
-// backwardsWords turns each word around.
+// backwardsWords reverses each word.
 func backwardsWords(text string) string {
 	words := strings.Fields(text)
 	for i, word := range words {
@@ -133,7 +133,7 @@ func backwardsWords(text string) string {
 	return strings.Join(words, " ")
 }
 
-// processorTime is what all threads of the process have used.
+// processorTime returns the processor time that all threads of the process have used.
 func processorTime(t *testing.T) time.Duration {
 	t.Helper()
 	var u syscall.Rusage

@@ -23,10 +23,10 @@ type Manifest struct {
 	Dimensions int        `json:"dimensions"`
 	Samples    int        `json:"samples"`            // passages that the model was fitted on
 	Variance   []Captured `json:"variance,omitempty"` // none without a reduction
-	HeldOut    *HeldOut   `json:"held_out,omitempty"` // none without a reduction, of a small sample, or of an older version
-	Bytes      int        `json:"bytes"`              // of the payload
+	HeldOut    *HeldOut   `json:"held_out,omitempty"` // none without a reduction, for a small sample, or from an older version
+	Bytes      int        `json:"bytes"`              // size of the payload
 	Reducer    int        `json:"reducer_bytes"`      // at the payload's end
-	Chunks     int        `json:"chunks"`             // that the payload is cut into
+	Chunks     int        `json:"chunks"`             // number of chunks of the payload
 	Checksum   string     `json:"sha256"`             // of the payload
 }
 
@@ -38,13 +38,13 @@ type Captured struct {
 
 const (
 	schema     = 1
-	chunkBytes = 500_000 // of the payload in a record: under 512 KiB with key and headers
+	chunkBytes = 500_000 // of the payload in one record: below 512 KiB with key and headers
 )
 
-// maxPayload bounds a payload that is read back: 2,048 axes of 65,536 dimensions.
+// maxPayload limits a payload that is read back: 2,048 axes of 65,536 dimensions.
 const maxPayload = 1 << 29
 
-// seal serialises what was fitted and completes the manifest.
+// seal serialises the fitted data and completes the manifest.
 func (m *Model) seal(manifest Manifest, definitions []config.Embedder) error {
 	for i, embedder := range m.embedders {
 		part := define(definitions[i])
@@ -79,7 +79,7 @@ func (m *Model) seal(manifest Manifest, definitions []config.Embedder) error {
 	return nil
 }
 
-// identify computes a model's id: what determines its vectors, and no more.
+// identify computes a model's id from everything that determines its vectors, and nothing else.
 func identify(manifest Manifest) string {
 	content := sha256.New()
 	fmt.Fprintf(content, "%d %d %d %s\n", manifest.Schema, manifest.Dimensions, manifest.Reducer, manifest.Checksum)
@@ -94,8 +94,8 @@ func checksum(payload []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// curve thins the shares out to what a choice of dimensions needs: the powers of two, the first dimensions that reach
-// each tenth, and the last.
+// curve keeps only the shares that are needed to choose a number of dimensions: at the powers of two, at the
+// first dimension that reaches each tenth, and at the end.
 func curve(shares []float64) []Captured {
 	var points []Captured
 	tenth := 1
@@ -113,8 +113,8 @@ func curve(shares []float64) []Captured {
 	return points
 }
 
-// Encode returns the model as records of the models topic: the manifest, and the payload cut into chunks of less than
-// 512 KiB. The chunks are views of the model's own memory.
+// Encode returns the model as records of the models topic: the manifest, and the payload in chunks of less
+// than 512 KiB. The chunks share the model's memory.
 func (m *Model) Encode() (manifest []byte, chunks [][]byte, err error) {
 	manifest, err = json.Marshal(m.manifest)
 	if err != nil {
@@ -126,7 +126,7 @@ func (m *Model) Encode() (manifest []byte, chunks [][]byte, err error) {
 	return manifest, chunks, nil
 }
 
-// Decode takes what Encode gave. It fails if anything was lost or changed. It asks no server.
+// Decode reads the output of Encode. It fails if anything was lost or changed. It asks no server.
 func Decode(resources *embed.Resources, manifest []byte, chunks [][]byte) (*Model, error) {
 	var described Manifest
 	if err := json.Unmarshal(manifest, &described); err != nil {
@@ -168,7 +168,7 @@ func (described Manifest) join(chunks [][]byte) ([]byte, error) {
 	return payload, nil
 }
 
-// Definitions are the embedders as a configuration has them.
+// Definitions returns the embedders in the form of a configuration.
 func (described Manifest) Definitions() []config.Embedder {
 	var definitions []config.Embedder
 	for _, part := range described.Embedders {

@@ -79,7 +79,7 @@ func TestManifest(t *testing.T) {
 	}
 }
 
-// TestDecodeDamaged: whatever is lost or changed on the way is an error that names the model.
+// TestDecodeDamaged: anything lost or changed on the way gives an error that names the model.
 func TestDecodeDamaged(t *testing.T) {
 	m := mustFit(t, small, pca, 10, prose(1, 100))
 	manifest, chunks := encode(t, m)
@@ -135,7 +135,7 @@ func TestDecodeDamaged(t *testing.T) {
 	}
 }
 
-// reseal changes a manifest and gives it the id of its new content, as a broken writer would.
+// reseal changes a manifest and gives it the id of its new content, like a faulty writer.
 func reseal(edit func(func(*Manifest)) []byte, change func(*Manifest)) []byte {
 	return edit(func(m *Manifest) {
 		change(m)
@@ -143,7 +143,8 @@ func reseal(edit func(func(*Manifest)) []byte, change func(*Manifest)) []byte {
 	})
 }
 
-// TestDecodeRandomDamage breaks manifest and chunks at random places: an error, never a panic, never another model.
+// TestDecodeRandomDamage breaks manifest and chunks at random positions. The result is an error, never a
+// panic or another model.
 func TestDecodeRandomDamage(t *testing.T) {
 	m := mustFit(t, small, pca, 10, prose(1, 100))
 	manifest, chunks := encode(t, m)
@@ -161,7 +162,7 @@ func TestDecodeRandomDamage(t *testing.T) {
 	}
 }
 
-// FuzzDecode: nothing makes Decode panic, and what it takes is complete.
+// FuzzDecode: Decode never panics, and a model that it accepts is complete.
 func FuzzDecode(f *testing.F) {
 	own := config.Embedder{Name: "own", Type: embed.TypeCarried, Weight: 2, Dimensions: 3}
 	sample := []embed.Item{{Carried: map[string][]float32{"own": {1, 2, 3}}}, {Carried: map[string][]float32{"own": {3, -2, 1}}}}
@@ -178,7 +179,7 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("model %q of %d dimensions", m.ID(), m.Dimensions())
 			}
 		}
-		// The same payload with a manifest that vouches for it reaches the decoders behind the checksum.
+		// With a manifest that matches it, the same payload reaches the decoders behind the checksum.
 		var described Manifest
 		if json.Unmarshal(manifest, &described) != nil {
 			return

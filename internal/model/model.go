@@ -1,5 +1,7 @@
-// Package model holds what is fitted on a sample of the documents (IDF, axes) and turns texts into the vectors that
-// are stored. Vectors of different models never meet.
+// Package model turns texts into the vectors that are stored. A Model holds what was fitted on a sample of
+// the documents (IDF, axes). Vectors of different models are never compared.
+//
+// internal/pipeline and cmd/hardneg use it.
 package model
 
 import (
@@ -22,21 +24,21 @@ type Model struct {
 	length    int // of the ensemble's vector
 	reducer   *mining.Reducer
 	manifest  Manifest
-	payload   []byte // what was fitted, as published
+	payload   []byte // fitted data, as published
 	observe   func(mining.Energy)
 }
 
-// blockRows is how many ensemble vectors are held at once: 256 of 4,096 float32 values are 4 MiB.
+// blockRows is the number of ensemble vectors in memory at once: 256 of 4,096 float32 values are 4 MiB.
 const blockRows = 256
 
-// Fit fits the ensemble and its reducer on a sample of passages. The same configuration and sample, in the same
-// order, give the same id. Items that cannot be embedded (no words, no carried vector) are left out; it is an error
-// if none is left.
+// Fit fits the ensemble and its reducer on a sample of passages. The same configuration and sample, in the
+// same order, give the same id. Items that cannot be embedded (no words, no carried vector) are left out. If
+// none is left, Fit returns ErrSample.
 //
-// Of 200 samples and more, one in 20, and at most 500, are held out from the axes: see Drift.
+// Of 200 or more samples, one in 20, and at most 500, are held out when the axes are fitted: see Drift.
 //
-// Below minimum samples the variance says little about texts to come, so the reducer then keeps reduce.MaxDimensions
-// axes whatever they capture.
+// A sample below minimum says little about the variance of later texts. The reducer then keeps
+// reduce.MaxDimensions axes, whatever they capture.
 func Fit(ctx context.Context, resources *embed.Resources, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
 	m, err := assemble(embedders, resources)
 	if err != nil {
@@ -66,7 +68,8 @@ func Fit(ctx context.Context, resources *embed.Resources, embedders []config.Emb
 	}, embedders)
 }
 
-// Progress is told how far a fit is: texts embedded, then dimensions searched for axes.
+// Progress is called during a fit, with the number of embedded texts, and later of the dimensions searched
+// for axes.
 type Progress func(step string, done int)
 
 // Steps of a fit.
@@ -75,10 +78,10 @@ const (
 	StepSearched = "dimensions searched"
 )
 
-// ErrSample says that no passage of the sample can be embedded.
+// ErrSample means that no passage of the sample can be embedded.
 var ErrSample = errors.New("model: nothing to fit on")
 
-// assemble builds the ensemble, not fitted yet.
+// assemble builds the ensemble without fitting it.
 func assemble(definitions []config.Embedder, resources *embed.Resources) (*Model, error) {
 	embedders, err := embed.New(definitions, resources)
 	if err != nil {
@@ -92,7 +95,7 @@ func assemble(definitions []config.Embedder, resources *embed.Resources) (*Model
 	return m, nil
 }
 
-// probe asks the servers for the lengths that are not configured.
+// probe asks the servers for lengths that are not configured.
 func (m *Model) probe(ctx context.Context) error {
 	m.length = 0
 	for _, embedder := range m.embedders {
@@ -116,7 +119,8 @@ func texts(sample []embed.Item) func(yield func(string) bool) {
 	}
 }
 
-// reduce fits the reducer, and returns the number of items that could be embedded, and what was held out.
+// reduce fits the reducer. It returns the number of items that could be embedded, and the measurement on the
+// held-out ones.
 func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (samples int, heldOut *HeldOut, err error) {
 	if reduce.Method != "pca" && reduce.Method != "none" {
 		return 0, nil, fmt.Errorf("reduce.method: %q, want pca or none", reduce.Method)
@@ -170,7 +174,7 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if samples < minimum {
 		options.MinDimensions = options.MaxDimensions
 	}
-	rest, control, err := rows.divided()
+	rest, control, err := rows.split()
 	if err != nil {
 		return 0, nil, err
 	}
@@ -185,26 +189,26 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	return samples, &HeldOut{control.Rows, energy.Share()}, err
 }
 
-// ensemble embeds the items with all embedders at once and writes the concatenated vectors of those that all
-// embedders could embed to the first rows of out. kept holds the index of the item in each such row, failures an
-// error for every other item.
+// ensemble embeds the items with all embedders at the same time. The first rows of out get the concatenated
+// vectors of the items that all embedders could embed. kept holds the index of the item in each such row,
+// failures an error for every other item.
 func (m *Model) ensemble(ctx context.Context, kind embed.Kind, items []embed.Item, out mining.Matrix) (kept []int, failures []error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	vectors := make([][][]float32, len(m.embedders))
 	refusals := make([][]error, len(m.embedders))
-	down := make([]error, len(m.embedders))
+	callErrors := make([]error, len(m.embedders))
 	var calls sync.WaitGroup
 	for e, embedder := range m.embedders {
 		calls.Go(func() {
-			vectors[e], refusals[e], down[e] = embedder.Embed(ctx, kind, items)
-			if down[e] != nil {
-				cancel() // the others' work would be thrown away
+			vectors[e], refusals[e], callErrors[e] = embedder.Embed(ctx, kind, items)
+			if callErrors[e] != nil {
+				cancel() // the other results would be thrown away
 			}
 		})
 	}
 	calls.Wait()
-	if err := firstCause(down); err != nil {
+	if err := firstCause(callErrors); err != nil {
 		return nil, nil, err
 	}
 	failures = make([]error, len(items))
@@ -226,7 +230,7 @@ func (m *Model) ensemble(ctx context.Context, kind embed.Kind, items []embed.Ite
 	return kept, failures, nil
 }
 
-// firstCause returns the error that made the others give up.
+// firstCause returns the error that caused the others.
 func firstCause(failures []error) error {
 	var cancelled error
 	for _, err := range failures {
@@ -243,9 +247,9 @@ func firstCause(failures []error) error {
 
 var errNothingLeft = errors.New("model: nothing is left of the text's vector after the reduction")
 
-// Vectors returns for each item, in order, either its vector (Dimensions() values, unit length) or an error that says
-// why it has none for ever. The last error is for the whole call: an embedder is down, try again later; there never
-// is a vector with the part of one embedder missing.
+// Vectors returns for each item, in order, a vector (Dimensions() values, unit length) or an error that says
+// why it can never have one. The last error concerns the whole call: an embedder is down, and the call can be
+// repeated later. A vector never lacks the part of an embedder.
 func (m *Model) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error) {
 	vectors := make([][]float32, 0, len(items))
 	failures := make([]error, 0, len(items))
@@ -261,7 +265,7 @@ func (m *Model) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item
 	return vectors, failures, nil
 }
 
-// block embeds and reduces as many items as the buffer has rows, at most.
+// block embeds and reduces the items, at most as many as the buffer has rows.
 func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, buffer mining.Matrix) ([][]float32, []error, error) {
 	kept, failures, err := m.ensemble(ctx, kind, items, buffer)
 	if err != nil {
@@ -285,7 +289,7 @@ func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, 
 	return vectors, failures, nil
 }
 
-// project reduces vectors, and tells the observer of those of passages.
+// project reduces vectors. For passages it calls the observer.
 func (m *Model) project(kind embed.Kind, in, out mining.Matrix) (zero []int, err error) {
 	if m.observe == nil || kind != embed.Passage {
 		return m.reducer.Project(in, out)
@@ -297,14 +301,14 @@ func (m *Model) project(kind embed.Kind, in, out mining.Matrix) (zero []int, err
 	return zero, err
 }
 
-// Observe has f told of the passages that are embedded from now on, some at a time, from the goroutines that embed
-// them. It is called before the model is used.
+// Observe registers f, which is called with measurements of the passages embedded from now on, from the
+// goroutines that embed them. Call Observe before the model is used.
 func (m *Model) Observe(f func(mining.Energy)) { m.observe = f }
 
-// ID names the model: a hash of its content in 16 hexadecimal digits.
+// ID returns the model's name: a hash of its content in 16 hexadecimal digits.
 func (m *Model) ID() string { return m.manifest.ID }
 
-// Dimensions is the length of a vector.
+// Dimensions returns the length of a vector.
 func (m *Model) Dimensions() int { return m.reducer.Out() }
 
 // Info describes the model.

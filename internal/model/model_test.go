@@ -22,7 +22,7 @@ var small = []config.Embedder{
 
 var pca = config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 32, Normalize: true, Seed: 1}
 
-// prose makes passages of made-up words.
+// prose makes passages of invented words.
 func prose(seed uint64, n int) []embed.Item {
 	random := rand.New(rand.NewPCG(seed, 1))
 	items := make([]embed.Item, n)
@@ -57,7 +57,8 @@ func mustVectors(t testing.TB, m *Model, items []embed.Item) ([][]float32, []err
 	return vectors, failures
 }
 
-// TestVectors: unit length, the same whatever the batch around an item (blocks of 256 included), errors in place.
+// TestVectors: vectors have unit length and do not depend on the batch around an item, also across blocks of
+// 256. Errors are in the right places.
 func TestVectors(t *testing.T) {
 	for _, reduce := range []config.Reduce{pca, {Method: "none"}} {
 		m := mustFit(t, small, reduce, 10, prose(1, 300))
@@ -125,8 +126,8 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// TestSmallSample: below the minimum the reducer keeps all the axes it may, so that texts unlike the sample still
-// have vectors that differ.
+// TestSmallSample: below the minimum the reducer keeps all axes that it may, so that texts unlike the sample
+// still get different vectors.
 func TestSmallSample(t *testing.T) {
 	sample := prose(1, 5)
 	if m := mustFit(t, small, pca, 5, sample); m.Dimensions() >= 5 {
@@ -176,7 +177,7 @@ func TestFitErrors(t *testing.T) {
 	}
 }
 
-// TestCarried: a vector that the record carries takes the place of the embedder's, and a wrong one is the item's error.
+// TestCarried: a carried vector replaces the embedder's own. A wrong one is an error of that item.
 func TestCarried(t *testing.T) {
 	definitions := append(slices.Clone(small), config.Embedder{Name: "own", Type: embed.TypeCarried, Weight: 1, Dimensions: 2})
 	sample := prose(1, 40)

@@ -89,7 +89,7 @@ func dataFolder(t testing.TB) string {
 	return folder
 }
 
-// vectors embeds items in one matrix; what has no vector is left at zero.
+// vectors embeds items into one matrix. Rows of items without a vector stay zero.
 func vectors(t testing.TB, m *Model, kind embed.Kind, items []embed.Item) mining.Matrix {
 	t.Helper()
 	found, _, err := m.Vectors(context.Background(), kind, items)
@@ -105,7 +105,7 @@ func vectors(t testing.TB, m *Model, kind embed.Kind, items []embed.Item) mining
 
 const cutOff = 10
 
-// ndcg is the mean nDCG@10 of exact search.
+// ndcg returns the mean nDCG@10 of exact search.
 func (c *collection) ndcg(passages, queries mining.Matrix) float64 {
 	scores := mining.NewMatrix(queries.Rows, passages.Rows)
 	blas32.Gemm(blas.NoTrans, blas.Trans, 1, general(queries), general(passages), 0, general(scores))
@@ -138,8 +138,8 @@ func (c *collection) top(scores []float32) []string {
 	return ids
 }
 
-// semantic is the share of the pairs of a query and a relevant passage that have a document which meets the two
-// conditions of the semantic policy, and is no near copy of the relevant one.
+// semantic returns a share of the pairs of a query and a relevant passage: those with a document that meets
+// both conditions of the semantic policy and is no near copy of the relevant passage.
 func (c *collection) semantic(passages, queries mining.Matrix) float64 {
 	places := make(map[string]int, len(c.ids))
 	for i, id := range c.ids {
@@ -175,14 +175,14 @@ func general(m mining.Matrix) blas32.General {
 	return blas32.General{Rows: m.Rows, Cols: m.Cols, Stride: m.Cols, Data: m.Data}
 }
 
-// bars are the nDCG@10 on the test splits below which the default ensemble must not fall.
+// bars are the lowest nDCG@10 on the test splits that the default ensemble may have.
 var bars = map[string]struct{ unreduced, at512 float64 }{
 	"scifact":  {0.68, 0.60},
 	"aws-docs": {0.54, 0.52},
 	"medquad":  {0.59, 0.42},
 }
 
-// TestQuality holds the default ensemble to what it was measured at, without reduction, on one collection.
+// TestQuality compares the default ensemble, without reduction, with its measured quality on one collection.
 func TestQuality(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 10 s")
@@ -199,8 +199,8 @@ func TestQuality(t *testing.T) {
 	}
 }
 
-// TestQualityCurve prints the table of docs/embedders.md, quality, variance and speed by the number of dimensions, and
-// holds it to the bars. It takes minutes and needs HARDNEG_TEST_QUALITY=1.
+// TestQualityCurve prints the table of docs/embedders.md (quality, variance and speed by number of
+// dimensions) and compares it with the bars. It takes minutes and needs HARDNEG_TEST_QUALITY=1.
 func TestQualityCurve(t *testing.T) {
 	if os.Getenv("HARDNEG_TEST_QUALITY") == "" {
 		t.Skip("takes minutes: set HARDNEG_TEST_QUALITY=1")
@@ -230,8 +230,8 @@ func TestQualityCurve(t *testing.T) {
 
 var curveDimensions = []int{64, 128, 256, 384, 512, 768, 1024}
 
-// curve reduces the ensemble's vectors once, to the most dimensions, and cuts: axes are nested. It returns the nDCG@10
-// of 512.
+// curve reduces the ensemble's vectors once, to the largest number of dimensions, and then cuts them, because
+// axes are nested. It returns the nDCG@10 at 512 dimensions.
 func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) (at512 float64) {
 	sample := passages
 	if sample.Rows > 10_000 { // fit.sample
@@ -262,7 +262,7 @@ func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) (at512
 	return at512
 }
 
-// firstColumns is what the reducer would give with fewer axes: unit length again.
+// firstColumns returns what the reducer would give with fewer axes. Rows have unit length again.
 func firstColumns(m mining.Matrix, columns int) mining.Matrix {
 	cut := mining.NewMatrix(m.Rows, columns)
 	for i := range m.Rows {
@@ -284,7 +284,7 @@ func project(t *testing.T, reducer *mining.Reducer, in mining.Matrix) mining.Mat
 	return out
 }
 
-// every takes n rows, evenly spread.
+// every returns n rows, evenly spread.
 func every(m mining.Matrix, n int) mining.Matrix {
 	taken := mining.NewMatrix(n, m.Cols)
 	for i := range n {
@@ -303,7 +303,7 @@ func fit(t *testing.T, c *collection, reduce config.Reduce) (*Model, time.Durati
 	return m, time.Since(start)
 }
 
-// BenchmarkEmbedding embeds real passages (scifact) with words and characters, all cores, without the reduction.
+// BenchmarkEmbedding embeds real passages (scifact) as words and characters, on all cores, without reduction.
 func BenchmarkEmbedding(b *testing.B) {
 	c := openCollection(b, "scifact", "test")
 	m, err := Fit(context.Background(), nil, ensemble, config.Reduce{Method: "none"}, 1000, c.passages[:1000])

@@ -12,16 +12,17 @@ type Document struct {
 	Title      string
 	Text       string
 	URL        string
-	UpdatedAt  string          // RFC 3339, as written; "" where absent
+	UpdatedAt  string          // RFC 3339, as written; "" if absent
 	Metadata   json.RawMessage // a JSON object, or nil
 	Embeddings map[string][]float32
 }
 
-// ParseDocument reads a record of the documents topic. A nil value deletes the document that the key names; an
-// empty key counts as none.
+// ParseDocument reads a record of the documents topic. A nil value deletes the document with the id in the
+// key. An empty key counts as no key. The second result reports a delete.
 //
-// On an error the returned document has its ID still set where the record says which document it means: by a
-// usable key, or without a key by a usable id. Such a record counts as a delete, for what it replaced is gone.
+// After an error, the returned document still has its ID if the record says which document it means: by a
+// usable key, or, without a key, by a usable id. Such a record counts as a delete, because its new content
+// replaces the old one.
 func ParseDocument(key, value []byte) (Document, bool, error) {
 	id, err := keyID(key)
 	if err != nil {
@@ -40,12 +41,12 @@ func ParseDocument(key, value []byte) (Document, bool, error) {
 	return d, false, nil
 }
 
-// DocumentID is the id of the document that ParseDocument takes a record for; empty: none.
+// DocumentID returns the id of the document that ParseDocument finds in a record, or "".
 func DocumentID(key, value []byte) string {
 	if id, err := keyID(key); id != "" || err != nil {
 		return id
 	}
-	d, _, _ := ParseDocument(key, value) // of a record without a key the value says it, if it can
+	d, _, _ := ParseDocument(key, value) // if there is no key, the value may contain the id
 	return d.ID
 }
 
@@ -85,7 +86,7 @@ func parseDocument(key string, value []byte) (Document, error) {
 	return d, err
 }
 
-// Hash is the document's version, see ContentHash.
+// Hash returns the document's version, see ContentHash.
 func (d Document) Hash() string { return ContentHash(d.Title, d.Text) }
 
 // Encode returns the record's key and value.

@@ -18,7 +18,7 @@ func floats(values ...float32) string {
 	return base64.StdEncoding.EncodeToString(raw)
 }
 
-// nested is an object with objects inside each other, n in all.
+// nested returns n objects, one inside the other.
 func nested(n int) string { return strings.Repeat(`{"a":`, n-1) + "{}" + strings.Repeat("}", n-1) }
 
 func TestParseDocument(t *testing.T) {
@@ -27,7 +27,7 @@ func TestParseDocument(t *testing.T) {
 		name, key, value string // value "-" stands for null
 		want             Document
 		deleted          bool
-		err              string // part of the error; the wanted ID then says what counts as deleted
+		err              string // part of the error; the wanted ID then says which document counts as deleted
 	}{
 		{name: "smallest", key: "a", value: `{"text":"t"}`, want: Document{ID: "a", Text: "t"}},
 		{name: "id without key", value: `{"id":"a","text":"t"}`, want: Document{ID: "a", Text: "t"}},
@@ -134,7 +134,7 @@ func FuzzParseDocument(f *testing.F) {
 }
 
 func TestContentHash(t *testing.T) {
-	// printf 'T\nt' | sha256sum, printf '\nt' | sha256sum
+	// Computed with printf 'T\nt' | sha256sum, printf '\nt' | sha256sum
 	for _, test := range []struct{ title, text, want string }{
 		{"T", "t", "e625310308ffa9f07cf9a787bebe499e"}, {"", "t", "7aefdb613d76fbf9a5139e2dc6e35ede"},
 	} {

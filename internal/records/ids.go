@@ -1,9 +1,9 @@
-// Package records defines the records that hardneg reads and writes: strict parsing, encoding, ids and content
-// hashes, and their JSON Schemas. It does no I/O.
+// Package records defines the records that hardneg reads and writes: strict parsing, encoding, ids, content
+// hashes, and their JSON Schemas. It does no I/O. cmd/hardneg and the packages of internal use it.
 //
-// Input is one JSON object in UTF-8. Unknown fields are ignored, an optional field that is null counts as absent,
-// and names are matched exactly. A record that breaks a rule is refused with an error that names the field or the
-// byte; the stages turn it into a dead letter.
+// Input is one JSON object in UTF-8. Unknown fields are ignored, an optional field that is null counts as
+// absent, and names must match exactly. A record that breaks a rule is refused with an error that names the
+// field or the byte. The stages turn such a record into a dead letter.
 package records
 
 import (
@@ -19,8 +19,8 @@ import (
 	"github.com/gowebpki/jcs"
 )
 
-// MaxID is the longest id of a document or a query, in bytes: ids become keys, payload values and parts of other
-// keys, all of which are bounded.
+// MaxID is the maximum length of a document's or query's id, in bytes. Ids become keys, payload values and
+// parts of other keys, and all of these have a maximum length.
 const MaxID = 1024
 
 // Prefixes of the names whose UUIDv5 (RFC 9562, URL namespace) serve as ids.
@@ -29,7 +29,7 @@ const (
 	tripletName = "hardneg:triplet:"
 )
 
-// checkID says why s is no id.
+// checkID returns an error if s is not a legal id.
 func checkID(s string) error {
 	if s == "" {
 		return errors.New("is empty")
@@ -40,7 +40,7 @@ func checkID(s string) error {
 	return nil
 }
 
-// keyID reads an id from a record's key. An empty key names nothing and counts as none.
+// keyID reads an id from a record's key. It returns "" for an empty key, which counts as no key.
 func keyID(key []byte) (string, error) {
 	if len(key) == 0 {
 		return "", nil
@@ -54,23 +54,23 @@ func keyID(key []byte) (string, error) {
 	return string(key), nil
 }
 
-// Normalize returns a query's text as it counts for its id: trimmed, lower case, single spaces.
+// Normalize returns a query's text in the form that determines its id: trimmed, lower case, single spaces.
 func Normalize(text string) string {
 	return strings.ToLower(strings.Join(strings.Fields(text), " "))
 }
 
-// QueryID is the id of a query that has none of its own: the UUIDv5 of "hardneg:query:" and the normalised text.
+// QueryID returns the id of a query without an id: the UUIDv5 of "hardneg:query:" and the normalised text.
 func QueryID(text string) string { return name5(queryName + Normalize(text)) }
 
-// TripletID is the UUIDv5 of "hardneg:triplet:" and the RFC 8785 form of the JSON array
-// ["<query id>","<positive id>","<negative id>",revision].
+// TripletID returns the UUIDv5 of "hardneg:triplet:" and the RFC 8785 form of the JSON array ["<query
+// id>","<positive id>","<negative id>",revision].
 func TripletID(query, positive, negative string, revision int64) string {
 	return name5(tripletName + string(canonical(query, positive, negative, revision)))
 }
 
 func name5(name string) string { return uuid.NewSHA1(uuid.NameSpaceURL, []byte(name)).String() }
 
-// ContentHash is the version of a document: the first 32 hex digits of SHA-256(title ∥ 0x0A ∥ text).
+// ContentHash returns the version of a document: the first 32 hex digits of SHA-256(title ∥ 0x0A ∥ text).
 func ContentHash(title, text string) string {
 	h := sha256.New()
 	h.Write([]byte(title))
@@ -79,7 +79,8 @@ func ContentHash(title, text string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// EmbeddedText is what embedders get of a document: title, newline and text, or the text alone without a title.
+// EmbeddedText returns the text that embedders get: title, newline and text, or only the text if there is no
+// title.
 func EmbeddedText(title, text string) string {
 	if title == "" {
 		return text
@@ -87,14 +88,14 @@ func EmbeddedText(title, text string) string {
 	return title + "\n" + text
 }
 
-// TripletKey is the key of a triplet: the JSON array ["<query id>","<positive id>",rank] in RFC 8785 form, so that
-// every producer writes the same bytes for the same slot.
+// TripletKey returns the key of a triplet: the JSON array ["<query id>","<positive id>",rank] in RFC 8785
+// form. So every producer writes the same bytes for the same slot.
 func TripletKey(queryID, positiveID string, rank int) []byte {
 	return canonical(queryID, positiveID, rank)
 }
 
-// ParseTripletKey reads what TripletKey wrote. Another spelling of the same array is refused: compaction would
-// take it for another slot.
+// ParseTripletKey reads the output of TripletKey. It refuses other spellings of the same array, because
+// compaction would treat them as other slots.
 func ParseTripletKey(key []byte) (queryID, positiveID string, rank int, err error) {
 	var parts []json.RawMessage
 	if err := json.Unmarshal(key, &parts); err != nil {
@@ -117,7 +118,7 @@ func ParseTripletKey(key []byte) (queryID, positiveID string, rank int, err erro
 	return queryID, positiveID, rank, nil
 }
 
-// canonical is the RFC 8785 form of an array of strings and whole numbers below 2^53.
+// canonical returns the RFC 8785 form of an array of strings and of whole numbers below 2^53.
 func canonical(elements ...any) []byte {
 	encoded, err := json.Marshal(elements)
 	if err == nil {

@@ -9,15 +9,16 @@ import (
 	"strconv"
 )
 
-// Bounds of a document's metadata. Qdrant reads messages nested up to 100 deep, of which an object takes three.
+// Limits of a document's metadata. Qdrant reads messages nested up to 100 deep, and each object takes three
+// levels.
 const (
 	MaxMetadata      = 1 << 20 // bytes, as the record has them
-	MaxMetadataDepth = 16      // objects and arrays inside each other, the metadata itself included
+	MaxMetadataDepth = 16      // objects and arrays inside each other, including the metadata itself
 )
 
-// metadata returns an optional object of any content that the index can hold: every number within float64, every
-// string of characters, within the bounds above. Whole numbers of int64 stay exact in the index; others are rounded
-// to float64.
+// metadata returns an optional object of any content that the index can store: every number fits float64,
+// every string consists of characters, and the limits above hold. Whole numbers that fit int64 stay exact in
+// the index. Others are rounded to float64.
 func (o object) metadata(name string) (json.RawMessage, error) {
 	raw, ok := o.field(name)
 	if !ok {
@@ -38,7 +39,7 @@ func (o object) metadata(name string) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkMetadata walks valid JSON token by token: by recursion its depth would be that of the stack.
+// checkMetadata reads valid JSON token by token. Recursion would need as much stack as the metadata is deep.
 func checkMetadata(raw []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()

@@ -12,14 +12,15 @@ import (
 	"unicode/utf8"
 )
 
-// object is a JSON object whose members are decoded one by one: names are matched exactly, unlike encoding/json,
-// which would take "Text" for "text", and a name that comes twice is an error, for parsers differ in which one wins.
+// object is a JSON object whose members are decoded one by one. Names must match exactly; encoding/json would
+// accept "Text" for "text". A name that appears twice is an error, because parsers differ in which one they
+// use.
 type object struct {
-	path   string // of the object inside the record, "" or ending in a dot
+	path   string // path of the object inside the record: "", or ending in a dot
 	fields map[string]json.RawMessage
 }
 
-// parseObject reads a whole record: valid UTF-8, one JSON object, nothing behind it.
+// parseObject reads a whole record: valid UTF-8, one JSON object, nothing after it.
 func parseObject(value []byte) (object, error) {
 	if len(value) == 0 {
 		return object{}, errors.New("the value is empty, want a JSON object")
@@ -69,7 +70,7 @@ func newObject(path string, value []byte) (object, error) {
 	return o, nil
 }
 
-// field returns a member's JSON; a member that is null counts as absent.
+// field returns a member's JSON. A member that is null counts as absent.
 func (o object) field(name string) (json.RawMessage, bool) {
 	raw, ok := o.fields[name]
 	return raw, ok && kind(raw) != "null"
@@ -88,7 +89,7 @@ func (o object) text(name string) (string, error) {
 	return stringOf(o.path+name, raw)
 }
 
-// required returns a string that is there and not blank.
+// required returns a string that must be present and not blank.
 func (o object) required(name string) (string, error) {
 	if _, ok := o.field(name); !ok {
 		return "", fmt.Errorf("field %q is missing", o.path+name)
@@ -100,20 +101,13 @@ func (o object) required(name string) (string, error) {
 	return s, err
 }
 
-// id returns an optional id within its bounds; "" where it is absent.
+// id returns an optional id within its limits, or "" if it is absent.
 func (o object) id(name string) (string, error) {
 	raw, ok := o.field(name)
 	if !ok {
 		return "", nil
 	}
-	s, err := stringOf(o.path+name, raw)
-	if err != nil {
-		return "", err
-	}
-	if err := checkID(s); err != nil {
-		return "", fmt.Errorf("field %q %w", o.path+name, err)
-	}
-	return s, nil
+	return idOf(o.path+name, raw)
 }
 
 // time returns an optional RFC 3339 time as it was written.
@@ -143,7 +137,7 @@ func (o object) integer(name string) (int64, error) {
 	return int64(v), nil
 }
 
-// number returns an optional number and whether it is there.
+// number returns an optional number and whether it is present.
 func (o object) number(name string) (float64, bool, error) {
 	raw, ok := o.field(name)
 	if !ok {
@@ -173,7 +167,24 @@ func (o object) list(name string) ([]json.RawMessage, error) {
 	return elements, err
 }
 
-// object returns an optional object; its members are nil where it is absent.
+// parseList parses the elements of an optional array. parse gets the path of each element, for messages.
+func parseList[T any](o object, name string, parse func(path string, raw json.RawMessage) (T, error)) ([]T, error) {
+	elements, err := o.list(name)
+	if err != nil {
+		return nil, err
+	}
+	var out []T
+	for i, raw := range elements {
+		element, err := parse(fmt.Sprintf("%s%s[%d]", o.path, name, i), raw)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, element)
+	}
+	return out, nil
+}
+
+// object returns an optional object. If it is absent, fields is nil.
 func (o object) object(name string) (object, error) {
 	raw, ok := o.field(name)
 	if !ok {
@@ -182,8 +193,8 @@ func (o object) object(name string) (object, error) {
 	return newObject(o.path+name+".", raw)
 }
 
-// stringOf decodes a JSON string. An unpaired surrogate has no UTF-8 form and would silently become U+FFFD, so that
-// two ids could fall together: it is refused.
+// stringOf decodes a JSON string. It refuses an unpaired surrogate, which has no UTF-8 form: it would
+// silently become U+FFFD, and two different ids could become equal.
 func stringOf(path string, raw []byte) (string, error) {
 	if kind(raw) != "a string" {
 		return "", fmt.Errorf("field %q must be a string, not %s", path, kind(raw))
@@ -196,9 +207,21 @@ func stringOf(path string, raw []byte) (string, error) {
 	return s, err
 }
 
-// unpairedSurrogate walks the \uXXXX escapes of a valid JSON string.
+// idOf decodes an id within its limits.
+func idOf(path string, raw json.RawMessage) (string, error) {
+	s, err := stringOf(path, raw)
+	if err != nil {
+		return "", err
+	}
+	if err := checkID(s); err != nil {
+		return "", fmt.Errorf("field %q %w", path, err)
+	}
+	return s, nil
+}
+
+// unpairedSurrogate checks the \uXXXX escapes of a valid JSON string.
 func unpairedSurrogate(raw []byte) bool {
-	var high bool // the escape right before was a high surrogate
+	var high bool // the previous escape was a high surrogate
 	for i := 0; i < len(raw); i++ {
 		if raw[i] != '\\' || i+1 >= len(raw) || raw[i+1] != 'u' {
 			if high {
@@ -223,7 +246,7 @@ func unpairedSurrogate(raw []byte) bool {
 	return high
 }
 
-// kind names what a JSON value is, from its first byte.
+// kind returns the type of a JSON value, from its first byte.
 func kind(raw []byte) string {
 	raw = bytes.TrimLeft(raw, " \t\r\n")
 	if len(raw) == 0 {

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -10,16 +11,17 @@ import (
 const (
 	MaxWeight = 1e6 // of one click
 
-	// MaxNamed is how many documents one record may name, positives and clicks together, each time counted: what
-	// comes of the record goes through Kafka as one record again, and into one point of the index.
+	// MaxNamed is the maximum number of documents in one record, positives and clicks together, with
+	// repetitions. The result of a record must fit into one Kafka record again, and into one point of the
+	// index.
 	MaxNamed = 10_000
 )
 
 // Click is a document that a user opened from the results of a query.
 type Click struct {
 	DocID   string
-	DwellMS int64    // milliseconds on the document; 0 where the log does not say
-	Weight  *float64 // what it counts; nil: 1
+	DwellMS int64    // milliseconds on the document; 0 if the log does not say
+	Weight  *float64 // weight of the click; nil means 1
 }
 
 // Query is a record of the queries topic.
@@ -29,12 +31,12 @@ type Query struct {
 	Positives  []string // judged documents
 	Clicks     []Click
 	SessionID  string
-	Timestamp  string // RFC 3339, as written; "" where absent
+	Timestamp  string // RFC 3339, as written; "" if absent
 	Embeddings map[string][]float32
 }
 
-// ParseQuery reads a record of the queries topic. A nil value forgets the query whose id is the key: then only
-// QueryID is set, and the second result is true. Other records may have any key.
+// ParseQuery reads a record of the queries topic. A nil value deletes the query whose id is the key: then
+// only QueryID is set, and the second result is true. Other records may have any key.
 func ParseQuery(key, value []byte) (Query, bool, error) {
 	if value == nil {
 		id, err := keyID(key)
@@ -85,7 +87,7 @@ func parseQuery(value []byte) (Query, error) {
 	return q, err
 }
 
-// countNamed bounds positives and clicks before any of them is read.
+// countNamed limits the number of positives and clicks before it reads any of them.
 func (o object) countNamed() error {
 	positives, err := o.list("positives")
 	if err != nil {
@@ -104,45 +106,17 @@ func (o object) countNamed() error {
 
 // ids returns an optional array of ids.
 func (o object) ids(name string) ([]string, error) {
-	elements, err := o.list(name)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for i, raw := range elements {
-		path := fmt.Sprintf("%s%s[%d]", o.path, name, i)
-		id, err := stringOf(path, raw)
-		if err != nil {
-			return nil, err
-		}
-		if err := checkID(id); err != nil {
-			return nil, fmt.Errorf("field %q %w", path, err)
-		}
-		out = append(out, id)
-	}
-	return out, nil
+	return parseList(o, name, idOf)
 }
 
 // clicks returns an optional array of clicks.
 func (o object) clicks(name string) ([]Click, error) {
-	elements, err := o.list(name)
-	if err != nil {
-		return nil, err
-	}
-	var out []Click
-	for i, raw := range elements {
-		c, err := parseClick(fmt.Sprintf("%s%s[%d].", o.path, name, i), raw)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, c)
-	}
-	return out, nil
+	return parseList(o, name, parseClick)
 }
 
-func parseClick(path string, raw []byte) (Click, error) {
+func parseClick(path string, raw json.RawMessage) (Click, error) {
 	var c Click
-	o, err := newObject(path, raw)
+	o, err := newObject(path+".", raw)
 	if err != nil {
 		return c, err
 	}
@@ -150,7 +124,7 @@ func parseClick(path string, raw []byte) (Click, error) {
 		return c, err
 	}
 	if c.DocID == "" {
-		return c, fmt.Errorf("field %q is missing", path+"doc_id")
+		return c, fmt.Errorf("field %q is missing", o.path+"doc_id")
 	}
 	if c.DwellMS, err = o.integer("dwell_ms"); err != nil {
 		return c, err
@@ -160,17 +134,18 @@ func parseClick(path string, raw []byte) (Click, error) {
 		return c, err
 	}
 	if weight > MaxWeight || Millionths(weight) < 1 {
-		return c, fmt.Errorf("field %q must be from 0.000001 to %d, not %v", path+"weight", int(MaxWeight), weight)
+		return c, fmt.Errorf("field %q must be from 0.000001 to %d, not %v", o.path+"weight", int(MaxWeight), weight)
 	}
 	c.Weight = &weight
 	return c, nil
 }
 
-// Millionths is a weight as a whole number of millionths, so that sums do not depend on their order. Weights are
-// at most MaxWeight.
+// Millionths converts a weight to a whole number of millionths, so that sums do not depend on their order.
+// Weights are at most MaxWeight.
 func Millionths(weight float64) int64 { return int64(math.Round(weight * 1e6)) }
 
-// Encode returns the record's value. Its key may be anything; the query_id keeps a query's records in order.
+// Encode returns the record's value. Its key may be anything. The query_id as key keeps a query's records in
+// order.
 func (q Query) Encode() []byte {
 	type click struct {
 		DocID   string   `json:"doc_id"`

@@ -8,25 +8,26 @@ import (
 // Kinds of refresh records.
 const (
 	KindEvidence = "evidence" // a record of the query log names documents for the query
-	KindRefresh  = "refresh"  // something the query's lists depend on changed
-	KindForget   = "forget"   // the query is to be forgotten
+	KindRefresh  = "refresh"  // something that the query's lists depend on has changed
+	KindForget   = "forget"   // the query must be deleted
 )
 
-// Evidence is what one record of the query log adds to a document's weight for a query.
+// Evidence is the weight that one record of the query log adds to a document of a query.
 type Evidence struct {
 	Document string `json:"doc_id"`
 	Weight   int64  `json:"weight"` // millionths
 }
 
-// Topics of sources that are no records: what the service or a command does of its own.
+// Topics of sources that are no records, for work that the service or a command starts by itself.
 const (
 	SourceSweep   = "sweep"   // the background sweep
 	SourceAudit   = "audit"   // hardneg audit --repair
-	SourceRebuild = "rebuild" // a new generation is filled, or published
+	SourceRebuild = "rebuild" // a new generation is filled or published
 )
 
-// Source is the place of the record that caused another. A forget by the sweep has partition -1, which no topic has, and
-// its timestamp for an offset: so it is told from those of the query log, and counts once, as they do.
+// Source names the record that caused another one. A forget by the sweep has partition -1, which no topic
+// has, and its timestamp as offset. So it differs from all records of the query log, and like them it counts
+// once.
 type Source struct {
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
@@ -34,26 +35,26 @@ type Source struct {
 	Timestamp int64  `json:"timestamp"` // Unix milliseconds of the Kafka record
 }
 
-// None tells that no record is behind it.
+// None reports whether no record caused this one.
 func (s Source) None() bool {
 	return s.Topic == SourceSweep || s.Topic == SourceAudit || s.Topic == SourceRebuild
 }
 
-// Refresh is a record of the internal topic between intake and indexer on one side and the miner on the other. Its
-// key is the query id.
+// Refresh is a record of the internal topic. Intake and indexer write it, the miner reads it. Its key is the
+// query id.
 type Refresh struct {
 	Kind       string               // evidence, refresh or forget
 	QueryID    string               // also the record's key
 	Text       string               // evidence: the query's trimmed text
-	Evidence   []Evidence           // evidence: in the order of the record, a document may come more than once
+	Evidence   []Evidence           // evidence: in the order of the record; a document may appear more than once
 	Embeddings map[string][]float32 // evidence: vectors that the record carried
-	Force      bool                 // refresh: store the state anew and publish all slots, changed or not
-	Published  map[string]int       // with Force: positives found in the triplets topic, and their highest rank there
+	Force      bool                 // refresh: store the state again and publish all slots, changed or not
+	Published  map[string]int       // with Force: positives found in the triplets topic, with their highest rank there
 	Revision   int64                // with Force: a revision that was published
-	Source     Source               // the record of the queries or documents topic behind it, or a source of its own
+	Source     Source               // the record of the queries or documents topic that caused this one, or one of the sources above
 }
 
-// refreshJSON is the form of a refresh record on the topic.
+// refreshJSON is the JSON form of a refresh record.
 type refreshJSON struct {
 	Kind       string            `json:"kind"`
 	QueryID    string            `json:"query_id"`

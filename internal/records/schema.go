@@ -9,10 +9,10 @@ import (
 //go:embed schemas/*.json
 var schemas embed.FS
 
-// Schemas lists the names that Schema knows, in order.
+// Schemas returns the names that Schema accepts, in order.
 func Schemas() []string {
 	entries, err := schemas.ReadDir("schemas")
-	if err != nil { // the folder is part of the program
+	if err != nil { // cannot happen: the folder is part of the program
 		panic(err)
 	}
 	names := make([]string, len(entries))

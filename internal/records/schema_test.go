@@ -36,7 +36,7 @@ func compileSchemas(t *testing.T) map[string]*jsonschema.Schema {
 	return compiled
 }
 
-// manifestWith is a manifest with one embedder.
+// manifestWith returns a manifest with one embedder.
 func manifestWith(embedder string) string {
 	return `{"schema":1,"id":"0123456789abcdef","created_at":"2026-01-02T03:04:05.6Z","embedders":[` + embedder + `],"dimensions":512,"samples":1000,"variance":[{"dimensions":1,"share":0.1}],"bytes":300,"reducer_bytes":200,"chunks":1,"sha256":"` + strings.Repeat("0f", 32) + `"}`
 }
@@ -109,7 +109,7 @@ func TestSchemas(t *testing.T) {
 	}
 }
 
-// Whatever the parsers take, the schemas take as well.
+// The schemas accept everything that the parsers accept.
 func FuzzSchemasAgreeWithParsers(f *testing.F) {
 	f.Add([]byte(`{"id":"a","text":"t","title":5}`))
 	f.Add([]byte(`{"query":"q","clicks":[{"doc_id":"a","weight":2}],"positives":[""]}`))

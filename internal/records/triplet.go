@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// TripletSchema is the version of the triplet's form, also in the header hardneg-schema.
+// TripletSchema is the version of the triplet's format, also in the header hardneg-schema.
 const TripletSchema = 1
 
-// Triplet is one slot of the list of a query and a positive.
+// Triplet is one slot in the list of a query and a positive.
 type Triplet struct {
 	Schema     int             `json:"schema"`
 	ID         string          `json:"triplet_id"`
@@ -48,8 +48,8 @@ type Similarity struct {
 	PositiveNegative float32 `json:"positive_negative"`
 }
 
-// Encode returns the triplet's value. Every text and title is cut, at a rune, to at most maxText bytes as encoded
-// in JSON without its quotes. Schema and ID are filled in.
+// Encode returns the triplet's value. It cuts every text and title between characters, to at most maxText
+// bytes in JSON form without quotes. It fills in Schema and ID.
 func (t Triplet) Encode(maxText int) []byte {
 	t.Schema = TripletSchema
 	t.ID = TripletID(t.Query.ID, t.Positive.ID, t.Negative.ID, t.Revision)
@@ -67,7 +67,8 @@ func (d TripletDocument) cut(most int) TripletDocument {
 	return d
 }
 
-// cut returns the longest prefix of whole runes whose JSON form is at most `most` bytes, and whether it is shorter.
+// cut returns the longest prefix of whole runes whose JSON form has at most `most` bytes, and whether it has
+// cut anything.
 func cut(text string, most int) (string, bool) {
 	size := 0
 	for at, r := range text {
@@ -78,12 +79,12 @@ func cut(text string, most int) (string, bool) {
 	return text, false
 }
 
-// encodedSize is the number of bytes that encode writes for a rune.
+// encodedSize returns the number of bytes that encode writes for a rune.
 func encodedSize(r rune) int {
 	switch {
 	case r == '"', r == '\\', r == '\b', r == '\f', r == '\n', r == '\r', r == '\t':
 		return len(`\n`)
-	case r < ' ', r == '\u2028', r == '\u2029', r == utf8.RuneError: // the last may stand for a broken byte
+	case r < ' ', r == '\u2028', r == '\u2029', r == utf8.RuneError: // RuneError may stand for a broken byte
 		return len(`\u2028`)
 	}
 	return utf8.RuneLen(r)

@@ -32,8 +32,9 @@ func vectors(embeddings map[string][]float32) map[string]vector {
 	return out
 }
 
-// embeddings reads an optional object of vectors by embedder, each an array of numbers or base64 of little-endian
-// float32. All values must be finite. Lengths are checked by the embedder, which alone knows its own.
+// embeddings reads an optional object of vectors by embedder. Each vector is an array of numbers, or base64
+// of little-endian float32. All values must be finite. The embedder checks the length, because only it knows
+// the right one.
 func (o object) embeddings(name string) (map[string][]float32, error) {
 	members, err := o.object(name)
 	if err != nil || members.fields == nil {
@@ -83,7 +84,7 @@ func parseVector(raw json.RawMessage) ([]float32, error) {
 }
 
 func parseFloats(raw json.RawMessage) ([]float32, error) {
-	var wide []*float64 // pointers tell null from 0
+	var wide []*float64 // pointers distinguish null from 0
 	if err := json.Unmarshal(raw, &wide); err != nil {
 		return nil, fmt.Errorf("must be an array of numbers: %v", err)
 	}
@@ -119,12 +120,12 @@ func parseBase64(raw json.RawMessage) ([]float32, error) {
 	return v, nil
 }
 
-// encode writes JSON without HTML escaping, which would only make texts longer.
+// encode writes JSON without HTML escapes, which would only make texts longer.
 func encode(value any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(value); err != nil { // only values that have a JSON form get here
+	if err := e.Encode(value); err != nil { // all values that get here have a JSON form
 		panic(fmt.Sprintf("records: encode %T: %v", value, err))
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))

@@ -7,14 +7,15 @@ import (
 
 var errStarting = errors.New("starting")
 
-// Health is what each component last said of itself; the zero Health knows of none. Its methods may be called from any goroutine.
+// Health holds the last state that each component reported. The zero Health has no components. Several
+// goroutines may call its methods.
 type Health struct {
 	mu         sync.Mutex
 	components map[string]error
 }
 
-// NewHealth knows the components that must report before the process is ready; until then each counts as
-// starting.
+// NewHealth returns a Health with the components that must report before the process is ready. Until then
+// each counts as starting.
 func NewHealth(components ...string) *Health {
 	h := &Health{components: make(map[string]error, len(components))}
 	for _, component := range components {
@@ -23,7 +24,7 @@ func NewHealth(components ...string) *Health {
 	return h
 }
 
-// Set notes how a component is: nil means that it runs. A component that was not known is added.
+// Set records the state of a component: nil means that it runs. It adds a component that is not known yet.
 func (h *Health) Set(component string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -33,7 +34,7 @@ func (h *Health) Set(component string, err error) {
 	h.components[component] = err
 }
 
-// Ready lists the components that do not run, with the reason; it is empty when all do.
+// Ready returns the components that do not run, each with the reason. It is empty if all run.
 func (h *Health) Ready() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

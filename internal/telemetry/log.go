@@ -1,5 +1,5 @@
-// Package telemetry is how a running process shows itself: its log, its metrics, its health, and the HTTP server
-// for them.
+// Package telemetry shows the state of a running process: its log, its metrics, its health, and the HTTP
+// server for them. cmd/hardneg and the packages of internal use it.
 package telemetry
 
 import (
@@ -12,10 +12,10 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// zerolog knows the format of durations for a whole program alone.
+// In zerolog the format of durations is global.
 func init() { zerolog.DurationFieldFormat = zerolog.DurationFormatString }
 
-// NewLog makes the process's log. Level is trace, debug, info, warn or error, format is console or json.
+// NewLog makes the process's log. Level is trace, debug, info, warn or error; format is console or json.
 func NewLog(w io.Writer, level, format string) (zerolog.Logger, error) {
 	at, err := zerolog.ParseLevel(level)
 	if err != nil || level == "" {

@@ -4,8 +4,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are all that a process reports to Prometheus, where `/metrics`
-// describes each. The label stage is indexer, intake or miner.
+// Metrics holds everything that a process reports to Prometheus. `/metrics` describes each metric. The label
+// stage is indexer, intake or miner.
 type Metrics struct {
 	Records         *prometheus.CounterVec   // stage: input records of committed batches
 	Outputs         *prometheus.CounterVec   // stage: output records of committed batches
@@ -13,35 +13,35 @@ type Metrics struct {
 	Batches         *prometheus.CounterVec   // stage: committed batches
 	BatchSeconds    *prometheus.HistogramVec // stage: from the first record of a batch to its commit
 	Lag             *prometheus.GaugeVec     // stage, partition: records between the committed offset and the end
-	Failures        *prometheus.CounterVec   // stage: attempts that failed and are tried again
+	Failures        *prometheus.CounterVec   // stage: attempts that failed and are repeated
 	StageUp         *prometheus.GaugeVec     // stage: 1 while it runs, 0 while it waits
-	Stalled         *prometheus.GaugeVec     // stage: partitions whose batch makes no progress and waits for no server
+	Stalled         *prometheus.GaugeVec     // stage: partitions whose batch makes no progress although it waits for no server
 	EmbeddedTexts   *prometheus.CounterVec   // kind: passage, query
 	CacheLookups    *prometheus.CounterVec   // result: hit, miss
-	CacheBytes      prometheus.Gauge         // of the cache of vectors, on disk
-	CacheEvictions  prometheus.Counter       // vectors that gave way to others
+	CacheBytes      prometheus.Gauge         // size of the cache of vectors on disk
+	CacheEvictions  prometheus.Counter       // vectors that were removed to make room
 	Triplets        *prometheus.CounterVec   // kind: written, retracted
 	MinedQueries    prometheus.Counter
 	ConfirmRounds   prometheus.Histogram   // reads until the stored state of a batch's queries was confirmed
 	AffectedQueries *prometheus.CounterVec // how: watch, entry
 	SweptQueries    *prometheus.CounterVec // why: fingerprint, age, retention
-	SweepSeconds    prometheus.Gauge       // that the last complete sweep took
-	SweepCompleted  prometheus.Gauge       // when it ended, Unix seconds
-	SweepSkipped    prometheus.Counter     // queries left out for now, since the miner was behind on their partition
+	SweepSeconds    prometheus.Gauge       // duration of the last complete sweep
+	SweepCompleted  prometheus.Gauge       // when that sweep ended, Unix seconds
+	SweepSkipped    prometheus.Counter     // queries left out for now, because the miner was behind on their partition
 
 	CapturedShare     *prometheus.GaugeVec   // model; what: OfSample, OfHeldOut, OfRecent
-	MeasuredDocuments *prometheus.CounterVec // model: documents behind OfRecent, the older ones with less weight
-	Drifted           *prometheus.GaugeVec   // model: 1 if notably more is lost of recent documents than of those held out
+	MeasuredDocuments *prometheus.CounterVec // model: documents measured for OfRecent, where older ones weigh less
+	Drifted           *prometheus.GaugeVec   // model: 1 if recent documents lose notably more than held-out documents
 
-	// Of embedders whose vectors come from a server.
+	// For embedders whose vectors come from a server.
 	EmbedderRequests *prometheus.CounterVec   // embedder, outcome
-	EmbedderRetries  *prometheus.CounterVec   // embedder: requests that repeat one that failed
-	EmbedderTexts    *prometheus.CounterVec   // embedder: texts that came back as vectors
+	EmbedderRetries  *prometheus.CounterVec   // embedder: requests that repeat a failed one
+	EmbedderTexts    *prometheus.CounterVec   // embedder: texts that got vectors
 	EmbedderSeconds  *prometheus.HistogramVec // embedder: of one request
-	EmbedderLimit    *prometheus.GaugeVec     // embedder: requests that may be under way at a time
+	EmbedderLimit    *prometheus.GaugeVec     // embedder: requests that may run at the same time
 }
 
-// Names of the metrics that commands read, and values of the label what.
+// Names of metrics that commands read, and values of the label what.
 const (
 	CapturedShareName     = "hardneg_model_captured_share"
 	MeasuredDocumentsName = "hardneg_model_measured_documents_total"
@@ -52,7 +52,7 @@ const (
 	OfRecent  = "recent"
 )
 
-// NewMetrics makes the metrics and registers them. It panics where one of the names is taken, which is a mistake
+// NewMetrics makes the metrics and registers them. It panics if one of the names is taken, which is a mistake
 // in the program.
 func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -116,7 +116,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	registerer.MustRegister(m.Records, m.Outputs, m.DeadLetters, m.Batches, m.BatchSeconds, m.Lag, m.Failures,
 		m.StageUp, m.Stalled, m.EmbeddedTexts, m.CacheLookups, m.CacheBytes, m.CacheEvictions, m.Triplets, m.MinedQueries, m.ConfirmRounds, m.AffectedQueries, m.SweptQueries, m.SweepSeconds, m.SweepCompleted, m.SweepSkipped,
 		m.EmbedderRequests, m.EmbedderRetries, m.EmbedderTexts, m.EmbedderSeconds, m.EmbedderLimit)
-	// Children exist from the start, so that a rate over a counter's first step is right.
+	// Create the labelled series at start, so that a rate over a counter's first step is right.
 	for _, kind := range []string{"passage", "query"} {
 		m.EmbeddedTexts.WithLabelValues(kind)
 	}

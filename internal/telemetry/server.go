@@ -16,7 +16,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// ServerConfig is what Serve needs.
+// ServerConfig holds the parameters of Serve.
 type ServerConfig struct {
 	Address  string // host:port; port 0 takes a free one
 	Health   *Health
@@ -32,7 +32,7 @@ type Server struct {
 	done     chan struct{}
 }
 
-// Serve listens at the address and answers until Close. The error says what to do where the port is taken.
+// Serve listens at the address and answers until Close. If the port is taken, the error says what to do.
 func Serve(config ServerConfig) (*Server, error) {
 	listener, err := net.Listen("tcp", config.Address)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -67,24 +67,24 @@ func Serve(config ServerConfig) (*Server, error) {
 	return s, nil
 }
 
-// Addr is the address that it listens at, with the port that was taken.
+// Addr returns the address that the server listens at, with the actual port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Handle adds a page; patterns are those of http.ServeMux.
+// Handle adds a page. Patterns have the form of http.ServeMux.
 func (s *Server) Handle(pattern string, handler http.Handler) { s.mux.Handle(pattern, handler) }
 
-// Close ends the server; requests that are under way have until the context's end.
+// Close ends the server. Running requests may finish until the context ends.
 func (s *Server) Close(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
-	if err != nil { // such as a profile that runs on
+	if err != nil { // for example a profile that is still running
 		err = s.http.Close()
 	}
 	<-s.done
 	return err
 }
 
-// ready answers 200 once every component runs, and else 503; either way with {"ready":bool,"missing":{component:
-// reason}}.
+// ready answers 200 if every component runs, otherwise 503. Both have the body
+// {"ready":bool,"missing":{component:reason}}.
 func ready(health *Health) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		missing := health.Ready()
@@ -96,6 +96,6 @@ func ready(health *Health) http.HandlerFunc {
 			Ready   bool              `json:"ready"`
 			Missing map[string]string `json:"missing"`
 		}{len(missing) == 0, missing}
-		_ = json.NewEncoder(w).Encode(answer) // the client may be gone, which is its own affair
+		_ = json.NewEncoder(w).Encode(answer) // the client may be gone, which does not matter
 	}
 }

@@ -114,7 +114,7 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// TestCloseEndsSlowRequests: a profile that runs must not keep the process alive.
+// TestCloseEndsSlowRequests: a running profile must not keep the process alive.
 func TestCloseEndsSlowRequests(t *testing.T) {
 	s, err := Serve(ServerConfig{Address: "127.0.0.1:0", Health: NewHealth(), Gatherer: prometheus.NewRegistry(), Log: zerolog.Nop()})
 	if err != nil {

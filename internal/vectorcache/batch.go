@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// maxBatch bounds what is held in memory and written at once.
+// maxBatch limits how many bytes are held in memory and written at once.
 const maxBatch = 1 << 20
 
-// batch is records on their way to a segment.
+// batch collects records that will be written to a segment.
 type batch struct {
 	cache    *Cache
-	makeRoom bool // there may be none
+	makeRoom bool // remove old segments if there is not enough room
 	records  []byte
 }
 
@@ -42,7 +42,7 @@ func (b *batch) flush() error {
 	if err != nil {
 		return err
 	}
-	offset, before := s.walked, s.size
+	offset, before := s.indexed, s.size
 	err = s.append(b.records)
 	c.bytes += s.size - before
 	if err != nil {
@@ -50,24 +50,25 @@ func (b *batch) flush() error {
 	}
 	for rest := b.records; len(rest) > 0; {
 		length := recordLength(recordValues(rest))
-		c.enter(s, rest[:length], offset)
+		c.addToIndex(s, rest[:length], offset)
 		offset, rest = offset+int64(length), rest[length:]
 	}
 	b.records = b.records[:0]
 	return nil
 }
 
-// newest is the segment to append to: the newest one while it has room, or else a new one.
+// newest returns the segment to append to: the newest one while it has room, otherwise a new one.
 func (c *Cache) newest(bytes int64) (*segment, error) {
 	last := int64(0)
 	if n := len(c.segments); n > 0 {
 		s := c.segments[n-1]
-		if s.walked == 0 || s.walked+bytes <= c.segmentBytes {
+		if s.indexed == 0 || s.indexed+bytes <= c.segmentBytes {
 			return s, nil
 		}
 		last, _ = strconv.ParseInt(strings.TrimSuffix(s.name, segmentSuffix), 10, 64)
 	}
-	// No name comes twice: others know the files by their names, and look at the end of those that they know.
+	// A name is never used twice: other processes know the files by their names, and only read what was
+	// appended to files that they know.
 	name := fmt.Sprintf("%020d%s", max(time.Now().UnixNano(), last+1), segmentSuffix)
 	file, err := os.OpenFile(filepath.Join(c.Path, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
 	if err != nil {

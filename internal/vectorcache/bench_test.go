@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Vectors of 1,024 dimensions, 256 to a call, as a model asks for them.
+// Vectors of 1,024 dimensions, 256 in each call, like the calls of a model.
 const (
 	benchDimensions = 1024
 	benchTogether   = 256
@@ -22,7 +22,7 @@ func benchBatch(from int) (keys []Key, vectors [][]float32) {
 	return keys, vectors
 }
 
-// BenchmarkPut appends, and evicts once 256 MiB are full.
+// BenchmarkPut appends vectors, and evicts once 256 MiB are full.
 func BenchmarkPut(b *testing.B) {
 	c, _ := open(b, b.TempDir(), 256<<20)
 	_, vectors := benchBatch(0)
@@ -37,7 +37,7 @@ func BenchmarkPut(b *testing.B) {
 	b.ReportMetric(float64(b.N*benchTogether)/b.Elapsed().Seconds(), "puts/s")
 }
 
-// BenchmarkGet finds all, at random among 200 MiB; BenchmarkMiss none.
+// BenchmarkGet finds all vectors, at random in 200 MiB. BenchmarkMiss finds none.
 func BenchmarkGet(b *testing.B)  { benchmarkGet(b, 0) }
 func BenchmarkMiss(b *testing.B) { benchmarkGet(b, 1<<40) }
 

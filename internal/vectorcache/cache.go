@@ -1,17 +1,19 @@
-// Package vectorcache keeps vectors on disk by the hash of what they were made from, so that nobody pays for the same
-// one twice. It is bounded, several processes share a directory, and whatever happens to the files, what comes out is
-// the vector that was put in, or nothing.
+// Package vectorcache keeps vectors on disk, so that no vector is computed twice. A vector's key is the hash
+// of everything that determines it. The cache has a limited size, and several processes may share a
+// directory. Whatever happens to the files, the cache returns the vector that was put in, or nothing.
+// internal/embed and internal/service use it.
 //
-// The directory holds segments: files of records that only grow, and go as a whole. Records are appended to the newest
-// one by whoever holds the lock of the directory, for as long as that takes; reading needs no lock. Each process has an
-// index of all records in memory, 50 to 85 bytes for each, from reading all segments when it opens the directory; before
-// it says that a vector is not there it reads what others have appended since.
+// The directory contains segments. A segment is a file of records; it only grows, and is only removed as a
+// whole. A process that writes appends records to the newest segment, and holds the directory's lock while it
+// does. Reading needs no lock. Each process has an index of all records in memory, 50 to 85 bytes for each
+// record. It builds the index from all segments when it opens the directory. Before it reports a missing
+// vector, it reads what other processes have appended since.
 //
-// Nothing is synced: a killed process loses nothing that it has written, and what a failing machine tears is found by
-// the records' checksums.
+// Nothing is synced to disk. A killed process loses nothing that it has written. If the machine fails,
+// checksums reveal damaged records.
 //
-// Why not a database: those that are at hand (bbolt, Badger, Pebble) let one process in at a time, bound nothing, and take
-// a write for each use to know what was used least lately.
+// Why not a database: those at hand (bbolt, Badger, Pebble) allow only one process at a time, do not limit
+// their size, and need a write for each use to know what was used least recently.
 package vectorcache
 
 import (
@@ -29,12 +31,12 @@ import (
 	"hardneg/internal/telemetry"
 )
 
-// Key names a vector: a cryptographic hash of all that determines it.
+// Key names a vector: a cryptographic hash of everything that determines it.
 type Key [32]byte
 
-// Options say where a cache is, and how large it may become.
+// Options say where a cache is and how large it may become.
 type Options struct {
-	Path     string // a directory, which is made where it is missing
+	Path     string // a directory, created if missing
 	MaxBytes int64  // of all files in it
 	Log      zerolog.Logger
 	Metrics  *telemetry.Metrics
@@ -43,44 +45,45 @@ type Options struct {
 // Cache is safe for concurrent use.
 type Cache struct {
 	Options
-	segmentBytes int64         // beyond, a new segment is begun
-	patience     time.Duration // lockPatience, but in tests
+	segmentBytes int64         // beyond this size a new segment begins
+	patience     time.Duration // lockPatience, except in tests
 
-	writing sync.Mutex // within the process what the lock of the directory is between processes
+	writing sync.Mutex // protects against writers in this process, as the directory's lock protects against other processes
 
 	hits, misses atomic.Int64
 
 	mu       sync.Mutex
-	index    map[uint64]place
-	segments []*segment // by age
+	index    map[uint64]position
+	segments []*segment // oldest first
 	aside    []unused
 	bytes    int64 // of all files
-	failing  bool  // the last attempt to write did not succeed
+	failing  bool  // the last attempt to write failed
 }
 
-// place is where a record lies.
-type place struct {
+// position says where a record is.
+type position struct {
 	segment *segment
 	offset  uint32
 	values  uint32
-	used    bool // since it was written
+	used    bool // used since it was written
 }
 
-// unused is a file that was set aside.
+// unused is a damaged file that was set aside.
 type unused struct {
 	name string
 	size int64
 }
 
-// A segment is a sixteenth of the cache, so that making room costs no more than that. Offsets have 32 bits.
+// A segment is at most a sixteenth of the cache, so making room removes no more than that. Offsets have 32
+// bits.
 const (
 	segments        = 16
 	maxSegmentBytes = 256 << 20
 )
 
-// Open reads what is there.
+// Open reads the directory.
 func Open(o Options) (*Cache, error) {
-	c := &Cache{Options: o, segmentBytes: min(o.MaxBytes/segments, maxSegmentBytes), patience: lockPatience, index: map[uint64]place{}}
+	c := &Cache{Options: o, segmentBytes: min(o.MaxBytes/segments, maxSegmentBytes), patience: lockPatience, index: map[uint64]position{}}
 	if err := os.MkdirAll(o.Path, 0o755); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
@@ -94,7 +97,7 @@ func Open(o Options) (*Cache, error) {
 	return c, nil
 }
 
-// Close lets go of the files, and logs what the cache was good for. Nothing is found afterwards, and nothing kept.
+// Close closes the files and logs the hits and misses. After Close the cache finds and keeps nothing.
 func (c *Cache) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +114,7 @@ func (c *Cache) Close() error {
 
 func (k Key) short() uint64 { return binary.LittleEndian.Uint64(k[:]) }
 
-// Get returns the vectors of the keys, in order; nil for each that is not there.
+// Get returns the vectors of the keys, in order, with nil for each missing one.
 func (c *Cache) Get(keys []Key) [][]float32 {
 	vectors := make([][]float32, len(keys))
 	hits := 0
@@ -125,8 +128,8 @@ func (c *Cache) Get(keys []Key) [][]float32 {
 		switch {
 		case errors.Is(err, fs.ErrClosed): // evicted meanwhile
 		case !ok:
-			c.lost(keys[i], at, err)
-		case isOf(record, keys[i]):
+			c.dropDamaged(keys[i], at, err)
+		case hasKey(record, keys[i]):
 			vectors[i] = recordVector(record)
 			hits++
 		}
@@ -139,14 +142,13 @@ func (c *Cache) Get(keys []Key) [][]float32 {
 	return vectors
 }
 
-// locate finds the records of the keys. The last places that are missing are looked for among what other processes have
-// written.
-func (c *Cache) locate(keys []Key) []place {
-	places := make([]place, len(keys))
+// locate finds the records of the keys. If any is missing, it first reads what other processes have written.
+func (c *Cache) locate(keys []Key) []position {
+	positions := make([]position, len(keys))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.index == nil {
-		return places
+		return positions
 	}
 	find := func() (all bool) {
 		all = true
@@ -156,7 +158,7 @@ func (c *Cache) locate(keys []Key) []place {
 				at.used = true
 				c.index[key.short()] = at
 			}
-			places[i], all = at, all && ok
+			positions[i], all = at, all && ok
 		}
 		return all
 	}
@@ -166,11 +168,12 @@ func (c *Cache) locate(keys []Key) []place {
 		}
 		find()
 	}
-	return places
+	return positions
 }
 
-// lost takes a record out of the index whose bytes have changed. The next one that writes sets its segment aside.
-func (c *Cache) lost(key Key, at place, err error) {
+// dropDamaged removes a record whose bytes have changed from the index. The next writer sets its segment
+// aside.
+func (c *Cache) dropDamaged(key Key, at position, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at.segment.damaged = true
@@ -182,8 +185,8 @@ func (c *Cache) lost(key Key, at place, err error) {
 	}
 }
 
-// Put keeps vectors. Those that are there already, by whoever put them, stay as they are. What cannot be written is not
-// kept, which is logged.
+// Put keeps vectors. Vectors that any process has already put stay as they are. If a vector cannot be
+// written, it is not kept, and this is logged.
 func (c *Cache) Put(keys []Key, vectors [][]float32) {
 	c.write(func() error {
 		b := batch{cache: c, makeRoom: true}
@@ -201,7 +204,7 @@ func (c *Cache) Put(keys []Key, vectors [][]float32) {
 	})
 }
 
-// write calls f while nobody else writes, neither in this process nor in another, and with an index that is complete.
+// write calls f while nobody else writes, in this process or another. The index is then complete.
 func (c *Cache) write(f func() error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
@@ -214,7 +217,7 @@ func (c *Cache) write(f func() error) {
 		err = errors.Join(err, c.refresh(false))
 	default:
 		if err = c.refresh(true); err == nil {
-			err = c.makeRoom(0) // another process may allow for more
+			err = c.makeRoom(0) // another process may allow a larger cache
 		}
 		if err == nil {
 			err = f()
@@ -231,7 +234,7 @@ func (c *Cache) write(f func() error) {
 	c.report(err)
 }
 
-// report logs what goes wrong, once until something succeeds. mu is held.
+// report logs an error, and then no more until something succeeds. The caller holds mu.
 func (c *Cache) report(err error) {
 	if !c.failing {
 		c.Log.Warn().Err(err).Str("path", c.Path).Msg("the cache of vectors cannot keep what is embedded, which goes on without")

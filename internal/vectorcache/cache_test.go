@@ -20,7 +20,7 @@ import (
 	"hardneg/internal/telemetry"
 )
 
-// open opens a cache whose log goes into a buffer.
+// open opens a cache that logs into a buffer.
 func open(t testing.TB, path string, maxBytes int64) (*Cache, *bytes.Buffer) {
 	t.Helper()
 	return openMeasured(t, path, maxBytes, prometheus.NewRegistry())
@@ -37,7 +37,7 @@ func openMeasured(t testing.TB, path string, maxBytes int64, registry *prometheu
 	return c, log
 }
 
-// measured is the value of a metric, its children added up.
+// measured returns the value of a metric, summed over its labels.
 func measured(t testing.TB, registry *prometheus.Registry, name string) (value int) {
 	t.Helper()
 	families, err := registry.Gather()
@@ -56,7 +56,7 @@ func measured(t testing.TB, registry *prometheus.Registry, name string) (value i
 	return 0
 }
 
-// vectorOf is the vector of a number: any other one under its key is wrong.
+// vectorOf returns the vector that belongs to a number. Any other vector under its key is wrong.
 func vectorOf(n int) []float32 {
 	random := rand.New(rand.NewPCG(uint64(n), 7))
 	vector := make([]float32, 1+random.IntN(40))
@@ -77,7 +77,7 @@ func put(c *Cache, numbers ...int) {
 	c.Put(keys, vectors)
 }
 
-// get looks for numbers, and returns which are there. A wrong vector fails the test.
+// get looks for numbers and returns which of them are in the cache. A wrong vector fails the test.
 func get(t testing.TB, c *Cache, numbers ...int) []bool {
 	t.Helper()
 	keys := make([]Key, len(numbers))
@@ -97,7 +97,7 @@ func same(a, b []float32) bool {
 	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
 }
 
-// size is the sum of all files.
+// size returns the total size of all files.
 func size(t testing.TB, path string) (total int64) {
 	t.Helper()
 	for _, name := range files(t, path, "*") {
@@ -130,8 +130,8 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 1))
 }
 
-// TestAgainstMap makes random calls to two caches of one directory, which are opened anew now and then, and compares with
-// a map: what was put is there, through either, as long as there is room; what was not put never is.
+// TestAgainstMap makes random calls to two caches of one directory, reopens them now and then, and compares
+// with a map. While there is room, each finds what either has put. Neither finds anything else.
 func TestAgainstMap(t *testing.T) {
 	random := seeded(t)
 	for range 30 {
@@ -181,7 +181,7 @@ func TestAgainstMap(t *testing.T) {
 	}
 }
 
-// TestRecentUse: what is used stays, what is not goes, oldest first, and the newest is there.
+// TestRecentUse: used vectors and the newest ones stay. Unused ones are removed, oldest first.
 func TestRecentUse(t *testing.T) {
 	path := t.TempDir()
 	const most = 100_000
@@ -225,7 +225,7 @@ func TestRecentUse(t *testing.T) {
 	}
 }
 
-// TestAllInUse: room is made also where everything was used, and the bound holds.
+// TestAllInUse: the cache makes room even if everything was used, and keeps its limit.
 func TestAllInUse(t *testing.T) {
 	path := t.TempDir()
 	const most = 30_000
@@ -242,7 +242,7 @@ func TestAllInUse(t *testing.T) {
 	}
 }
 
-// TestSmallerBound: a cache that is opened with less room shrinks at once.
+// TestSmallerBound: a cache that is opened with a smaller limit shrinks at once.
 func TestSmallerBound(t *testing.T) {
 	path := t.TempDir()
 	c, _ := open(t, path, 1<<20)
@@ -260,7 +260,7 @@ func TestSmallerBound(t *testing.T) {
 	}
 }
 
-// TestLargerThanAll: a vector that never fits is not kept, and nothing gives way to it.
+// TestLargerThanAll: a vector that never fits is not kept, and nothing is removed for it.
 func TestLargerThanAll(t *testing.T) {
 	c, log := open(t, t.TempDir(), 10_000)
 	put(c, 1)
@@ -270,7 +270,7 @@ func TestLargerThanAll(t *testing.T) {
 	}
 }
 
-// TestSimilarKeys: of two keys that the index cannot tell apart one is found, and never with the vector of the other.
+// TestSimilarKeys: of two keys that look equal to the index one is found, never with the vector of the other.
 func TestSimilarKeys(t *testing.T) {
 	c, log := open(t, t.TempDir(), 1<<20)
 	one, other := keyOf(1), keyOf(1)
@@ -284,7 +284,7 @@ func TestSimilarKeys(t *testing.T) {
 	}
 }
 
-// TestConcurrent: many goroutines and two caches of one directory at once, with evictions, under the race detector.
+// TestConcurrent: many goroutines use two caches of one directory, with evictions, under the race detector.
 func TestConcurrent(t *testing.T) {
 	path := t.TempDir()
 	const most = 200_000
@@ -322,7 +322,8 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// TestCannotWrite: what cannot be written is not kept, which is told once, and what is there is still found.
+// TestCannotWrite: a vector that cannot be written is not kept, which is logged once. Existing vectors are
+// still found.
 func TestCannotWrite(t *testing.T) {
 	path := t.TempDir()
 	c, log := open(t, path, 1<<20)
@@ -361,7 +362,7 @@ func TestRemoved(t *testing.T) {
 	}
 }
 
-// TestHeldLock: a process that is suspended while it writes does not hold up the others.
+// TestHeldLock: a process that is suspended during a write does not hold up the others.
 func TestHeldLock(t *testing.T) {
 	path := t.TempDir()
 	c, log := open(t, path, 1<<20)

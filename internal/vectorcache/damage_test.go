@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// TestDamage truncates files and changes bytes at random places, between openings and under an open cache: never is a
-// vector wrong, what lies before the damage is found, and the cache goes on taking and giving.
+// TestDamage truncates files and changes bytes at random positions, while the cache is closed and while it is
+// open. A vector is never wrong, everything before the damage is found, and the cache goes on working.
 func TestDamage(t *testing.T) {
 	random := seeded(t)
 	lost, kept := 0, 0
@@ -36,7 +36,7 @@ func TestDamage(t *testing.T) {
 			numbers = numbers[n:]
 		}
 		for range 1 + random.IntN(3) {
-			harm(t, random, path)
+			damage(t, random, path)
 		}
 		reopened := random.IntN(2) == 0
 		if reopened {
@@ -75,8 +75,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// harm truncates a segment, or changes, adds or clears bytes in it.
-func harm(t *testing.T, random *rand.Rand, path string) {
+// damage truncates a segment, or changes, adds or clears bytes in it.
+func damage(t *testing.T, random *rand.Rand, path string) {
 	t.Helper()
 	names := files(t, path, "*"+segmentSuffix)
 	name := names[random.IntN(len(names))]
@@ -119,11 +119,12 @@ func harm(t *testing.T, random *rand.Rand, path string) {
 	}
 }
 
-// TestSetAside: of a damaged file the whole records are kept, in another one, and one line says so, wherever the damage is.
+// TestSetAside: wherever the damage in a file is, its intact records are kept in another file, and one log
+// line says so.
 func TestSetAside(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		number int // of the record that is lost, from 1
+		number int // number of the lost record, from 1
 		damage func(data []byte, at int) []byte
 	}{
 		{"a value", 3, func(data []byte, at int) []byte { data[at+header] ^= 1; return data }},
@@ -167,7 +168,8 @@ func TestSetAside(t *testing.T) {
 	}
 }
 
-// TestTornTail: what a killed writer left behind the last record is no damage, and goes with the next record.
+// TestTornTail: an incomplete last record, left by a killed writer, is no damage. The next record overwrites
+// it.
 func TestTornTail(t *testing.T) {
 	path := t.TempDir()
 	c, _ := open(t, path, 1<<20)
@@ -178,7 +180,7 @@ func TestTornTail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	torn := appendRecord(nil, keyOf(2), make([]float32, 1000)) // longer than what is put over it
+	torn := appendRecord(nil, keyOf(2), make([]float32, 1000)) // longer than the record that is put over it
 	if _, err := file.Write(torn[:len(torn)-1]); err != nil {
 		t.Fatal(err)
 	}
@@ -194,8 +196,8 @@ func TestTornTail(t *testing.T) {
 	}
 }
 
-// TestUnfinishedWrite: what another process has not finished writing is no damage to one that looks for vectors, and is
-// found once it is finished.
+// TestUnfinishedWrite: an unfinished write of another process does not count as damage while reading, and its
+// record is found once it is complete.
 func TestUnfinishedWrite(t *testing.T) {
 	path := t.TempDir()
 	c, log := open(t, path, 1<<20)
@@ -218,7 +220,8 @@ func TestUnfinishedWrite(t *testing.T) {
 	}
 }
 
-// TestShrunk: a file that was cut under an open cache is set aside before anything is written behind its end.
+// TestShrunk: a file that is truncated under an open cache is set aside before anything is written beyond its
+// end.
 func TestShrunk(t *testing.T) {
 	path := t.TempDir()
 	c, log := open(t, path, 1<<20)
@@ -238,15 +241,15 @@ func TestShrunk(t *testing.T) {
 
 const childEnv = "HARDNEG_TEST_CACHE"
 
-// Numbers that a child puts, and room for all of them, or for a few thousand.
+// Numbers that a child puts, and a cache limit with room for all of them, or for a few thousand.
 const (
 	killNumbers = 1_000_000
 	killRoomy   = 1 << 30
 	killTight   = 2_000_000
 )
 
-// TestChild is no test of its own: TestKill runs it in processes that put until they are killed. It prints what it has
-// put.
+// TestChild is not a test by itself: TestKill runs it in processes that put vectors until they are killed. It
+// prints what it has put.
 func TestChild(t *testing.T) {
 	path := os.Getenv(childEnv)
 	if path == "" {
@@ -272,8 +275,9 @@ func TestChild(t *testing.T) {
 	}
 }
 
-// TestKill kills processes that write to one directory, at random moments. Whatever they left is usable: where there is
-// room all is there that they said they had put, no vector is wrong, the bound holds, and nothing counts as damaged.
+// TestKill kills processes that write to one directory, at random moments. Afterwards the cache is usable: if
+// there is room, everything that they reported is there. No vector is wrong, the limit holds, and nothing
+// counts as damaged.
 func TestKill(t *testing.T) {
 	random := seeded(t)
 	for _, test := range []struct {
@@ -282,15 +286,15 @@ func TestKill(t *testing.T) {
 	}{{"roomy", killRoomy}, {"tight", killTight}} {
 		t.Run(test.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), test.name)
-			said := map[int]bool{}
+			reported := map[int]bool{}
 			for range 4 {
-				killed(t, random, path, said)
+				runAndKill(t, random, path, reported)
 				c, log := open(t, path, test.most)
 				torn := int64(0)
 				for _, s := range c.segments {
-					torn += s.size - s.walked
+					torn += s.size - s.indexed
 				}
-				numbers := slices.Sorted(maps.Keys(said))
+				numbers := slices.Sorted(maps.Keys(reported))
 				missing := 0
 				for _, found := range get(t, c, numbers...) {
 					if !found {
@@ -311,7 +315,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// output collects what a process writes, and tells when it begins to.
+// output collects what a process writes, and signals the first write.
 type output struct {
 	strings.Builder
 	begun chan struct{}
@@ -323,8 +327,8 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.Builder.Write(p)
 }
 
-// killed runs two children, kills them, and adds what they said.
-func killed(t *testing.T, random *rand.Rand, path string, said map[int]bool) {
+// runAndKill runs two children, kills them, and records the numbers that they reported.
+func runAndKill(t *testing.T, random *rand.Rand, path string, reported map[int]bool) {
 	t.Helper()
 	var children [2]struct {
 		*exec.Cmd
@@ -341,7 +345,7 @@ func killed(t *testing.T, random *rand.Rand, path string, said map[int]bool) {
 		}
 	}
 	<-children[0].out.begun
-	time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond) // nothing is awaited: any moment will do
+	time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond) // waits for nothing: any moment will do
 	for i := range children {
 		_ = children[i].Process.Kill()
 	}
@@ -357,7 +361,7 @@ func killed(t *testing.T, random *rand.Rand, path string, said map[int]bool) {
 			if err != nil {
 				t.Fatalf("a child said %q", out)
 			}
-			said[n] = true
+			reported[n] = true
 		}
 	}
 }

@@ -20,8 +20,8 @@ const (
 	lockName      = "lock"
 )
 
-// lockPatience is how long to wait for another process to finish writing. One that was suspended in the middle of it
-// must not hold up embedding: what is embedded meanwhile is not kept.
+// lockPatience is how long to wait until another process has finished writing. A process that is suspended
+// during a write must not hold up embedding. Vectors embedded meanwhile are not kept.
 const lockPatience = 500 * time.Millisecond
 
 // lock locks the directory for writing until the file is closed.
@@ -42,9 +42,10 @@ func (c *Cache) lock() (*os.File, error) {
 	}
 }
 
-// refresh takes in what the directory holds by now. With the lock (judge) it also sets damaged segments aside.
-func (c *Cache) refresh(judge bool) error {
-	entries, err := os.ReadDir(c.Path) // in order of names, which is that of age
+// refresh reads changes in the directory into memory. With the lock (locked) it also sets damaged segments
+// aside.
+func (c *Cache) refresh(locked bool) error {
+	entries, err := os.ReadDir(c.Path) // in order of names, which is the order of age
 	if err != nil {
 		return err
 	}
@@ -79,15 +80,15 @@ func (c *Cache) refresh(judge bool) error {
 		}
 	}
 	for _, gone := range known {
-		c.forget(gone)
+		c.dropSegment(gone)
 	}
 	for _, s := range c.segments {
-		if err := s.walk(judge, func(record []byte, offset int64) { c.enter(s, record, offset) }); err != nil {
+		if err := s.walk(locked, func(record []byte, offset int64) { c.addToIndex(s, record, offset) }); err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", s.name, err))
 		}
 		c.bytes += s.size
 	}
-	if judge {
+	if locked {
 		for _, s := range slices.Clone(c.segments) {
 			if s.damaged {
 				failures = append(failures, c.setAside(s))
@@ -97,14 +98,14 @@ func (c *Cache) refresh(judge bool) error {
 	return errors.Join(failures...)
 }
 
-// enter notes where a record lies.
-func (c *Cache) enter(s *segment, record []byte, offset int64) {
-	c.index[recordKey(record).short()] = place{segment: s, offset: uint32(offset), values: uint32(recordValues(record))}
+// addToIndex writes a record's position into the index.
+func (c *Cache) addToIndex(s *segment, record []byte, offset int64) {
+	c.index[recordKey(record).short()] = position{segment: s, offset: uint32(offset), values: uint32(recordValues(record))}
 }
 
-// forget closes a segment that is gone, and takes its records out of the index.
-func (c *Cache) forget(s *segment) {
-	maps.DeleteFunc(c.index, func(_ uint64, at place) bool { return at.segment == s })
+// dropSegment closes a segment that was removed, and deletes its records from the index.
+func (c *Cache) dropSegment(s *segment) {
+	maps.DeleteFunc(c.index, func(_ uint64, at position) bool { return at.segment == s })
 	_ = s.file.Close()
 }
 
@@ -117,7 +118,7 @@ func (c *Cache) remove(name string, size int64) error {
 	return nil
 }
 
-// makeRoom takes out the oldest segments until there is room for so many bytes.
+// makeRoom removes the oldest segments until there is room for the given number of bytes.
 func (c *Cache) makeRoom(bytes int64) error {
 	for c.bytes+bytes > c.MaxBytes {
 		switch {
@@ -137,17 +138,18 @@ func (c *Cache) makeRoom(bytes int64) error {
 	return nil
 }
 
-// evict takes out a segment. What was used since it was written gets a second chance, among the newest: that is CLOCK,
-// which approximates least recent use with a bit in memory for each use, and a write for each survivor alone. At most
-// half of a segment survives, so that every eviction makes room, however much is in use.
+// evict removes a segment. Records that were used since they were written get a second chance: they are
+// written again, among the newest. This is the CLOCK algorithm. It approximates "least recently used" with
+// one bit in memory for each use, and only writes records that survive. At most half of a segment survives,
+// so every eviction makes room, however much is in use.
 func (c *Cache) evict(s *segment) error {
 	if err := c.remove(s.name, s.size); err != nil {
 		return err
 	}
-	c.leave(s)
+	c.removeSegment(s)
 	before := len(c.index)
 	left := s.size / 2
-	err := c.rescue(s, false, func(at place) bool {
+	err := c.rescue(s, false, func(at position) bool {
 		length := int64(recordLength(int(at.values)))
 		if !at.used || length > left {
 			return false
@@ -155,19 +157,19 @@ func (c *Cache) evict(s *segment) error {
 		left -= length
 		return true
 	})
-	c.forget(s)
+	c.dropSegment(s)
 	c.Metrics.CacheEvictions.Add(float64(before - len(c.index)))
 	return err
 }
 
-// setAside takes a damaged segment out of use, and writes anew what is whole in it. The file stays to be looked at,
-// until there is another one or its room is needed.
+// setAside stops using a damaged segment, and writes its intact records again. The damaged file stays for
+// inspection until there is another one, or until its room is needed.
 func (c *Cache) setAside(s *segment) error {
 	aside := unused{strings.TrimSuffix(s.name, segmentSuffix) + asideSuffix, s.size}
 	if err := os.Rename(filepath.Join(c.Path, s.name), filepath.Join(c.Path, aside.name)); err != nil {
 		return err
 	}
-	c.leave(s)
+	c.removeSegment(s)
 	for _, older := range c.aside {
 		if err := c.remove(older.name, older.size); err != nil {
 			return err
@@ -175,29 +177,29 @@ func (c *Cache) setAside(s *segment) error {
 	}
 	c.aside = []unused{aside}
 	kept := 0
-	err := c.rescue(s, true, func(place) bool { kept++; return true })
-	c.forget(s)
+	err := c.rescue(s, true, func(position) bool { kept++; return true })
+	c.dropSegment(s)
 	c.Log.Warn().Str("file", filepath.Join(c.Path, aside.name)).Int("kept", kept).
 		Msg("a file of the cache of vectors was damaged and is set aside; what was whole in it is kept")
 	return err
 }
 
-func (c *Cache) leave(s *segment) {
+func (c *Cache) removeSegment(s *segment) {
 	c.segments = slices.DeleteFunc(c.segments, func(other *segment) bool { return other == s })
 }
 
-// rescue writes the chosen records of a segment anew. Its file may be gone: it is still open.
-func (c *Cache) rescue(s *segment, makeRoom bool, chosen func(place) bool) error {
-	var places []place
+// rescue writes the chosen records of a segment again. The file may already be deleted, but it is still open.
+func (c *Cache) rescue(s *segment, makeRoom bool, chosen func(position) bool) error {
+	var positions []position
 	for _, at := range c.index {
 		if at.segment == s {
-			places = append(places, at)
+			positions = append(positions, at)
 		}
 	}
-	slices.SortFunc(places, func(a, b place) int { return int(a.offset) - int(b.offset) })
+	slices.SortFunc(positions, func(a, b position) int { return int(a.offset) - int(b.offset) })
 	b := batch{cache: c, makeRoom: makeRoom}
 	var buffer []byte
-	for _, at := range places {
+	for _, at := range positions {
 		if !chosen(at) {
 			continue
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A record, little endian: magic, XXH64 of all that follows it, number of values, key, values as float32.
+// A record, little endian: magic, XXH64 of everything after it, number of values, key, values as float32.
 const (
 	magic   = 0x31766e68 // "hnv1": a change of the format changes it
 	sumAt   = 4
@@ -16,7 +16,7 @@ const (
 	keyAt   = 16
 	header  = keyAt + len(Key{})
 
-	alignment = 4 // of records: lengths are multiples of it
+	alignment = 4 // record lengths are multiples of it
 
 	maxValues = 1 << 16
 )
@@ -37,7 +37,7 @@ func appendRecord(to []byte, key Key, vector []float32) []byte {
 	return to
 }
 
-// recordValues is the number of values that a header announces; 0 where it is no header.
+// recordValues returns the number of values that a header announces, or 0 if it is not a header.
 func recordValues(header []byte) int {
 	count := binary.LittleEndian.Uint32(header[countAt:])
 	if binary.LittleEndian.Uint32(header) != magic || count > maxValues {
@@ -46,14 +46,14 @@ func recordValues(header []byte) int {
 	return int(count)
 }
 
-// intact tells whether a record is as it was written. Its length is that of its header.
+// intact reports whether a record is as it was written, with the length that its header announces.
 func intact(record []byte) bool {
 	return recordLength(recordValues(record)) == len(record) && binary.LittleEndian.Uint64(record[sumAt:]) == xxhash.Sum64(record[countAt:])
 }
 
 func recordKey(record []byte) Key { return Key(record[keyAt:header]) }
 
-func isOf(record []byte, key Key) bool { return bytes.Equal(record[keyAt:header], key[:]) }
+func hasKey(record []byte, key Key) bool { return bytes.Equal(record[keyAt:header], key[:]) }
 
 // recordVector decodes an intact record.
 func recordVector(record []byte) []float32 {

@@ -6,32 +6,35 @@ import (
 	"os"
 )
 
-// segment is a file of records. It only ever grows, until it goes as a whole.
+// segment is a file of records. It only grows, until it is removed as a whole.
 type segment struct {
 	name    string
 	file    *os.File
-	size    int64 // of the file, as last seen
-	walked  int64 // up to here its records are in the index
+	size    int64 // of the file, at the last look
+	indexed int64 // records before this offset are in the index
 	damaged bool
 }
 
-// walk reads the records behind those that are known. Where another process may be writing it stops at the first bytes
-// that are no complete record. Where none can be (judge) it goes on behind them: what has a record behind it, or is
-// no record cut short, is damage; a record cut short at the end is what a killed writer left.
-func (s *segment) walk(judge bool, found func(record []byte, offset int64)) error {
+// walk reads the records after the known ones. If another process may be writing, walk stops at the first
+// bytes that are no complete record.
+//
+// If no other process can be writing (locked), walk goes on after such bytes. They are damage if a record
+// follows, or if they are not the beginning of a record. An incomplete record at the end is not damage: a
+// killed writer left it.
+func (s *segment) walk(locked bool, found func(record []byte, offset int64)) error {
 	info, err := s.file.Stat()
 	if err != nil {
 		return err
 	}
 	s.size = info.Size()
-	if s.walked >= s.size {
-		s.damaged = s.damaged || judge && s.walked > s.size
+	if s.indexed >= s.size {
+		s.damaged = s.damaged || locked && s.indexed > s.size
 		return nil
 	}
-	behind := s.size - s.walked
-	in := bufio.NewReaderSize(io.NewSectionReader(s.file, s.walked, behind), int(min(behind, 1<<20)))
-	broken := false // what lies behind the last record
-	for at := s.walked; at < s.size; {
+	behind := s.size - s.indexed
+	in := bufio.NewReaderSize(io.NewSectionReader(s.file, s.indexed, behind), int(min(behind, 1<<20)))
+	broken := false // the bytes after the last record are damage
+	for at := s.indexed; at < s.size; {
 		record, short, err := peek(in, s.size-at)
 		if err != nil {
 			return err
@@ -39,13 +42,13 @@ func (s *segment) walk(judge bool, found func(record []byte, offset int64)) erro
 		step := alignment
 		switch {
 		case record != nil:
-			s.damaged = s.damaged || at > s.walked
+			s.damaged = s.damaged || at > s.indexed
 			found(record, at)
 			step = len(record)
-			s.walked, broken = at+int64(step), false
-		case !judge:
+			s.indexed, broken = at+int64(step), false
+		case !locked:
 			return nil
-		case at == s.walked:
+		case at == s.indexed:
 			broken = !short
 		}
 		if _, err := in.Discard(step); err != nil && err != io.EOF {
@@ -57,8 +60,8 @@ func (s *segment) walk(judge bool, found func(record []byte, offset int64)) erro
 	return nil
 }
 
-// peek returns the record that is next, of so many bytes; nil where there is none, and whether what is there may be the
-// beginning of one.
+// peek returns the next record, within the rest of the file, or nil if there is none. short reports whether
+// the bytes there may be the beginning of a record.
 func peek(in *bufio.Reader, rest int64) (record []byte, short bool, err error) {
 	start, err := in.Peek(int(min(rest, int64(header))))
 	if err == nil && len(start) == header {
@@ -73,14 +76,14 @@ func peek(in *bufio.Reader, rest int64) (record []byte, short bool, err error) {
 			return nil, false, nil
 		}
 	}
-	if err == io.EOF { // cut off meanwhile
+	if err == io.EOF { // truncated meanwhile
 		return nil, true, nil
 	}
 	return record, record == nil, err
 }
 
-// record reads the record at a place. It is false where the bytes are not what was written.
-func (s *segment) record(at place, buffer []byte) (record []byte, ok bool, err error) {
+// record reads the record at a position. ok is false if the bytes have changed since they were written.
+func (s *segment) record(at position, buffer []byte) (record []byte, ok bool, err error) {
 	length := recordLength(int(at.values))
 	if cap(buffer) < length {
 		buffer = make([]byte, length)
@@ -92,19 +95,19 @@ func (s *segment) record(at place, buffer []byte) (record []byte, ok bool, err e
 	return record, intact(record), nil
 }
 
-// append writes records behind the last complete one. The directory is locked.
+// append writes records after the last complete one. The caller holds the directory's lock.
 func (s *segment) append(records []byte) error {
-	if s.walked < s.size { // what a killed writer left
-		if err := s.file.Truncate(s.walked); err != nil {
+	if s.indexed < s.size { // left by a killed writer
+		if err := s.file.Truncate(s.indexed); err != nil {
 			return err
 		}
-		s.size = s.walked
+		s.size = s.indexed
 	}
-	if _, err := s.file.WriteAt(records, s.walked); err != nil {
-		_ = s.file.Truncate(s.walked) // else the next one does
+	if _, err := s.file.WriteAt(records, s.indexed); err != nil {
+		_ = s.file.Truncate(s.indexed) // if this fails, the next append truncates
 		return err
 	}
-	s.walked += int64(len(records))
-	s.size = s.walked
+	s.indexed += int64(len(records))
+	s.size = s.indexed
 	return nil
 }

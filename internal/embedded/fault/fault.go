@@ -1,6 +1,10 @@
-// Package fault makes the embedded servers fail on purpose, for the tests of what talks to them. A Plan in a server's
-// Config is asked once for each call that comes from outside, by the call's name: "Points/Upsert" for the index (the
-// gRPC service and method), "EndTxn" for the broker (the name of the API key). Without a plan nothing is looked at.
+// Package fault lets tests make the embedded servers fail on purpose, to test their clients.
+//
+// Each server asks the Plan in its Config once for each call from outside. It names the call: "Points/Upsert"
+// for the index (gRPC service and method), "EndTxn" for the broker (name of the API key). A server without a
+// plan checks nothing.
+//
+// internal/embedded/kafka and internal/embedded/qdrant use it, and the tests that run these servers.
 package fault
 
 import (
@@ -11,36 +15,37 @@ import (
 	"time"
 )
 
-// Fault is what happens to one call. The zero Fault is none.
+// Fault says what happens to one call. The zero Fault changes nothing.
 type Fault struct {
-	// Delay comes before the call is taken up; with After, before its answer goes out. An hour is a server that hangs:
-	// it ends when the client gives up, or when the server closes.
+	// Delay is a pause before the server starts on the call; with After, a pause before it answers. An hour
+	// simulates a server that hangs: the call ends when the client gives up or the server closes.
 	Delay time.Duration
 
-	// Err is answered in place of what the call gives: a *kerr.Error by the broker, a gRPC status, or an error of package
-	// embedded/qdrant, by the index.
+	// Err is returned instead of the real answer. The broker takes a *kerr.Error. The index takes a gRPC
+	// status or an error of package embedded/qdrant.
 	Err error
 
-	// Cut closes the connection in place of an answer. What else is under way on it is lost, too.
+	// Cut closes the connection instead of answering. All other calls on that connection are lost, too.
 	Cut bool
 
-	// After lets the call take effect before Err or Cut, so that the client cannot know; without it nothing happened.
+	// After lets the call take effect before Err or Cut, so that the client cannot know whether it did.
+	// Without After, nothing has happened.
 	After bool
 }
 
 // Rule injects a Fault into some calls.
 type Rule struct {
-	Calls []string               // names; none: every call
-	When  func(request any) bool // a further condition on the decoded request, which it must not keep; nil: none
-	Skip  int                    // so many matching calls pass first
-	Times int                    // faults before the rule is spent; 0: no end
-	Rate  float64                // share of the matching calls that fail, drawn by the plan's seed; 0: all of them
+	Calls []string               // names; empty means every call
+	When  func(request any) bool // further condition on the decoded request, which it must not keep; nil means no condition
+	Skip  int                    // this many matching calls pass first
+	Times int                    // number of faults before the rule ends; 0 means no limit
+	Rate  float64                // share of the matching calls that fail, drawn with the plan's seed; 0 means all
 	Fault Fault
 
 	seen, hit int
 }
 
-// Plan decides which calls fail. Its methods may be called from any goroutine.
+// Plan decides which calls fail. Several goroutines may call its methods.
 type Plan struct {
 	mu    sync.Mutex
 	rng   *rand.Rand
@@ -49,21 +54,22 @@ type Plan struct {
 	calls map[string]int
 }
 
-// New makes a plan. The seed decides the draws of Rate; which call gets which draw depends on the order of arrival.
+// New makes a plan. The seed determines the random numbers for Rate. Which call gets which number depends on
+// the order in which the calls arrive.
 func New(seed uint64, rules ...Rule) *Plan {
 	p := &Plan{rng: rand.New(rand.NewPCG(seed, 0)), hits: map[string]int{}, calls: map[string]int{}}
 	p.Set(rules...)
 	return p
 }
 
-// Set replaces the rules; with none, calls are only counted. Faults that are under way go on.
+// Set replaces the rules. Without rules, calls are only counted. A fault that has already begun goes on.
 func (p *Plan) Set(rules ...Rule) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rules = slices.Clone(rules)
 }
 
-// Next is for the servers: what is to happen to a call that has arrived. The first rule that applies decides.
+// Next returns the fault for a call that has arrived. The servers call it. The first matching rule decides.
 func (p *Plan) Next(call string, request any) Fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -17,8 +17,9 @@ import (
 	"hardneg/internal/embedded/fault"
 )
 
-// faults stands between the clients and the broker, one request of a connection at a time, as the broker takes them.
-// Names are those of the API keys: "Produce", "EndTxn", "OffsetFetch".
+// faults passes requests and answers between clients and broker and injects faults. Like the broker, it
+// handles one request of a connection at a time. A call's name is the name of its API key: "Produce",
+// "EndTxn", "OffsetFetch".
 type faults struct {
 	plan    *fault.Plan
 	cluster *kfake.Cluster
@@ -29,22 +30,22 @@ type faults struct {
 	armed map[*refusal]struct{}
 }
 
-// refusal is a request that the broker is to answer with an error, before it does anything.
+// refusal is a request that the broker must answer with an error before it does anything.
 type refusal struct {
 	request kmsg.Request // as the broker parses it
 	code    *kerr.Error
-	handle  *kfake.FaultHandle // once it has arrived
+	handle  *kfake.FaultHandle // set when the request has reached the broker
 }
 
 func newFaults(plan *fault.Plan, cluster *kfake.Cluster, closed <-chan struct{}, log zerolog.Logger) *faults {
 	f := &faults{plan: plan, cluster: cluster, closed: closed, log: log, armed: map[*refusal]struct{}{}}
-	cluster.Control(f.arrived)
+	cluster.Control(f.onRequest)
 	return f
 }
 
-// arrived is called by the broker with each request, as it was read; it changes some of them later. kfake knows where in
-// an answer to put an error, so it is told to.
-func (f *faults) arrived(request kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order
+// onRequest is called by the broker for each request, before the broker changes some of them. It asks kfake to
+// return the error, because kfake knows where in an answer an error belongs.
+func (f *faults) onRequest(request kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for r := range f.armed {
@@ -66,7 +67,7 @@ func (f *faults) arm(request kmsg.Request, code *kerr.Error) *refusal {
 	return r
 }
 
-// disarm tells whether the error was answered.
+// disarm reports whether the broker answered with the error.
 func (f *faults) disarm(r *refusal) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -78,26 +79,26 @@ func (f *faults) disarm(r *refusal) bool {
 	return r.handle.Hits() > 0
 }
 
-// between returns the connection that the broker is given in place of the client's.
-func (f *faults) between(client net.Conn) net.Conn {
+// between returns the connection that the broker gets instead of the client's.
+func (f *faults) wrap(client net.Conn) net.Conn {
 	near, far := net.Pipe()
-	c := &faulted{faults: f, client: client, broker: near, requests: make(chan []byte), ended: make(chan struct{})}
+	c := &faultyConn{faults: f, client: client, broker: near, requests: make(chan []byte), ended: make(chan struct{})}
 	go c.read()
 	go c.serve()
-	return addressed{far, client}
+	return addressedPipe{far, client}
 }
 
-// addressed is a pipe that says where the other side is.
-type addressed struct {
+// addressedPipe is a pipe with the addresses of the client's connection.
+type addressedPipe struct {
 	net.Conn
 	client net.Conn
 }
 
-func (a addressed) RemoteAddr() net.Addr { return a.client.RemoteAddr() }
-func (a addressed) LocalAddr() net.Addr  { return a.client.LocalAddr() }
+func (a addressedPipe) RemoteAddr() net.Addr { return a.client.RemoteAddr() }
+func (a addressedPipe) LocalAddr() net.Addr  { return a.client.LocalAddr() }
 
-// faulted is one connection.
-type faulted struct {
+// faultyConn is one connection.
+type faultyConn struct {
 	*faults
 	client, broker net.Conn
 	requests       chan []byte
@@ -106,7 +107,7 @@ type faulted struct {
 }
 
 // end closes both sides.
-func (c *faulted) end() {
+func (c *faultyConn) end() {
 	c.ending.Do(func() {
 		close(c.ended)
 		_ = c.client.Close()
@@ -114,8 +115,8 @@ func (c *faulted) end() {
 	})
 }
 
-// read reads ahead, so that the broker learns at once of a client that is gone.
-func (c *faulted) read() {
+// read reads requests ahead, so that the broker learns at once when the client has gone.
+func (c *faultyConn) read() {
 	defer c.end()
 	for {
 		frame, err := readFrame(c.client)
@@ -130,7 +131,7 @@ func (c *faulted) read() {
 	}
 }
 
-func (c *faulted) serve() {
+func (c *faultyConn) serve() {
 	defer c.end()
 	for {
 		select {
@@ -146,24 +147,24 @@ func (c *faulted) serve() {
 
 var errCut = errors.New("the connection is cut")
 
-// exchange passes one request on, and its answer back.
-func (c *faulted) exchange(frame []byte) error {
+// exchange passes one request to the broker and its answer back.
+func (c *faultyConn) exchange(frame []byte) error {
 	key, version, request := parseRequest(frame)
-	what := c.plan.Next(kmsg.NameForKey(key), request)
-	if !what.After {
-		if err := c.pause(what.Delay); err != nil {
+	injected := c.plan.Next(kmsg.NameForKey(key), request)
+	if !injected.After {
+		if err := c.pause(injected.Delay); err != nil {
 			return err
 		}
-		if what.Cut {
+		if injected.Cut {
 			return errCut
 		}
 	}
 	var code *kerr.Error
-	if what.Err != nil && !errors.As(what.Err, &code) {
+	if injected.Err != nil && !errors.As(injected.Err, &code) {
 		code = kerr.UnknownServerError
 	}
 	var refused *refusal
-	if code != nil && !what.After {
+	if code != nil && !injected.After {
 		refused = c.arm(request, code)
 	}
 	if err := writeFrame(c.broker, frame); err != nil {
@@ -174,17 +175,17 @@ func (c *faulted) exchange(frame []byte) error {
 	}
 	answer, err := readFrame(c.broker)
 	if refused != nil && !c.disarm(refused) && err == nil {
-		err = errors.New("the broker cannot answer this request with an error") // and has taken it up
+		err = errors.New("the broker cannot answer this request with an error") // and has processed it
 		c.log.Error().Str("request", kmsg.NameForKey(key)).AnErr("fault", code).Err(err).Msg("fault not injected")
 	}
 	if err != nil {
 		return err
 	}
-	if what.After {
-		if err := c.pause(what.Delay); err != nil {
+	if injected.After {
+		if err := c.pause(injected.Delay); err != nil {
 			return err
 		}
-		if what.Cut {
+		if injected.Cut {
 			return errCut
 		}
 		if code != nil {
@@ -197,7 +198,7 @@ func (c *faulted) exchange(frame []byte) error {
 	return writeFrame(c.client, answer)
 }
 
-func (c *faulted) pause(d time.Duration) error {
+func (c *faultyConn) pause(d time.Duration) error {
 	if d <= 0 {
 		return nil
 	}
@@ -212,7 +213,7 @@ func (c *faulted) pause(d time.Duration) error {
 	return errCut
 }
 
-// readFrame reads a request or an answer without its length.
+// readFrame reads a request or an answer, and returns it without its length.
 func readFrame(r io.Reader) ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -232,7 +233,7 @@ func writeFrame(w io.Writer, frame []byte) error {
 	return err
 }
 
-// parseRequest decodes a request; nil is one that the broker will refuse.
+// parseRequest decodes a request. It returns nil for a request that the broker will refuse.
 func parseRequest(frame []byte) (key, version int16, request kmsg.Request) {
 	if len(frame) < 10 {
 		return -1, 0, nil
@@ -250,7 +251,7 @@ func parseRequest(frame []byte) (key, version int16, request kmsg.Request) {
 	}
 	request.SetVersion(version)
 	if request.IsFlexible() {
-		if len(rest) == 0 || rest[0] != 0 { // tagged fields in the header: no client of the tests sends any
+		if len(rest) == 0 || rest[0] != 0 { // tagged fields in the header: no client in the tests sends any
 			return key, version, nil
 		}
 		rest = rest[1:]
@@ -261,8 +262,8 @@ func parseRequest(frame []byte) (key, version int16, request kmsg.Request) {
 	return key, version, request
 }
 
-// withCode is an answer with an error code in each of its innermost parts that has one: in the partitions where there
-// are any, else for the whole.
+// withCode returns the answer with an error code in its innermost parts that have one: in the partitions if
+// there are any, else in the answer as a whole.
 func withCode(answer []byte, key, version, code int16) ([]byte, error) {
 	response := kmsg.ResponseForKey(key)
 	if response == nil {

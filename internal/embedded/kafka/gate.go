@@ -6,22 +6,22 @@ import (
 	"sync"
 )
 
-// gate is the broker's listener. It admits in-process connections alone until it is opened, so that nobody can
-// read or write before the log is repaired; who connects earlier waits in the socket's backlog.
+// gate is the broker's listener. Until it is opened it only accepts in-process connections, so that no client
+// can read or write before the log is repaired. Clients that connect earlier wait in the socket's backlog.
 type gate struct {
-	net.Listener // the public one
+	net.Listener // for clients outside the process
 	advertised   advertised
-	conns        chan net.Conn // to Accept
+	conns        chan net.Conn // waiting for Accept
 	opened       sync.Once
 	closed       chan struct{}
 	closing      sync.Once
-	faults       *faults // of public connections, set before they are admitted; nil: none
+	faults       *faults // of connections from outside, set before they are accepted; nil means no faults
 
 	mu     sync.Mutex
-	public map[net.Conn]struct{} // accepted and not closed; nil: no more are admitted
+	public map[net.Conn]struct{} // accepted and not yet closed; nil means that no more are accepted
 }
 
-// advertised is the address that clients are told to connect to.
+// advertised is the address that clients must connect to.
 type advertised string
 
 func (a advertised) Network() string { return "tcp" }
@@ -38,10 +38,10 @@ func newGate(l net.Listener, host string) *gate {
 	}
 }
 
-// Addr is the address that the broker advertises.
+// Addr returns the address that the broker advertises.
 func (g *gate) Addr() net.Addr { return g.advertised }
 
-// Accept waits for a connection of either kind.
+// Accept waits for a connection, from inside or outside the process.
 func (g *gate) Accept() (net.Conn, error) {
 	select {
 	case c := <-g.conns:
@@ -51,7 +51,7 @@ func (g *gate) Accept() (net.Conn, error) {
 	}
 }
 
-// dial makes an in-process connection, as kgo.Dialer wants it.
+// dial makes an in-process connection, with the signature that kgo.Dialer wants.
 func (g *gate) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, server := net.Pipe()
 	select {
@@ -64,7 +64,7 @@ func (g *gate) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// open admits everybody.
+// open lets clients from outside connect.
 func (g *gate) open() {
 	g.opened.Do(func() {
 		go func() {
@@ -75,7 +75,7 @@ func (g *gate) open() {
 				}
 				c = g.track(c)
 				if g.faults != nil {
-					c = g.faults.between(c)
+					c = g.faults.wrap(c)
 				}
 				select {
 				case g.conns <- c:
@@ -88,8 +88,8 @@ func (g *gate) open() {
 	})
 }
 
-// expel closes the public listener and its connections; in-process ones go on.
-func (g *gate) expel() {
+// closePublic closes the public listener and its connections. In-process connections stay open.
+func (g *gate) closePublic() {
 	_ = g.Listener.Close()
 	g.mu.Lock()
 	conns := g.public
@@ -106,7 +106,7 @@ func (g *gate) Close() error {
 	return g.Listener.Close()
 }
 
-// track notes a connection until it is closed.
+// track remembers a connection until it is closed.
 func (g *gate) track(c net.Conn) net.Conn {
 	t := &tracked{Conn: c, gate: g}
 	g.mu.Lock()

@@ -13,10 +13,11 @@ import (
 
 const forgetTimeout = 10 * time.Second
 
-// forget comes before a group is deleted, and deletes its offsets. kfake notes on disk each committed offset, and when one
-// is deleted, but not the end of a group: after a kill the group would be back, at the offsets that it had.
-func (s *Server) forget(deletion kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order
-	s.cluster.SleepControl(func() { // what is asked here is answered meanwhile
+// beforeDeleteGroups deletes a group's offsets before the group itself is deleted. kfake writes each committed
+// and each deleted offset to disk, but not the end of a group. Without this, the group would be back after a
+// kill, with its offsets.
+func (s *Server) beforeDeleteGroups(deletion kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order
+	s.cluster.SleepControl(func() { // meanwhile the broker answers the requests made here
 		ctx, cancel := context.WithTimeout(context.Background(), forgetTimeout)
 		defer cancel()
 		if err := deleteOffsetsOf(ctx, s.client.Broker(node), deletion.(*kmsg.DeleteGroupsRequest).Groups); err != nil {
@@ -26,7 +27,7 @@ func (s *Server) forget(deletion kmsg.Request) (kmsg.Response, error, bool) { //
 	return nil, nil, false
 }
 
-// deleteOffsetsOf leaves out groups with members, which cannot be deleted either.
+// deleteOffsetsOf leaves out groups with members: Kafka cannot delete such groups either.
 func deleteOffsetsOf(ctx context.Context, broker *kgo.Broker, groups []string) error {
 	describe := kmsg.NewPtrDescribeGroupsRequest()
 	describe.Groups = groups
@@ -48,9 +49,9 @@ func deleteOffsetsOf(ctx context.Context, broker *kgo.Broker, groups []string) e
 
 func deleteOffsets(ctx context.Context, broker *kgo.Broker, group string) error {
 	fetch := kmsg.NewPtrOffsetFetchRequest()
-	asked := kmsg.NewOffsetFetchRequestGroup() // of all topics
-	asked.Group = group
-	fetch.Groups = append(fetch.Groups, asked)
+	allTopics := kmsg.NewOffsetFetchRequestGroup() // of all topics
+	allTopics.Group = group
+	fetch.Groups = append(fetch.Groups, allTopics)
 	found, err := request[*kmsg.OffsetFetchResponse](ctx, broker, fetch)
 	if err != nil {
 		return err

@@ -10,8 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// members expels those that kfake forgets: it starts no session timer for a member whose connection ends while it waits
-// to join, and deals partitions to it that nobody reads until the next rebalance. A real broker expels it.
+// members removes group members that kfake forgets. If a member's connection ends while it waits to join,
+// kfake starts no session timer for it and assigns partitions to it, which nobody then reads until the next
+// rebalance. A real broker removes such a member.
 type members struct {
 	client *kgo.Client
 	log    zerolog.Logger
@@ -20,16 +21,16 @@ type members struct {
 	groups map[string]*groupMembers
 }
 
-// groupMembers are those of one group.
+// groupMembers are the members of one group.
 type groupMembers struct {
-	session time.Duration        // the longest session time-out that a member joined with
-	seen    map[string]time.Time // by member: when it last spoke, or was first there
+	session time.Duration        // the longest session timeout that any member joined with
+	seen    map[string]time.Time // by member: when it last sent a request, or was first seen in the group
 }
 
 const membersEvery = 500 * time.Millisecond
 
-// heard notes who speaks. The broker calls it with each request.
-func (m *members) heard(request kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order
+// onRequest records which members send requests. The broker calls it with each request.
+func (m *members) onRequest(request kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch r := request.(type) {
@@ -41,20 +42,20 @@ func (m *members) heard(request kmsg.Request) (kmsg.Response, error, bool) { //n
 		}
 		g.session = max(g.session, time.Duration(r.SessionTimeoutMillis)*time.Millisecond)
 	case *kmsg.SyncGroupRequest:
-		m.spoke(r.Group, r.MemberID)
+		m.markSeen(r.Group, r.MemberID)
 	case *kmsg.HeartbeatRequest:
-		m.spoke(r.Group, r.MemberID)
+		m.markSeen(r.Group, r.MemberID)
 	}
 	return nil, nil, false
 }
 
-func (m *members) spoke(group, member string) {
+func (m *members) markSeen(group, member string) {
 	if g := m.groups[group]; g != nil {
 		g.seen[member] = time.Now()
 	}
 }
 
-// watch expels members until the context ends.
+// watch removes silent members until the context ends.
 func (m *members) watch(ctx context.Context) {
 	tick := time.NewTicker(membersEvery)
 	defer tick.Stop()
@@ -78,41 +79,41 @@ func (m *members) watch(ctx context.Context) {
 			continue // the next turn asks again
 		}
 		for _, group := range answer.Groups {
-			for _, silent := range m.silent(group) {
-				m.log.Info().Str("group", group.Group).Str("member", silent).Msg("a member never spoke since it joined: expelled")
+			for _, member := range m.silentMembers(group) {
+				m.log.Info().Str("group", group.Group).Str("member", member).Msg("a member never spoke since it joined: expelled")
 				leave := kmsg.NewPtrLeaveGroupRequest()
-				leave.Group, leave.MemberID = group.Group, silent
-				member := kmsg.NewLeaveGroupRequestMember()
-				member.MemberID = silent
-				leave.Members = append(leave.Members, member)
-				_, _ = leave.RequestWith(ctx, m.client) // who is still there is found again
+				leave.Group, leave.MemberID = group.Group, member
+				leaving := kmsg.NewLeaveGroupRequestMember()
+				leaving.MemberID = member
+				leave.Members = append(leave.Members, leaving)
+				_, _ = leave.RequestWith(ctx, m.client) // a member that is still there is found again next turn
 			}
 		}
 	}
 }
 
-// silent are the members of a group that have said nothing for longer than a session.
-func (m *members) silent(group kmsg.DescribeGroupsResponseGroup) (silent []string) {
+// silentMembers returns the members of a group that have sent nothing for longer than a session.
+func (m *members) silentMembers(group kmsg.DescribeGroupsResponseGroup) (silent []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.groups[group.Group]
 	if g == nil {
 		return nil
 	}
-	there := make(map[string]time.Time, len(group.Members))
+	present := make(map[string]time.Time, len(group.Members))
 	now := time.Now()
 	for _, member := range group.Members {
 		last, known := g.seen[member.MemberID]
-		if !known || group.State != "Stable" && group.State != "CompletingRebalance" { // who waits to join need not speak
+		if !known || group.State != "Stable" && group.State != "CompletingRebalance" { // members that wait to join need not send anything
 			last = now
 		}
 		if now.Sub(last) > g.session {
 			silent = append(silent, member.MemberID)
 			continue
 		}
-		there[member.MemberID] = last
+		present[member.MemberID] = last
 	}
-	if g.seen = there; len(there) == 0 && group.State == "Dead" {
+	if g.seen = present; len(present) == 0 && group.State == "Dead" {
 		delete(m.groups, group.Group)
 	}
 	return silent

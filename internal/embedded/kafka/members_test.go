@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
-// joining is a client that joins a group by hand.
+// joining is a client that sends the requests of a group member by hand.
 type joining struct {
 	*kgo.Client
 	t      *testing.T
@@ -19,7 +19,7 @@ type joining struct {
 }
 
 func newJoining(t *testing.T, addr string) *joining {
-	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.MaxVersions(kversion.V2_0_0())) // joins in one step
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.MaxVersions(kversion.V2_0_0())) // older protocol: joins in one step
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +68,8 @@ func (j *joining) members() (state string, n int) {
 	return answer.Groups[0].State, len(answer.Groups[0].Members)
 }
 
-// TestMemberThatDiesWhileItJoins: a member whose process ends while it waits to join is expelled, and one that speaks
-// is not.
+// TestMemberThatDiesWhileItJoins: a member whose process ends while it waits to join is removed. A member
+// that sends heartbeats stays.
 func TestMemberThatDiesWhileItJoins(t *testing.T) {
 	s, err := Start(Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop()})
 	if err != nil {
@@ -109,7 +109,7 @@ func TestMemberThatDiesWhileItJoins(t *testing.T) {
 	await(t, "the one that died to be expelled", func() bool {
 		alive.beat(generation)
 		state, n := alive.members()
-		if state == "PreparingRebalance" { // without it
+		if state == "PreparingRebalance" { // without the dead member
 			if generation, _, err = alive.join(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -11,15 +11,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// isControl is the attribute of a batch that holds a marker.
+// isControl is the attribute of a batch that holds a transaction marker.
 const isControl = 0x20
 
 // node is the id of the only broker.
 const node = 0
 
-// endOpenTransactions writes an abort marker for each transaction that the log holds without one, and returns
-// their number. kfake itself takes them for aborted after a kill, but in memory only: at the next kill the records
-// would join the same producer's next transaction, and be committed with it.
+// endOpenTransactions writes an abort marker for each transaction in the log that has no marker, and returns
+// how many there were. After a kill kfake itself treats them as aborted, but only in memory. At the next kill
+// their records would join the same producer's next transaction and be committed with it.
 func endOpenTransactions(ctx context.Context, client *kgo.Client) (int, error) {
 	broker := client.Broker(node)
 	meta, err := request[*kmsg.MetadataResponse](ctx, broker, kmsg.NewPtrMetadataRequest())
@@ -44,10 +44,10 @@ func endOpenTransactions(ctx context.Context, client *kgo.Client) (int, error) {
 	return ended, nil
 }
 
-// openTransactions walks a partition and returns the producers, with their epochs, whose last transaction counts
-// as aborted and has no marker.
+// openTransactions reads a partition. It returns the producers, with their epochs, whose last transaction
+// counts as aborted but has no marker.
 func openTransactions(ctx context.Context, broker *kgo.Broker, topic string, partition int32) (map[int64]int16, error) {
-	abortedFrom := map[int64]int64{} // last aborted transaction of a producer
+	abortedFrom := map[int64]int64{} // by producer: where its last aborted transaction begins
 	lastMarker := map[int64]int64{}
 	epochs := map[int64]int16{}
 	for offset := int64(0); ; {
@@ -136,7 +136,7 @@ func writeAbort(ctx context.Context, broker *kgo.Broker, topic string, partition
 	return nil
 }
 
-// abortOpenTransactions aborts what is open by fencing its producers, as a successor would.
+// abortOpenTransactions aborts open transactions by fencing their producers, as a new owner of the id would.
 func abortOpenTransactions(ctx context.Context, client *kgo.Client) error {
 	broker := client.Broker(node)
 	list, err := request[*kmsg.ListTransactionsResponse](ctx, broker, kmsg.NewPtrListTransactionsRequest())

@@ -1,7 +1,11 @@
-// Package kafka is a Kafka broker inside the process, for trying and testing: franz-go's kfake with a data
-// directory. One node, no replication, no security. What was acknowledged survives the process being killed, not
-// the machine failing. A kill in the middle of a commit that covers several partitions can tear it apart, which a
-// real broker's transaction log would not allow.
+// Package kafka runs a Kafka broker inside the process, for trying hardneg and for tests: franz-go's kfake
+// with a data directory.
+//
+// It has one node, no replication and no security. Acknowledged records survive when the process is killed,
+// but not when the machine fails. If the process is killed during a commit that covers several partitions,
+// only some of them may be committed; a real broker's transaction log prevents that.
+//
+// internal/service starts it, and so do the tests of stream and internal/pipeline.
 package kafka
 
 import (
@@ -28,10 +32,10 @@ import (
 
 // Config says where to listen and where to keep the log.
 type Config struct {
-	Address string // host:port; port 0: any
-	Dir     string // is made where missing; one process at a time
+	Address string // host:port; port 0 means any free port
+	Dir     string // created if missing; one process at a time
 	Log     zerolog.Logger
-	Faults  *fault.Plan // calls that fail, for tests; nil: none. Calls are named "Produce", "EndTxn" and so on
+	Faults  *fault.Plan // calls that fail, for tests; nil means none. Calls are named "Produce", "EndTxn" and so on
 }
 
 // Server is a running broker.
@@ -42,15 +46,15 @@ type Server struct {
 	members context.CancelFunc
 	watched sync.WaitGroup
 	lock    *os.File
-	running string // file that exists while the broker runs, so that a kill is noticed
+	running string // this file exists while the broker runs, so that the next start notices a kill
 	log     zerolog.Logger
 	once    sync.Once
 }
 
 const startTimeout = 5 * time.Minute // the repair reads the whole log
 
-// Start starts the broker. After a process that was killed it first ends, as aborted, every transaction that was
-// open then; only after that can anybody connect.
+// Start starts the broker. If the process was killed before, Start first aborts every transaction that was
+// open then. Only after that can clients connect.
 func Start(cfg Config) (*Server, error) {
 	host, _, err := net.SplitHostPort(cfg.Address)
 	if err != nil {
@@ -96,7 +100,7 @@ func (s *Server) start(cfg Config, host string) error {
 	}
 	if s.client, err = kgo.NewClient(
 		kgo.SeedBrokers(s.Addr()), kgo.Dialer(s.gate.dial),
-		kgo.MaxVersions(kversion.V3_0_0()), // fetches name their topics; later ones use ids
+		kgo.MaxVersions(kversion.V3_0_0()), // up to this version a fetch names its topics; later versions use ids
 	); err != nil {
 		return err
 	}
@@ -110,8 +114,8 @@ func (s *Server) start(cfg Config, host string) error {
 		s.log.Info().Int("aborted", n).Msg("embedded Kafka was not stopped properly: its log is repaired")
 	}
 	members := &members{client: s.client, log: s.log, groups: map[string]*groupMembers{}}
-	s.cluster.Control(members.heard)
-	s.cluster.ControlKey(kmsg.DeleteGroups.Int16(), s.forget)
+	s.cluster.Control(members.onRequest)
+	s.cluster.ControlKey(kmsg.DeleteGroups.Int16(), s.beforeDeleteGroups)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.members = cancel
 	s.watched.Go(func() { members.watch(ctx) })
@@ -122,18 +126,18 @@ func (s *Server) start(cfg Config, host string) error {
 	return nil
 }
 
-// Addr is the host:port to connect to.
+// Addr returns the host:port to connect to.
 func (s *Server) Addr() string { return s.gate.Addr().String() }
 
-// Close disconnects everybody, aborts the transactions that are open, and writes the rest to disk.
+// Close disconnects the clients, aborts open transactions, and writes everything else to disk.
 func (s *Server) Close() error {
 	var err error
 	s.once.Do(func() {
-		s.gate.expel()
+		s.gate.closePublic()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		// kfake would remember open transactions in a file that it deletes when it starts, and show them as
-		// committed if it is killed then.
+		// kfake would store open transactions in a file, which it deletes at its next start. If it were
+		// killed after that, these transactions would look committed.
 		if err = abortOpenTransactions(ctx, s.client); err != nil {
 			err = fmt.Errorf("embedded Kafka: aborting open transactions: %w", err)
 		}
@@ -146,7 +150,7 @@ func (s *Server) Close() error {
 	return err
 }
 
-// release stops what runs.
+// release stops everything that runs.
 func (s *Server) release() {
 	if s.members != nil {
 		s.members()
@@ -163,7 +167,7 @@ func (s *Server) release() {
 	}
 }
 
-// logger passes kfake's warnings on.
+// logger passes on kfake's warnings and errors.
 type logger struct{ zerolog.Logger }
 
 func (l logger) Logf(level kfake.LogLevel, format string, args ...any) {

@@ -25,7 +25,7 @@ import (
 
 const childDir = "HARDNEG_TEST_BROKER_DIR"
 
-// TestMain is also the broker process that the tests kill.
+// TestMain also serves as the broker process that the tests kill.
 func TestMain(m *testing.M) {
 	dir := os.Getenv(childDir)
 	if dir == "" {
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	select {}
 }
 
-// child starts a broker process and returns its address and what kills it.
+// child starts a broker process and returns its address and a function that kills it.
 func child(t *testing.T, dir string) (addr string, kill func()) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -98,7 +98,7 @@ func makeTopic(t testing.TB, cl *kgo.Client, name string, partitions int32) {
 	}
 }
 
-// visible are the values that a read_committed reader sees, up to the end of the partitions.
+// visible returns the values that a read_committed reader sees, up to the end of the partitions.
 func visible(t testing.TB, addr, topic string, partitions int32) []string {
 	t.Helper()
 	ctx := testContext(t)
@@ -108,7 +108,7 @@ func visible(t testing.TB, addr, topic string, partitions int32) []string {
 	end := kgo.StringRecord("end")
 	end.Topic = topic
 	var values []string
-	for p := range partitions { // a last record in each partition says where to stop
+	for p := range partitions { // the last record of each partition says where to stop
 		r := *end
 		r.Partition = p
 		if err := cl.ProduceSync(ctx, &r).FirstErr(); err != nil {
@@ -135,8 +135,9 @@ func visible(t testing.TB, addr, topic string, partitions int32) []string {
 	return values
 }
 
-// A transaction that is open when the process is killed stays aborted, although the same producer goes on, and the
-// process is killed again. Without the repair its records join the producer's next transaction at the second kill.
+// A transaction that is open when the process is killed stays aborted, although the same producer goes on and
+// the process is killed again. Without the repair, its records join the producer's next transaction at the
+// second kill.
 func TestTransactionOpenAtKill(t *testing.T) {
 	dir := t.TempDir()
 	const topic, partitions = "t", 3
@@ -181,7 +182,7 @@ func TestTransactionOpenAtKill(t *testing.T) {
 	}
 }
 
-// The same after a stop in good order with a transaction open, and a kill before anything else happens.
+// The same after a proper stop with an open transaction, followed by a kill before anything else happens.
 func TestTransactionOpenAtStop(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.Nop()})
@@ -208,7 +209,7 @@ func TestTransactionOpenAtStop(t *testing.T) {
 	}
 }
 
-// A group that was deleted is not back after a kill; one that was not, or could not be, keeps its offset.
+// A deleted group stays deleted after a kill. A group that was not or could not be deleted keeps its offset.
 func TestGroupDeletedBeforeKill(t *testing.T) {
 	dir, named := t.TempDir(), kgo.MaxVersions(kversion.V3_0_0()) // later versions name topics by ids
 	committed := func(cl *kgo.Client, group string) int64 {
@@ -336,7 +337,7 @@ func TestDirectoryInUse(t *testing.T) {
 	}
 }
 
-// Records stay over a stop, a kill and a change of port; topics are made only when asked for.
+// Records survive a stop, a kill and a change of port. Topics are only created on request.
 func TestDurable(t *testing.T) {
 	dir := t.TempDir()
 	addr, kill := child(t, dir)

@@ -8,8 +8,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// BenchmarkQueryBatch searches 64 queries at limit 128, with vectors and a filter, in 16,000 points of 512 dimensions,
-// without the network and the encoding of answers.
+// BenchmarkQueryBatch runs 64 queries with limit 128, vectors and a filter on 16,000 points of 512
+// dimensions, without the network and without encoding answers.
 func BenchmarkQueryBatch(b *testing.B) {
 	const n, dimensions, queries = 16_000, 512, 64
 	s, client := start(b, b.TempDir())

@@ -9,16 +9,17 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// chunkRows vectors lie together in memory: growing copies nothing, and a product of matrices runs over each.
+// chunkRows is the number of vectors in one block of memory. So growing copies nothing, and each block is a
+// matrix for products.
 const chunkRows = 1024
 
-// collection is what is held in memory of a collection: the vectors and the payload indexes. Payloads stay on disk.
-// A point has a slot, which is used again after the point is deleted.
+// collection is the part of a collection in memory: the vectors and the payload indexes. Payloads stay on
+// disk. Each point has a slot, which is reused after the point is deleted.
 type collection struct {
 	name       string
 	dimensions int
 
-	mu      sync.RWMutex // guards what follows
+	mu      sync.RWMutex // guards the fields below
 	info    *pb.CollectionInfo
 	slots   map[pointID]uint32
 	ids     []pointID // by slot
@@ -46,13 +47,13 @@ func newCollection(name string, info *pb.CollectionInfo) (*collection, error) {
 	return c, nil
 }
 
-// row is the memory of a slot's vector.
+// row returns the memory of a slot's vector.
 func (c *collection) row(slot uint32) []float32 {
 	start := int(slot%chunkRows) * c.dimensions
 	return c.chunks[slot/chunkRows][start : start+c.dimensions : start+c.dimensions]
 }
 
-// put makes a record visible; old is the record that it replaces, nil for a new point. The caller holds mu.
+// put makes a record visible. old is the record that it replaces, nil for a new point. The caller holds mu.
 func (c *collection) put(id pointID, r, old record) error {
 	slot, ok := c.slots[id]
 	if ok {
@@ -101,29 +102,27 @@ func (c *collection) allocate(id pointID) uint32 {
 }
 
 func (c *collection) index(slot uint32, r record) error {
+	return c.eachIndex(r, func(index fieldIndex, values []*pb.Value) { index.add(slot, values) })
+}
+
+func (c *collection) unindex(slot uint32, old record) error {
+	return c.eachIndex(old, func(index fieldIndex, values []*pb.Value) { index.remove(slot, values) })
+}
+
+// eachIndex calls f for each payload index, with the record's values of its field.
+func (c *collection) eachIndex(r record, f func(index fieldIndex, values []*pb.Value)) error {
 	for field, index := range c.indexes {
 		values, err := r.payload(c.dimensions).values(field)
 		if err != nil {
 			return err
 		}
-		index.add(slot, values)
+		f(index, values)
 	}
 	return nil
 }
 
-func (c *collection) unindex(slot uint32, old record) error {
-	for field, index := range c.indexes {
-		values, err := old.payload(c.dimensions).values(field)
-		if err != nil {
-			return err
-		}
-		index.remove(slot, values)
-	}
-	return nil
-}
-
-// The file has a bucket for the descriptions of collections, one for aliases, and one for the points of each
-// collection.
+// The file has one bucket for the descriptions of collections, one for aliases, and one for the points of
+// each collection.
 var (
 	collectionsBucket = []byte("collections")
 	aliasesBucket     = []byte("aliases")
@@ -131,10 +130,10 @@ var (
 
 func pointsBucket(name string) []byte { return []byte("points/" + name) }
 
-// load fills memory from the file.
+// load reads the file into memory.
 func (s *Server) load() error {
 	return s.db.Update(func(tx *bolt.Tx) error {
-		described, err := tx.CreateBucketIfNotExists(collectionsBucket)
+		descriptions, err := tx.CreateBucketIfNotExists(collectionsBucket)
 		if err != nil {
 			return err
 		}
@@ -149,7 +148,7 @@ func (s *Server) load() error {
 		if err != nil {
 			return err
 		}
-		return described.ForEach(func(name, encoded []byte) error {
+		return descriptions.ForEach(func(name, encoded []byte) error {
 			info := new(pb.CollectionInfo)
 			if err := proto.Unmarshal(encoded, info); err != nil {
 				return fmt.Errorf("collection %q: %w", name, err)
@@ -183,15 +182,15 @@ func (c *collection) load(points *bolt.Bucket) error {
 	})
 }
 
-// view is a consistent look at a collection: what is in memory, and the bbolt transaction with its payloads.
+// view is a consistent view of a collection: its memory, and the bbolt transaction with its payloads.
 type view struct {
 	*collection
 	points *bolt.Bucket
 	err    error // the first damaged record that a filter met
 }
 
-// read calls look with a view that no write changes; look returns what to do with the transaction's snapshot once
-// writers may go on, which is where hits are read from disk.
+// read calls look with a view that no write changes meanwhile. look returns a function that reads the hits
+// from the transaction's snapshot on disk; read calls it after it has let writers go on.
 func (s *Server) read(c *collection, look func(*view) (func() error, error)) error {
 	c.mu.RLock()
 	tx, err := s.db.Begin(false)
@@ -219,7 +218,7 @@ func (s *Server) read(c *collection, look func(*view) (func() error, error)) err
 	return nil
 }
 
-// record of a point that is in memory.
+// record returns the record of the point in a slot.
 func (v *view) record(slot uint32) (record, error) { return v.recordOf(v.ids[slot]) }
 
 func (v *view) recordOf(id pointID) (record, error) {

@@ -18,9 +18,9 @@ type collectionsService struct {
 	server *Server
 }
 
-// acceptable refuses the settings of a new collection that would change answers. Those that only tune speed are kept
-// and shown, and do nothing.
-func acceptable(in *pb.CreateCollection) error {
+// checkSettings refuses a new collection's settings if they would change answers. Settings that only tune speed
+// are stored and shown, and have no effect.
+func checkSettings(in *pb.CreateCollection) error {
 	vectors := in.GetVectorsConfig().GetParams()
 	switch {
 	case in.GetCollectionName() == "" || len(in.GetCollectionName()) > 255:
@@ -49,9 +49,9 @@ func acceptable(in *pb.CreateCollection) error {
 	return nil
 }
 
-// described is what clients are told of a collection. The numbers that tune HNSW are Qdrant's defaults: stock clients
-// insist on some.
-func described(in *pb.CreateCollection) *pb.CollectionInfo {
+// newInfo returns the description of a new collection for clients. The numbers that tune HNSW are Qdrant's
+// defaults, because some standard clients require them.
+func newInfo(in *pb.CreateCollection) *pb.CollectionInfo {
 	config := &pb.CollectionConfig{
 		Params: &pb.CollectionParams{
 			ShardNumber: 1, OnDiskPayload: true, VectorsConfig: in.GetVectorsConfig(),
@@ -89,7 +89,8 @@ func storeInfo(tx *bolt.Tx, name string, info *pb.CollectionInfo) error {
 	return tx.Bucket(collectionsBucket).Put([]byte(name), raw)
 }
 
-// change runs a write that is not of points: durable first, then applied to memory.
+// change runs a write that does not concern points. It makes the write durable first and then applies it to
+// memory.
 func (s *Server) change(durable func(*bolt.Tx) error, apply func()) (*pb.CollectionOperationResponse, error) {
 	start := time.Now()
 	if err := s.db.Update(durable); err != nil {
@@ -102,7 +103,7 @@ func (s *Server) change(durable func(*bolt.Tx) error, apply func()) (*pb.Collect
 }
 
 func (c collectionsService) Create(_ context.Context, in *pb.CreateCollection) (*pb.CollectionOperationResponse, error) {
-	if err := acceptable(in); err != nil {
+	if err := checkSettings(in); err != nil {
 		return nil, err
 	}
 	name := in.GetCollectionName()
@@ -111,8 +112,8 @@ func (c collectionsService) Create(_ context.Context, in *pb.CreateCollection) (
 	if _, err := c.server.find(name); err == nil {
 		return nil, status.Errorf(codes.AlreadyExists, "Wrong input: Collection `%s` already exists!", name)
 	}
-	info := described(in)
-	made, err := newCollection(name, info)
+	info := newInfo(in)
+	created, err := newCollection(name, info)
 	if err != nil {
 		return nil, err
 	}
@@ -121,35 +122,35 @@ func (c collectionsService) Create(_ context.Context, in *pb.CreateCollection) (
 			return err
 		}
 		return storeInfo(tx, name, info)
-	}, func() { c.server.collections[name] = made })
+	}, func() { c.server.collections[name] = created })
 }
 
 func (c collectionsService) Delete(_ context.Context, in *pb.DeleteCollection) (*pb.CollectionOperationResponse, error) {
 	c.server.writing.Lock()
 	defer c.server.writing.Unlock()
-	gone, err := c.server.find(in.GetCollectionName())
+	deleted, err := c.server.find(in.GetCollectionName())
 	if err != nil {
 		return &pb.CollectionOperationResponse{Result: false}, nil
 	}
 	return c.server.change(func(tx *bolt.Tx) error {
 		for alias, target := range c.server.aliases {
-			if target == gone.name {
+			if target == deleted.name {
 				if err := tx.Bucket(aliasesBucket).Delete([]byte(alias)); err != nil {
 					return err
 				}
 			}
 		}
-		if err := tx.Bucket(collectionsBucket).Delete([]byte(gone.name)); err != nil {
+		if err := tx.Bucket(collectionsBucket).Delete([]byte(deleted.name)); err != nil {
 			return err
 		}
-		return tx.DeleteBucket(pointsBucket(gone.name))
+		return tx.DeleteBucket(pointsBucket(deleted.name))
 	}, func() {
-		maps.DeleteFunc(c.server.aliases, func(_, target string) bool { return target == gone.name })
-		delete(c.server.collections, gone.name)
+		maps.DeleteFunc(c.server.aliases, func(_, target string) bool { return target == deleted.name })
+		delete(c.server.collections, deleted.name)
 	})
 }
 
-// Update accepts what tunes speed, which does nothing, and metadata.
+// Update accepts metadata, and settings that only tune speed, which have no effect.
 func (c collectionsService) Update(_ context.Context, in *pb.UpdateCollection) (*pb.CollectionOperationResponse, error) {
 	params := in.GetParams()
 	switch {
@@ -237,7 +238,7 @@ func (c collectionsService) ListCollectionAliases(_ context.Context, in *pb.List
 	return &pb.ListAliasesResponse{Aliases: c.server.listAliases(found.name)}, nil
 }
 
-// listAliases returns the aliases of a collection, or with "" all of them.
+// listAliases returns the aliases of a collection, or all aliases if name is "".
 func (s *Server) listAliases(name string) []*pb.AliasDescription {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -254,7 +255,7 @@ func (s *Server) listAliases(name string) []*pb.AliasDescription {
 func (c collectionsService) UpdateAliases(_ context.Context, in *pb.ChangeAliases) (*pb.CollectionOperationResponse, error) {
 	c.server.writing.Lock()
 	defer c.server.writing.Unlock()
-	aliases := maps.Clone(c.server.aliases) // written under writing alone
+	aliases := maps.Clone(c.server.aliases) // only changed while writing is held
 	for _, operation := range in.GetActions() {
 		if err := c.server.alter(aliases, operation); err != nil {
 			return nil, err
@@ -311,7 +312,7 @@ func (s *Server) alter(aliases map[string]string, operation *pb.AliasOperations)
 	return nil
 }
 
-// schemaTypes translates the type that a request names into the one that a description names.
+// schemaTypes maps the type of an index in a request to its type in a description.
 var schemaTypes = map[pb.FieldType]pb.PayloadSchemaType{
 	pb.FieldType_FieldTypeKeyword: pb.PayloadSchemaType_Keyword,
 	pb.FieldType_FieldTypeInteger: pb.PayloadSchemaType_Integer,
@@ -356,7 +357,7 @@ func (p pointsService) DeleteFieldIndex(_ context.Context, in *pb.DeleteFieldInd
 	}, func(c *collection) { delete(c.indexes, field) })
 }
 
-// alterSchema changes which fields have an index, durably and then in memory.
+// alterSchema changes which fields have an index, on disk first and then in memory.
 func (p pointsService) alterSchema(name string, wait bool, prepare func(*view, *pb.CollectionInfo) error, apply func(*collection)) (*pb.PointsOperationResponse, error) {
 	return p.server.writeTo(name, wait, func(v *view, _ uint64, tx *bolt.Tx) error {
 		info := proto.CloneOf(v.info)

@@ -20,15 +20,15 @@ import (
 	"hardneg/internal/embedded/fault"
 )
 
-// ErrWaitTimeout as the error of a fault has a write answered as Qdrant does when it takes longer than the request
-// allows: no error, and the status WaitTimeout. Other calls answer DeadlineExceeded.
+// ErrWaitTimeout, as the error of a fault, makes a write return the status WaitTimeout and no error. Qdrant
+// does so if a write takes longer than the request allows. Other calls return DeadlineExceeded.
 var ErrWaitTimeout = status.Error(codes.DeadlineExceeded, "the write was not applied in time")
 
-// busy is a ResourceExhausted that says when to come again.
+// busy is a ResourceExhausted error that says when the client may call again.
 type busy struct{ after time.Duration }
 
-// Busy as the error of a fault is what Qdrant answers above its rate limit: ResourceExhausted, with the seconds to wait
-// in the trailer retry-after; with less than a second, without one.
+// Busy, as the error of a fault, simulates Qdrant's rate limit. The call returns ResourceExhausted, with the
+// seconds to wait in the trailer retry-after, or without that trailer if after is less than a second.
 func Busy(after time.Duration) error { return busy{after} }
 
 func (b busy) Error() string { return b.GRPCStatus().String() }
@@ -36,7 +36,7 @@ func (b busy) GRPCStatus() *status.Status {
 	return status.New(codes.ResourceExhausted, "Rate limiting")
 }
 
-// faults injects what a plan says.
+// faults injects the faults of a plan.
 type faults struct {
 	plan    *fault.Plan
 	closing context.Context // ends delays
@@ -46,22 +46,22 @@ type faults struct {
 
 // intercept is a grpc.UnaryServerInterceptor.
 func (f *faults) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	what := f.plan.Next(strings.TrimPrefix(info.FullMethod, "/qdrant."), request)
-	if !what.After {
-		if err := f.delay(ctx, what.Delay); err != nil {
+	injected := f.plan.Next(strings.TrimPrefix(info.FullMethod, "/qdrant."), request)
+	if !injected.After {
+		if err := f.delay(ctx, injected.Delay); err != nil {
 			return nil, err
 		}
 	}
-	if !what.After && (what.Err != nil || what.Cut) {
-		return f.answer(ctx, what, request)
+	if !injected.After && (injected.Err != nil || injected.Cut) {
+		return f.answer(ctx, injected, request)
 	}
 	reply, err := handler(ctx, request)
-	if what.After {
-		if late := f.delay(ctx, what.Delay); late != nil {
+	if injected.After {
+		if late := f.delay(ctx, injected.Delay); late != nil {
 			return nil, late
 		}
-		if what.Err != nil || what.Cut {
-			return f.answer(ctx, what, request)
+		if injected.Err != nil || injected.Cut {
+			return f.answer(ctx, injected, request)
 		}
 	}
 	return reply, err
@@ -83,9 +83,9 @@ func (f *faults) delay(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// answer is what the client gets in place of an answer.
-func (f *faults) answer(ctx context.Context, what fault.Fault, request any) (any, error) {
-	if what.Cut {
+// answer returns the faulty answer for the client.
+func (f *faults) answer(ctx context.Context, injected fault.Fault, request any) (any, error) {
+	if injected.Cut {
 		if client, ok := peer.FromContext(ctx); ok {
 			f.mu.Lock()
 			conn := f.conns[client.Addr.String()]
@@ -94,24 +94,24 @@ func (f *faults) answer(ctx context.Context, what fault.Fault, request any) (any
 				_ = conn.Close()
 			}
 		}
-		return nil, status.Error(codes.Unavailable, "the connection is cut") // which nobody hears
+		return nil, status.Error(codes.Unavailable, "the connection is cut") // the client never sees this error
 	}
 	var limited busy
-	if errors.As(what.Err, &limited) && limited.after >= time.Second {
+	if errors.As(injected.Err, &limited) && limited.after >= time.Second {
 		if err := grpc.SetTrailer(ctx, metadata.Pairs("retry-after", strconv.Itoa(int(limited.after.Seconds())))); err != nil {
 			return nil, fmt.Errorf("setting a trailer: %w", err)
 		}
 	}
 	switch request.(type) {
 	case *pb.UpsertPoints, *pb.DeletePoints, *pb.SetPayloadPoints, *pb.DeletePayloadPoints, *pb.ClearPayloadPoints:
-		if errors.Is(what.Err, ErrWaitTimeout) {
+		if errors.Is(injected.Err, ErrWaitTimeout) {
 			return &pb.PointsOperationResponse{Result: &pb.UpdateResult{Status: pb.UpdateStatus_WaitTimeout}}, nil
 		}
 	}
-	return nil, what.Err
+	return nil, injected.Err
 }
 
-// tracking is a listener whose connections the faults can cut.
+// tracking is a listener that remembers its connections, so that a fault can cut them.
 type tracking struct {
 	net.Listener
 	*faults

@@ -108,7 +108,7 @@ func (x *keywordIndex) any(words []string, slots int) bitset {
 	return set
 }
 
-// column holds the integers, or the booleans as 0 and 1, of each slot.
+// column holds the integers of each slot, or the booleans as 0 and 1.
 type column struct {
 	read   func(*pb.Value) (int64, bool)
 	has    bitset
@@ -164,7 +164,7 @@ func (x *column) remove(slot uint32, _ []*pb.Value) {
 
 func (x *column) points() int { return x.n }
 
-// any says whether a value of the slot is accepted.
+// any reports whether the slot has a value that accept accepts.
 func (x *column) any(slot uint32, accept func(int64) bool) bool {
 	return x.has.has(slot) && (accept(x.first[slot]) || len(x.others) > 0 && slices.ContainsFunc(x.others[slot], accept))
 }

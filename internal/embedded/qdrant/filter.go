@@ -6,13 +6,14 @@ import (
 	pb "github.com/qdrant/go-client/qdrant"
 )
 
-// predicate says whether the point in a slot matches.
+// predicate reports whether the point in a slot matches.
 type predicate func(slot uint32) bool
 
 // filter is a compiled pb.Filter over a view.
 type filter struct {
-	match predicate // nil: every point
-	// within, where not nil, holds every match: the smallest set that an index gave for a required condition.
+	match predicate // nil matches every point
+	// within, if not nil, contains every match: it is the smallest set that an index gave for a required
+	// condition.
 	within bitset
 }
 
@@ -43,7 +44,7 @@ func (v *view) compile(f *pb.Filter) (filter, error) {
 	if err != nil {
 		return out, err
 	}
-	wanted := int(f.GetMinShould().GetMinCount())
+	minCount := int(f.GetMinShould().GetMinCount())
 	out.match = func(slot uint32) bool {
 		for _, p := range must {
 			if !p(slot) {
@@ -68,7 +69,7 @@ func (v *view) compile(f *pb.Filter) (filter, error) {
 				n++
 			}
 		}
-		return n >= wanted
+		return n >= minCount
 	}
 	return out, nil
 }
@@ -88,7 +89,7 @@ func (v *view) compileAll(conditions []*pb.Condition, found func(bitset)) ([]pre
 	return out, nil
 }
 
-// condition compiles one condition; set, where not nil, is exactly what it matches.
+// condition compiles one condition. If set is not nil, it contains exactly the matches.
 func (v *view) condition(condition *pb.Condition) (p predicate, set bitset, err error) {
 	switch option := condition.GetConditionOneOf().(type) {
 	case *pb.Condition_Field:
@@ -222,13 +223,13 @@ func (v *view) keywords(key string, words []string) (predicate, bitset, error) {
 		set := index.any(words, len(v.ids))
 		return set.has, set, nil
 	}
-	wanted := make(map[string]bool, len(words))
+	wordSet := make(map[string]bool, len(words))
 	for _, word := range words {
-		wanted[word] = true
+		wordSet[word] = true
 	}
 	p, err := v.onPayload(key, anyValue(func(value *pb.Value) bool {
 		s, ok := value.GetKind().(*pb.Value_StringValue)
-		return ok && wanted[s.StringValue]
+		return ok && wordSet[s.StringValue]
 	}))
 	return p, nil, err
 }
@@ -237,7 +238,7 @@ func (v *view) integers(key string, accept func(int64) bool) (predicate, error) 
 	return v.values(key, integerOf, accept)
 }
 
-// values compiles a condition on integers or booleans, from the column where there is one of that kind.
+// values compiles a condition on integers or booleans. It uses the column if there is one of the same type.
 func (v *view) values(key string, read func(*pb.Value) (int64, bool), accept func(int64) bool) (predicate, error) {
 	kind := v.info.GetPayloadSchema()[key].GetDataType()
 	_, isBool := read(pb.NewValueBool(true))
@@ -267,7 +268,7 @@ func (v *view) inRange(key string, r *pb.Range) (predicate, error) {
 	}))
 }
 
-// onPayload reads the payload of every point that it is asked about: right, but slow.
+// onPayload reads the payload of every point that it checks. This is correct but slow.
 func (v *view) onPayload(key string, accept func([]*pb.Value) bool) (predicate, error) {
 	if err := checkPath(key); err != nil {
 		return nil, err
@@ -285,7 +286,7 @@ func (v *view) onPayload(key string, accept func([]*pb.Value) bool) (predicate, 
 	}, nil
 }
 
-// selected returns the live points that a filter matches.
+// selected returns the live points that match a filter.
 func (v *view) selected(f filter) bitset {
 	if f.match == nil {
 		return v.live

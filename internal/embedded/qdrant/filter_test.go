@@ -18,7 +18,7 @@ type model struct {
 	flag  *bool
 }
 
-// oracle is a filter with the meaning that Qdrant's documentation gives it, written over model.
+// oracle evaluates a filter over model, as Qdrant's documentation defines it.
 type oracle struct {
 	filter *pb.Condition
 	match  func(model) bool
@@ -103,8 +103,8 @@ func tree(t *rapid.T, depth int) (*pb.Filter, func(model) bool) {
 	}
 }
 
-// TestFilters compares random filters over random payloads with the oracle, with payload indexes and without, through
-// rewrites and deletes that the indexes must follow.
+// TestFilters compares random filters over random payloads with the oracle, with and without payload indexes.
+// Points are rewritten and deleted, and the indexes must follow.
 func TestFilters(t *testing.T) {
 	_, client := start(t, t.TempDir())
 	fields := map[string]pb.FieldType{"w": pb.FieldType_FieldTypeKeyword, "n": pb.FieldType_FieldTypeInteger, "f": pb.FieldType_FieldTypeBool}
@@ -144,7 +144,7 @@ func TestFilters(t *testing.T) {
 		}
 		for i := range 25 {
 			filter, match := tree(rt, 2)
-			if i%5 != 0 { // alone, a condition hides nothing
+			if i%5 != 0 { // a condition alone, so that others do not hide an error in it
 				o := leaf(rt)
 				filter, match = &pb.Filter{Must: []*pb.Condition{o.filter}}, o.match
 			}
@@ -173,7 +173,8 @@ func TestFilters(t *testing.T) {
 	})
 }
 
-// payloadOf writes single values sometimes bare and sometimes as lists, and missing flags as nothing or as null.
+// payloadOf writes single values sometimes bare and sometimes as lists, and leaves missing flags out or
+// writes null.
 func payloadOf(m model) map[string]any {
 	payload := map[string]any{}
 	var words, ints []any

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-const childFolder = "HARDNEG_TEST_INDEX_CHILD" // set: serve this folder until killed
+const childFolder = "HARDNEG_TEST_INDEX_CHILD" // if set, serve this folder until killed
 
 func TestMain(m *testing.M) {
 	dir := os.Getenv(childFolder)
@@ -29,12 +29,12 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Println(s.Addr())
-	time.Sleep(10 * time.Minute) // the parent kills long before
+	time.Sleep(10 * time.Minute) // the parent kills this process long before
 	os.Exit(1)
 }
 
-// TestKill kills the server's process in the middle of writes, several times on one folder: what was acknowledged is
-// there, vector, payload and index, and what was not is whole or absent.
+// TestKill kills the server's process during writes, several times on one folder. Each acknowledged point is
+// there, with vector, payload and index. Each other point is complete or absent.
 func TestKill(t *testing.T) {
 	dir, r := t.TempDir(), random(t)
 	acknowledged := make(map[uint64]int64) // highest acknowledged value by point
@@ -54,7 +54,7 @@ func TestKill(t *testing.T) {
 		var mu sync.Mutex
 		var group sync.WaitGroup
 		var once sync.Once
-		first := make(chan struct{}) // something is acknowledged
+		first := make(chan struct{}) // closed when something has been acknowledged
 		for writer := range uint64(3) {
 			group.Go(func() {
 				for n := int64(round) * 1_000_000; ctx.Err() == nil; n++ {
@@ -140,7 +140,7 @@ func checkSurvivors(t *testing.T, client *pb.Client, acknowledged, sent map[uint
 			t.Errorf("point %d: found %d (%v), acknowledged %d, sent %d", id, got, ok, n, sent[id])
 		}
 		if got := found[id]; got > n {
-			acknowledged[id] = got // seen, so it must stay
+			acknowledged[id] = got // a reader has seen it, so it must stay
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (p pointsService) QueryBatch(_ context.Context, in *pb.QueryBatchPoints) (*
 	return &pb.QueryBatchResponse{Result: results, Time: time.Since(start).Seconds()}, nil
 }
 
-// query answers a batch. Nearest-neighbour searches run together, in one pass over the vectors.
+// query answers a batch. Its nearest-neighbour searches share one pass over the vectors.
 func (p pointsService) query(name string, queries []*pb.QueryPoints) ([]*pb.BatchResult, error) {
 	c, err := p.server.find(name)
 	if err != nil {
@@ -70,7 +70,8 @@ func (p pointsService) query(name string, queries []*pb.QueryPoints) ([]*pb.Batc
 	return results, err
 }
 
-// planner prepares the queries of a batch; they usually share filter and selectors, which are then compiled once.
+// planner prepares the queries of a batch. They usually have the same filter and selectors, so each is
+// compiled once.
 type planner struct {
 	*view
 	selections  map[string]bitset
@@ -79,16 +80,16 @@ type planner struct {
 
 // plan is one query of a batch.
 type plan struct {
-	search *search // nil: a page
-	page   []ordered
-	scores []float32 // of the page, where it came from a search
-	bare   []output  // likewise, where nothing has to be read of its points
-	offset int
-	want   *projection
+	search  *search // nil if the query is no search but a page of points
+	page    []ordered
+	scores  []float32 // of the page, if it came from a search
+	idsOnly []output  // likewise, if nothing of the points has to be read
+	offset  int
+	want    *projection
 }
 
-// supported refuses what plan does not do.
-func supported(q *pb.QueryPoints) error {
+// checkSupported refuses everything that plan cannot do.
+func checkSupported(q *pb.QueryPoints) error {
 	switch {
 	case len(q.ProtoReflect().GetUnknown()) > 0:
 		return unimplemented("fields of a query that came after version %s", version)
@@ -105,7 +106,7 @@ func supported(q *pb.QueryPoints) error {
 }
 
 func (l *planner) plan(q *pb.QueryPoints) (*plan, error) {
-	if err := supported(q); err != nil {
+	if err := checkSupported(q); err != nil {
 		return nil, err
 	}
 	want, err := l.projection(q)
@@ -139,11 +140,11 @@ func (l *planner) plan(q *pb.QueryPoints) (*plan, error) {
 }
 
 func (l *planner) nearest(q *pb.QueryPoints, input *pb.VectorInput, limit int) (*search, error) {
-	wanted, err := l.selection(q.GetFilter())
+	candidates, err := l.selection(q.GetFilter())
 	if err != nil {
 		return nil, err
 	}
-	s := &search{wanted: wanted, limit: limit, threshold: q.ScoreThreshold}
+	s := &search{candidates: candidates, limit: limit, threshold: q.ScoreThreshold}
 	switch option := input.GetVariant().(type) {
 	case *pb.VectorInput_Dense:
 		s.vector = option.Dense.GetData()
@@ -157,9 +158,9 @@ func (l *planner) nearest(q *pb.QueryPoints, input *pb.VectorInput, limit int) (
 		if !ok {
 			return nil, wrongInput("No point with id %s found", id.proto())
 		}
-		// A point is no neighbour of itself.
-		s.vector, s.wanted = l.row(slot), slices.Clone(wanted)
-		s.wanted.clear(slot)
+		// A point is not its own neighbour.
+		s.vector, s.candidates = l.row(slot), slices.Clone(candidates)
+		s.candidates.clear(slot)
 		return s, nil
 	case nil:
 		return nil, wrongInput("a nearest query without vector")
@@ -203,14 +204,14 @@ func encoded(message proto.Message) (string, error) {
 	return string(raw), err
 }
 
-// resolve turns slots into ids while no write can give them to other points.
+// resolve turns slots into ids while no write can give the slots to other points.
 func (p *plan) resolve(v *view) {
 	if p.search != nil {
 		for _, hit := range p.search.hits {
 			p.page = append(p.page, ordered{id: v.ids[hit.slot]})
 			p.scores = append(p.scores, hit.score)
-			if p.want.bare() {
-				p.bare = append(p.bare, output{version: v.versions[hit.slot]})
+			if p.want.idsOnly() {
+				p.idsOnly = append(p.idsOnly, output{version: v.versions[hit.slot]})
 			}
 		}
 	}
@@ -221,8 +222,8 @@ func (p *plan) answer(v *view) (*pb.BatchResult, error) {
 	result := &pb.BatchResult{}
 	for i := min(p.offset, len(p.page)); i < len(p.page); i++ {
 		var out output
-		if p.bare != nil {
-			out = p.bare[i]
+		if p.idsOnly != nil {
+			out = p.idsOnly[i]
 		} else {
 			var err error
 			if out, err = v.output(p.page[i].id, p.want); err != nil {

@@ -9,7 +9,7 @@ import (
 	pb "github.com/qdrant/go-client/qdrant"
 )
 
-const defaultLimit = 10 // of a query and a scroll that do not say
+const defaultLimit = 10 // of a query or scroll without a limit
 
 // wantsVectors reads a vector selector.
 func wantsVectors(with *pb.WithVectorsSelector) (bool, error) {
@@ -28,11 +28,11 @@ func vectorsOutput(vector []float32) *pb.VectorsOutput {
 	}}}
 }
 
-// projection is what a request wants to know of points.
+// projection says which parts of points a request wants.
 type projection struct {
 	payload selector
 	vector  bool
-	seen    map[pointID]output // points often come up in several queries of a batch
+	seen    map[pointID]output // points often appear in several queries of a batch
 }
 
 func newProjection(withPayload *pb.WithPayloadSelector, withVectors *pb.WithVectorsSelector) (*projection, error) {
@@ -44,12 +44,12 @@ func newProjection(withPayload *pb.WithPayloadSelector, withVectors *pb.WithVect
 	return &projection{payload: payload, vector: vector, seen: make(map[pointID]output)}, err
 }
 
-// bare tells whether a request wants to know of points which they are, and no more.
-func (p *projection) bare() bool {
+// idsOnly reports whether a request wants only the ids of points.
+func (p *projection) idsOnly() bool {
 	return !p.vector && p.payload.none()
 }
 
-// output is what an answer says of a point.
+// output holds the parts of a point for an answer.
 type output struct {
 	version uint64
 	payload rawPayload
@@ -69,13 +69,13 @@ func (v *view) output(id pointID, want *projection) (output, error) {
 	if want.vector {
 		out.vectors = vectorsOutput(r.vector(v.dimensions))
 	}
-	out.payload, err = want.payload.take(r.payload(v.dimensions))
+	out.payload, err = want.payload.copySelected(r.payload(v.dimensions))
 	want.seen[id] = out
 	return out, err
 }
 
-// retrieved is the answer for a point. The payload is already encoded, and travels as if it were unknown fields: on
-// the wire there is no difference.
+// retrieved returns the answer for a point. The payload is already encoded, so it is sent as unknown fields.
+// On the wire there is no difference.
 func (o output) retrieved(at ordered) *pb.RetrievedPoint {
 	point := &pb.RetrievedPoint{Id: at.id.proto(), Vectors: o.vectors, OrderValue: at.value}
 	point.ProtoReflect().SetUnknown([]byte(o.payload))
@@ -187,13 +187,13 @@ func (p pointsService) Scroll(_ context.Context, in *pb.ScrollPoints) (*pb.Scrol
 	return answer, err
 }
 
-// ordered is a point of a page, with the value that it is ordered by where that is not its id.
+// ordered is a point of a page. value is what the page is ordered by, nil for an order by id.
 type ordered struct {
 	id    pointID
 	value *pb.OrderValue
 }
 
-// page returns matching points in the order of their ids, from offset, and the id of the next one.
+// page returns matching points from offset on, in the order of their ids, and the id of the next point.
 func (v *view) page(f filter, offset *pb.PointId, limit int) (page []ordered, next *pb.PointId, err error) {
 	var from pointID
 	if offset != nil {
@@ -202,7 +202,7 @@ func (v *view) page(f filter, offset *pb.PointId, limit int) (page []ordered, ne
 		}
 	}
 	if f.within != nil {
-		// An index knows the few points that matter: sort those.
+		// An index gave the few possible matches, so sort them instead of reading all points.
 		v.selected(f).each(func(slot uint32) {
 			if v.ids[slot].compare(from) >= 0 {
 				page = append(page, ordered{id: v.ids[slot]})
@@ -229,7 +229,7 @@ func (v *view) page(f filter, offset *pb.PointId, limit int) (page []ordered, ne
 	return page, nil, nil
 }
 
-// sorted returns matching points in the order of an indexed integer field, equal ones by id.
+// sorted returns matching points in the order of an indexed integer field. Equal values are ordered by id.
 func (v *view) sorted(f filter, by *pb.OrderBy, limit int) ([]ordered, error) {
 	index, ok := v.indexes[by.GetKey()].(*column)
 	if !ok || v.info.GetPayloadSchema()[by.GetKey()].GetDataType() != pb.PayloadSchemaType_Integer {

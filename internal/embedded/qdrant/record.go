@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// pointID is a point id as a key: its kind, then 8 bytes of a number or 16 of a UUID, big endian. Byte order is
-// Qdrant's order: numbers before UUIDs.
+// pointID is a point id in the form of a key: one byte for its kind, then a number (8 bytes) or a UUID (16
+// bytes), big endian. The order of the bytes is Qdrant's order: numbers come before UUIDs.
 type pointID [17]byte
 
 const (
@@ -49,12 +49,12 @@ func (key pointID) proto() *pb.PointId {
 
 func (key pointID) compare(other pointID) int { return bytes.Compare(key[:], other[:]) }
 
-// record is a stored point: version (8 bytes), the vector's float32 values, the payload, all little endian. The
-// payload is in the encoding of the payload field of pb.RetrievedPoint and pb.ScoredPoint, which is the same: it goes into answers as it
-// is, without being decoded.
+// record is a stored point: version (8 bytes), float32 values of the vector, payload. Numbers are little
+// endian. The payload is encoded like the payload field of pb.RetrievedPoint and pb.ScoredPoint, which have
+// the same encoding. So it goes into answers without being decoded.
 type record []byte
 
-// payloadField is the number of that field in both messages.
+// payloadField is the number of the payload field in both messages.
 const payloadField = 2
 
 func newRecord(version uint64, vector []float32, payload []byte) record {
@@ -83,7 +83,7 @@ func (r record) copyVector(vector []float32) {
 
 func (r record) payload(dimensions int) rawPayload { return rawPayload(r[8+4*dimensions:]) }
 
-// check says whether the record can be that of a point with so many dimensions.
+// check reports damage to a record of a point with the given number of dimensions.
 func (r record) check(dimensions int) error {
 	if len(r) < 8+4*dimensions {
 		return fmt.Errorf("a record of %d bytes is too short for %d dimensions", len(r), dimensions)
@@ -142,8 +142,8 @@ func (p rawPayload) each(f func(key string, value, entry []byte) error) error {
 	return nil
 }
 
-// values returns what a path such as "watch", "metadata.lang" or "positives[].doc_id" leads to. A list at the end
-// counts as its elements, as in Qdrant's filters.
+// values returns the values at a path such as "watch", "metadata.lang" or "positives[].doc_id". A list at the
+// end counts as its elements, as in Qdrant's filters.
 func (p rawPayload) values(path string) ([]*pb.Value, error) {
 	head, rest, _ := strings.Cut(path, ".")
 	head, isList := strings.CutSuffix(head, "[]")
@@ -197,7 +197,7 @@ func checkPath(path string) error {
 	return nil
 }
 
-// selector takes what a request asks for out of payloads.
+// selector picks the requested fields from payloads.
 type selector struct {
 	all     bool
 	include map[string]bool // nil: see exclude
@@ -231,11 +231,12 @@ func newSelector(with *pb.WithPayloadSelector) (selector, error) {
 	return s, err
 }
 
-// none is set where no payload is asked for.
+// none reports whether no payload is requested.
 func (s selector) none() bool { return !s.all && s.include == nil && s.exclude == nil }
 
-// take returns a copy of the selected entries: p belongs to a transaction that ends before the answer is sent.
-func (s selector) take(p rawPayload) (rawPayload, error) {
+// copySelected returns a copy of the selected entries, because p belongs to a transaction that ends before the
+// answer is sent.
+func (s selector) copySelected(p rawPayload) (rawPayload, error) {
 	if s.none() {
 		return nil, nil
 	}

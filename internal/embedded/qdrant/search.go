@@ -10,8 +10,8 @@ import (
 	"hardneg/mining"
 )
 
-// blockRows vectors are scored at a time: their scores against a batch of queries stay in the processor's cache, and a
-// product this small starts no goroutines of its own.
+// blockRows is the number of vectors that are scored together. So few scores against a batch of queries fit
+// in the processor's cache, and a product of this size starts no goroutines of its own.
 const blockRows = 128
 
 // scored is a hit.
@@ -22,14 +22,14 @@ type scored struct {
 
 // search is one query of a batch.
 type search struct {
-	vector    []float32
-	wanted    bitset
-	limit     int
-	threshold *float32
-	hits      []scored // the outcome, best first
+	vector     []float32
+	candidates bitset
+	limit      int
+	threshold  *float32
+	hits       []scored // result, best first
 }
 
-// order ranks hits: higher scores first, equal ones by point id.
+// order ranks hits: higher scores first, equal scores by point id.
 func (v *view) order(a, b scored) int {
 	if a.score != b.score {
 		return cmp.Compare(b.score, a.score)
@@ -37,8 +37,8 @@ func (v *view) order(a, b scored) int {
 	return v.ids[a.slot].compare(v.ids[b.slot])
 }
 
-// run scores every wanted vector against every query of the batch and keeps the best. Every score comes from the same
-// routine with the same order of sums, so that it depends on the two vectors alone.
+// run scores every candidate vector against every query of the batch and keeps the best hits. Every score comes
+// from the same routine with the same order of sums, so it depends only on the two vectors.
 func (v *view) run(batch []*search) {
 	if len(batch) == 0 || v.dimensions == 0 {
 		return
@@ -73,58 +73,58 @@ func (v *view) run(batch []*search) {
 	}
 }
 
-// scorer is what one goroutine of a search works with.
+// scorer is the working state of one goroutine of a search.
 type scorer struct {
 	*view
 	batch   []*search
 	queries mining.Matrix // the batch's vectors
 	scores  mining.Matrix // blockRows × queries
-	sparse  mining.Matrix // copies of the vectors of a block that are wanted, where most are not; made when there is such a block
+	sparse  mining.Matrix // copies of the rows to score, if they are few in a block; allocated on first use
 	tops    []top         // by query
 }
 
 func (s *scorer) scoreBlock(block int) {
 	first := block * blockRows
-	var wanted []int // rows that a query of the batch wants
+	var rows []int // candidates of at least one query of the batch
 	for row := range min(blockRows, len(s.ids)-first) {
 		slot := uint32(first + row)
-		if slices.ContainsFunc(s.batch, func(q *search) bool { return q.wanted.has(slot) }) {
-			wanted = append(wanted, row)
+		if slices.ContainsFunc(s.batch, func(q *search) bool { return q.candidates.has(slot) }) {
+			rows = append(rows, row)
 		}
 	}
-	if len(wanted) == 0 {
+	if len(rows) == 0 {
 		return
 	}
 	from, d := (first%chunkRows)*s.dimensions, s.dimensions
-	vectors := mining.Matrix{Rows: wanted[len(wanted)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
-	dense := len(wanted) > vectors.Rows/2
+	vectors := mining.Matrix{Rows: rows[len(rows)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
+	dense := len(rows) > vectors.Rows/2
 	if !dense {
 		if s.sparse.Rows == 0 {
 			s.sparse = mining.NewMatrix(blockRows, d)
 		}
-		for i, row := range wanted {
+		for i, row := range rows {
 			copy(s.sparse.Row(i), vectors.Row(row))
 		}
 		vectors = s.sparse
-		vectors.Rows = len(wanted)
+		vectors.Rows = len(rows)
 	}
 	vectors.Data = vectors.Data[:vectors.Rows*d]
 	mining.Products(vectors, s.queries, mining.Matrix{Rows: vectors.Rows, Cols: s.scores.Cols, Data: s.scores.Data[:vectors.Rows*s.scores.Cols]})
-	for i, row := range wanted {
+	for i, row := range rows {
 		slot := uint32(first + row)
 		if dense {
 			i = row
 		}
 		for k, score := range s.scores.Row(i) {
 			q := s.batch[k]
-			if q.wanted.has(slot) && (q.threshold == nil || score >= *q.threshold) {
+			if q.candidates.has(slot) && (q.threshold == nil || score >= *q.threshold) {
 				s.tops[k].offer(s.view, q.limit, scored{score, slot})
 			}
 		}
 	}
 }
 
-// top keeps the best hits: a heap with the worst at its root.
+// top keeps the best hits in a heap, with the worst at its root.
 type top struct{ items []scored }
 
 func (t *top) offer(v *view, limit int, hit scored) {

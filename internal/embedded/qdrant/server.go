@@ -1,13 +1,18 @@
-// Package qdrant is a small in-process index server: it answers the gRPC services of Qdrant with exact search and keeps
-// everything in one file. It is for trying and testing: one node, one unnamed float32 vector with distance Dot a
-// point, no HNSW, no quantisation, no access control. Whatever it does not do is refused with codes.Unimplemented, never ignored.
+// Package qdrant is a small in-process index server. It answers Qdrant's gRPC services with exact search and
+// keeps everything in one file. It is for trying hardneg and for tests: internal/service starts it, and so do
+// the tests of index and internal/pipeline.
 //
-// Durability: every write is one bbolt transaction, synced to disk before it is acknowledged, so that it survives
-// the kill of the process and a power failure. A sync costs about a millisecond on an SSD, and the callers write in
-// batches of hundreds of points.
+// It has one node, and one unnamed float32 vector with distance Dot for each point. It has no HNSW, no
+// quantisation and no access control. It refuses everything that it cannot do with codes.Unimplemented and
+// ignores nothing.
 //
-// Consistency: a write is committed and becomes visible in memory under one exclusive lock, and a read takes its
-// bbolt snapshot under the shared one: a reader sees all of an acknowledged write, vectors and payloads together.
+// Durability: every write is one bbolt transaction that is synced to disk before it is acknowledged. So it
+// survives a kill of the process and a power failure. A sync takes about a millisecond on an SSD, and callers
+// write batches of hundreds of points.
+//
+// Consistency: a write is committed and becomes visible in memory under one exclusive lock. A read takes its
+// bbolt snapshot under the shared lock. So a reader sees all of an acknowledged write, vectors and payloads
+// together.
 package qdrant
 
 import (
@@ -33,22 +38,22 @@ import (
 	"hardneg/internal/embedded/fault"
 )
 
-// version is that of the API spoken, by which clients decide what they may use.
+// version is the version of the API. Clients use it to decide which calls they may make.
 const version = "1.17.1"
 
 const (
 	maxRequest   = 256 << 20       // bytes
-	stopTimeout  = 5 * time.Second // for calls under way at Close
-	fileTimeout  = time.Second     // to wait for another process to let go of the file
+	stopTimeout  = 5 * time.Second // for running calls at Close
+	fileTimeout  = time.Second     // to wait until another process releases the file
 	databaseName = "index.db"
 )
 
 // Config says where to listen and where to keep the data.
 type Config struct {
 	Address string // host:port; port 0 picks a free one
-	Dir     string // made if missing
+	Dir     string // created if missing
 	Log     zerolog.Logger
-	Faults  *fault.Plan // calls that fail, for tests; nil: none. Calls are named "Points/Upsert", "Collections/List" and so on
+	Faults  *fault.Plan // calls that fail, for tests; nil means none. Calls are named "Points/Upsert", "Collections/List" and so on
 }
 
 // Server is a running index server.
@@ -57,12 +62,12 @@ type Server struct {
 	db       *bolt.DB
 	grpc     *grpc.Server
 	listener net.Listener
-	done     chan struct{}   // closed when serving ended
+	done     chan struct{}   // closed when serving has ended
 	closing  context.Context // ends when Close begins
 	close    context.CancelFunc
 
-	writing     sync.Mutex   // one write at a time, from its first look to its end
-	mu          sync.RWMutex // guards what follows
+	writing     sync.Mutex   // one write at a time, from its first read to its end
+	mu          sync.RWMutex // guards the fields below
 	collections map[string]*collection
 	aliases     map[string]string // alias -> collection
 }
@@ -98,7 +103,8 @@ func Start(config Config) (*Server, error) {
 	s.grpc = grpc.NewServer(
 		grpc.ChainUnaryInterceptor(interceptors...),
 		grpc.MaxRecvMsgSize(maxRequest),
-		// Clients of Qdrant ping idle connections every few seconds; gRPC's default would cut them off.
+		// Qdrant's clients ping idle connections every few seconds. With gRPC's default they would be
+		// disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
 	pb.RegisterQdrantServer(s.grpc, healthService{})
@@ -114,10 +120,10 @@ func Start(config Config) (*Server, error) {
 	return s, nil
 }
 
-// Addr is the address that the server listens on.
+// Addr returns the address that the server listens on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close lets calls under way finish, for a few seconds, and closes the file.
+// Close lets running calls finish, for a few seconds, and closes the file.
 func (s *Server) Close() error {
 	s.close()
 	timer := time.AfterFunc(stopTimeout, s.grpc.Stop)
@@ -146,8 +152,8 @@ func (s *Server) find(name string) (*collection, error) {
 	return nil, status.Errorf(codes.NotFound, "Not found: Collection `%s` doesn't exist!", name)
 }
 
-// refuseUnknown turns away requests with fields of a later API, and with shard keys: to ignore them could change what
-// the request means.
+// refuseUnknown refuses requests with fields of a later API, and with shard keys. Ignoring them could change
+// the meaning of a request.
 func refuseUnknown(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	message := request.(proto.Message).ProtoReflect()
 	if len(message.GetUnknown()) > 0 {
@@ -167,7 +173,7 @@ func wrongInput(format string, args ...any) error {
 	return status.Errorf(codes.InvalidArgument, "Wrong input: "+format, args...)
 }
 
-// failed is the answer to a failure of the storage.
+// failed returns the answer to a failure of the storage.
 func failed(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err

@@ -170,7 +170,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// anyID mixes both kinds of ids.
+// anyID returns an id, and mixes both kinds of ids.
 func anyID(i int) *pb.PointId {
 	if i%2 == 0 {
 		return pb.NewIDNum(uint64(i) * 7919 % 1000)
@@ -178,7 +178,7 @@ func anyID(i int) *pb.PointId {
 	return pb.NewIDUUID(uuid.NewSHA1(uuid.NameSpaceURL, []byte{byte(i), byte(i >> 8)}).String())
 }
 
-// idLess is Qdrant's order, told from the ids' own values: numbers first, by size, then UUIDs.
+// idLess compares two ids in Qdrant's order, from their values: numbers first, by size, then UUIDs.
 func idLess(a, b *pb.PointId) bool {
 	if a.GetUuid() == "" != (b.GetUuid() == "") {
 		return a.GetUuid() == ""
@@ -256,8 +256,8 @@ func TestScrollOrder(t *testing.T) {
 	}
 }
 
-// TestSearch compares with a sort of everything, after deletes that leave slots to be used again. Vectors of small
-// whole numbers make scores exact and ties common.
+// TestSearch compares searches with a sort of all points, after deletes, so that slots are reused. The
+// vectors hold small whole numbers, so scores are exact and ties are common.
 func TestSearch(t *testing.T) {
 	_, client := start(t, t.TempDir())
 	create(t, client, "c", 3)
@@ -292,7 +292,7 @@ func TestSearch(t *testing.T) {
 		q := []float32{float32(r.IntN(7) - 3), float32(r.IntN(7) - 3), float32(r.IntN(7) - 3)}
 		limit, offset, threshold := uint64(r.IntN(80)+1), uint64(r.IntN(20)), float32(r.IntN(10)-8)
 		below := int64(r.IntN(620))
-		from := max(0, below-int64(r.IntN(300))) // a few of some blocks, all of others
+		from := max(0, below-int64(r.IntN(300))) // some points of some blocks, all points of others
 		want := slices.Clone(all)
 		want = slices.DeleteFunc(want, func(p *pb.PointStruct) bool {
 			return score(p, q) < threshold || p.Payload["n"].GetIntegerValue() >= below || p.Payload["n"].GetIntegerValue() < from
@@ -336,7 +336,7 @@ func TestSearch(t *testing.T) {
 	}
 }
 
-// TestNoTornReads has readers check that vector, payload and indexes of a point belong together while it is rewritten.
+// TestNoTornReads rewrites a point while readers check that its vector, payload and indexes belong together.
 func TestNoTornReads(t *testing.T) {
 	_, client := start(t, t.TempDir())
 	create(t, client, "c", 2)

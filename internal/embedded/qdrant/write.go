@@ -14,13 +14,14 @@ type pointsService struct {
 	server *Server
 }
 
-// change is what a write does to one point: put a record, or with nil remove the point.
+// change is the effect of a write on one point: new replaces its record, or nil removes the point.
 type change struct {
 	id  pointID
 	new record
 }
 
-// write changes points of a collection. decide gets a view of what is stored and the version of this write.
+// write changes points of a collection. decide gets a view of the stored points and the version of this
+// write.
 func (s *Server) write(name string, wait bool, decide func(v *view, version uint64) ([]change, error)) (*pb.PointsOperationResponse, error) {
 	return s.writeTo(name, wait, func(v *view, version uint64, tx *bolt.Tx) error {
 		changes, err := decide(v, version)
@@ -34,7 +35,8 @@ func (s *Server) write(name string, wait bool, decide func(v *view, version uint
 	})
 }
 
-// writeTo runs one write of a collection, alone, from its first look to its durable and visible end.
+// writeTo runs one write of a collection, with no other write at the same time, from its first read until it
+// is durable and visible.
 func (s *Server) writeTo(name string, wait bool, perform func(v *view, version uint64, tx *bolt.Tx) error) (*pb.PointsOperationResponse, error) {
 	start := time.Now()
 	s.writing.Lock()
@@ -43,12 +45,12 @@ func (s *Server) writeTo(name string, wait bool, perform func(v *view, version u
 	if err != nil {
 		return nil, err
 	}
-	version := c.version + 1 // changed under writing alone
+	version := c.version + 1 // only changed while writing is held
 	tx, err := s.db.Begin(true)
 	if err != nil {
 		return nil, failed(err)
 	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	defer func() { _ = tx.Rollback() }() // does nothing after a commit
 	if err := perform(&view{collection: c, points: tx.Bucket(pointsBucket(c.name))}, version, tx); err != nil {
 		return nil, failed(err)
 	}
@@ -63,7 +65,7 @@ func (s *Server) writeTo(name string, wait bool, perform func(v *view, version u
 func (c *collection) commit(tx *bolt.Tx, points *bolt.Bucket, changes []change) error {
 	olds := make([]record, len(changes))
 	for i, change := range changes {
-		// Copied, for writing to the bucket moves what it points at.
+		// Copied, because writing to the bucket moves the memory that old points at.
 		if old := points.Get(change.id[:]); old != nil {
 			olds[i] = append(record(nil), old...)
 		}
@@ -103,7 +105,7 @@ func (p pointsService) Upsert(_ context.Context, in *pb.UpsertPoints) (*pb.Point
 			return nil, err
 		}
 		changes := make([]change, 0, len(in.GetPoints()))
-		places := make(map[pointID]int, len(in.GetPoints())) // of ids in changes: the last of equal ones stays
+		indexByID := make(map[pointID]int, len(in.GetPoints())) // index in changes by id: of equal ids the last stays
 		for _, point := range in.GetPoints() {
 			id, err := parseID(point.GetId())
 			if err != nil {
@@ -125,18 +127,18 @@ func (p pointsService) Upsert(_ context.Context, in *pb.UpsertPoints) (*pb.Point
 				return nil, wrongInput("payload of point %s: %v", id.proto(), err)
 			}
 			next := change{id, newRecord(version, vector, payload)}
-			if at, ok := places[id]; ok {
+			if at, ok := indexByID[id]; ok {
 				changes[at] = next
 				continue
 			}
-			places[id] = len(changes)
+			indexByID[id] = len(changes)
 			changes = append(changes, next)
 		}
 		return changes, nil
 	})
 }
 
-// vectorOf takes the one unnamed dense vector out of a point.
+// vectorOf returns the one unnamed dense vector of a point.
 func (c *collection) vectorOf(vectors *pb.Vectors) ([]float32, error) {
 	switch option := vectors.GetVectorsOptions().(type) {
 	case nil:
@@ -175,8 +177,8 @@ func (c *collection) checkVector(vector []float32) error {
 	return nil
 }
 
-// chosen returns the ids of the points that a selector means.
-func (v *view) chosen(points *pb.PointsSelector) ([]pointID, error) {
+// selectedIDs returns the ids of the points that a selector selects.
+func (v *view) selectedIDs(points *pb.PointsSelector) ([]pointID, error) {
 	var ids []pointID
 	switch option := points.GetPointsSelectorOneOf().(type) {
 	case *pb.PointsSelector_Points:
@@ -203,7 +205,7 @@ func (v *view) chosen(points *pb.PointsSelector) ([]pointID, error) {
 
 func (p pointsService) Delete(_ context.Context, in *pb.DeletePoints) (*pb.PointsOperationResponse, error) {
 	return p.server.write(in.GetCollectionName(), in.GetWait(), func(v *view, _ uint64) ([]change, error) {
-		ids, err := v.chosen(in.GetPoints())
+		ids, err := v.selectedIDs(in.GetPoints())
 		changes := make([]change, len(ids))
 		for i, id := range ids {
 			changes[i].id = id
@@ -215,7 +217,7 @@ func (p pointsService) Delete(_ context.Context, in *pb.DeletePoints) (*pb.Point
 // edit rewrites the payloads of the selected points.
 func (p pointsService) edit(name string, wait bool, points *pb.PointsSelector, f func(map[string]*pb.Value) map[string]*pb.Value) (*pb.PointsOperationResponse, error) {
 	return p.server.write(name, wait, func(v *view, version uint64) ([]change, error) {
-		ids, err := v.chosen(points)
+		ids, err := v.selectedIDs(points)
 		if err != nil {
 			return nil, err
 		}
