@@ -15,7 +15,7 @@ import (
 const (
 	// doubt is how far a probe may lie outside an entry interval and still count: two slacks, one for the cosine of
 	// the probe and one for the one that the interval was made from.
-	doubt = 2 * mining.Slack
+	cosineTolerance = 2 * mining.Slack
 
 	firstEntering  = 256 // limit of the first search; fewer hits than that are all there are
 	enteringGrowth = 4
@@ -60,40 +60,40 @@ func (x *Index) Entering(ctx context.Context, vectors [][]float32) ([][]string, 
 		return nil, err
 	}
 	template := qdrant.QueryPoints{
-		CollectionName: x.queries, Params: params, ScoreThreshold: qdrant.PtrOf(float32(-doubt)),
+		CollectionName: x.queries, Params: params, ScoreThreshold: qdrant.PtrOf(float32(-cosineTolerance)),
 		WithPayload: qdrant.NewWithPayloadInclude(fieldQuery, fieldEntry, fieldTau), WithVectors: qdrant.NewWithVectors(false),
 	}
 	entering := make([][]string, len(vectors))
-	places := make([]int, len(vectors)) // of probes in vectors
-	for i := range places {
-		places[i] = i
+	positions := make([]int, len(vectors)) // of each probe in vectors
+	for i := range positions {
+		positions[i] = i
 	}
 	for limit := firstEntering; len(probes) > 0; limit *= enteringGrowth {
-		var again [][]float32
-		var againPlaces []int
+		var unfinished [][]float32
+		var unfinishedPositions []int
 		err := x.queryBatches(ctx, &template, probes, limit, enteringBytes, func(i int, points []*qdrant.ScoredPoint) error {
 			if len(points) == limit {
-				again, againPlaces = append(again, probes[i]), append(againPlaces, places[i])
+				unfinished, unfinishedPositions = append(unfinished, probes[i]), append(unfinishedPositions, positions[i])
 				return nil
 			}
-			entering[places[i]] = entered(points)
+			entering[positions[i]] = withinEntry(points)
 			return nil
 		})
 		if err != nil {
 			return nil, err
 		}
-		probes, places = again, againPlaces
+		probes, positions = unfinished, unfinishedPositions
 	}
 	return entering, nil
 }
 
-// entered keeps the queries of which an entry interval holds the cosine.
-func entered(points []*qdrant.ScoredPoint) []string {
+// withinEntry keeps the queries of which an entry interval holds the cosine.
+func withinEntry(points []*qdrant.ScoredPoint) []string {
 	var ids []string
 	for _, point := range points {
 		cosine := point.GetScore() + float32Of(point.GetPayload()[fieldTau])
 		for _, entry := range items(point.GetPayload()[fieldEntry], intervalOf) {
-			if cosine >= entry.Low-doubt && cosine <= entry.High+doubt {
+			if cosine >= entry.Low-cosineTolerance && cosine <= entry.High+cosineTolerance {
 				ids = append(ids, stringOf(point.GetPayload()[fieldQuery]))
 				break
 			}

@@ -66,7 +66,7 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxAnswer)),
 			// gRPC's own pauses grow to two minutes, far above the time that a call tries again.
 			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: longPause},
+				Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxPause},
 				MinConnectTimeout: pingTimeout,
 			}),
 		},
@@ -95,7 +95,7 @@ func (c *Client) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	_, err := c.connection.GetCollectionsClient().List(ctx, &qdrant.ListCollectionsRequest{})
-	return c.pinged("ListCollections", err)
+	return c.pingError("ListCollections", err)
 }
 
 // Close closes the connection; calls under way fail.
@@ -107,7 +107,7 @@ func (c *Client) checkVersion(ctx context.Context) error {
 	defer cancel()
 	reply, err := c.connection.GetQdrantClient().HealthCheck(ctx, &qdrant.HealthCheckRequest{})
 	if err != nil {
-		return c.pinged("HealthCheck", err)
+		return c.pingError("HealthCheck", err)
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(reply.GetVersion(), "%d.%d", &major, &minor); err != nil {
@@ -119,8 +119,8 @@ func (c *Client) checkVersion(ctx context.Context) error {
 	return nil
 }
 
-// pinged describes the error of a single attempt.
-func (c *Client) pinged(name string, err error) error {
+// pingError describes the error of a single attempt.
+func (c *Client) pingError(name string, err error) error {
 	switch {
 	case err == nil:
 		return nil

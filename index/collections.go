@@ -155,15 +155,15 @@ func (c *Client) ensureIndexes(ctx context.Context, name string, info *qdrant.Co
 
 // Counts returns the numbers of live documents and of queries that are not forgotten.
 func (x *Index) Counts(ctx context.Context) (documents, queries uint64, err error) {
-	if documents, err = x.count(ctx, x.documents, live, true); err != nil {
+	if documents, err = x.count(ctx, x.documents, notDeleted, true); err != nil {
 		return 0, 0, err
 	}
-	queries, err = x.count(ctx, x.queries, live, true)
+	queries, err = x.count(ctx, x.queries, notDeleted, true)
 	return documents, queries, err
 }
 
-// live leaves out delete markers and forgotten queries.
-var live = &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewMatchBool(fieldDeleted, false)}}
+// notDeleted leaves out delete markers and forgotten queries.
+var notDeleted = &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewMatchBool(fieldDeleted, false)}}
 
 func (x *Index) count(ctx context.Context, collection string, filter *qdrant.Filter, exact bool) (uint64, error) {
 	answer, err := call(ctx, x.client, "Count", collection, func(ctx context.Context) (*qdrant.CountResponse, error) {

@@ -23,7 +23,7 @@ const (
 	writeWait   = 20               // seconds that the server may take to apply a write, below callTimeout
 	retryFor    = 10 * time.Second // no new attempt begins later than this after the first
 	firstPause  = 50 * time.Millisecond
-	longPause   = time.Second
+	maxPause    = time.Second
 )
 
 // classify is the one table of what a failed call means: whether to try again, and the sentinel of its error.
@@ -87,7 +87,7 @@ func call[T any](ctx context.Context, c *Client, name, collection string, reques
 			return none, c.describe(name, collection, ctx.Err())
 		case <-time.After(wait):
 		}
-		pause = min(2*pause, longPause)
+		pause = min(2*pause, maxPause)
 	}
 }
 

@@ -146,8 +146,8 @@ func (c *Client) Drop(ctx context.Context, generation string) error {
 	return nil
 }
 
-// never is the guard of writes that only insert: no point has the nil UUID, so none that is stored matches.
-func never() *qdrant.Filter {
+// insertOnly is the guard of writes that only insert: no point has the nil UUID, so none that is stored matches.
+func insertOnly() *qdrant.Filter {
 	return &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewHasID(qdrant.NewIDUUID(uuid.Nil.String()))}}
 }
 
@@ -160,7 +160,7 @@ func (x *Index) SeedDocuments(ctx context.Context, docs []Document) error {
 			return fmt.Errorf("document %q: %w", docs[i].ID, err)
 		}
 	}
-	return x.upsert(ctx, x.documents, points, never())
+	return x.upsert(ctx, x.documents, points, insertOnly())
 }
 
 // SeedStates inserts states. Those that are there already stay as they are.
@@ -172,7 +172,7 @@ func (x *Index) SeedStates(ctx context.Context, states []State) error {
 			return fmt.Errorf("query %q: %w", states[i].QueryID, err)
 		}
 	}
-	return x.upsert(ctx, x.queries, points, never())
+	return x.upsert(ctx, x.queries, points, insertOnly())
 }
 
 // Published is what a query has in the triplets topic, as far as its state says.

@@ -45,7 +45,7 @@ func (x *Index) search(ctx context.Context, queries [][]float32, limit int, para
 	}
 	all := make([]Hits, 0, len(queries))
 	template := qdrant.QueryPoints{
-		CollectionName: x.documents, Filter: live, Params: params,
+		CollectionName: x.documents, Filter: notDeleted, Params: params,
 		WithPayload: qdrant.NewWithPayloadInclude(fieldDocument, fieldHash, fieldMinHash), WithVectors: qdrant.NewWithVectors(true),
 	}
 	size := hitBytes + 4*x.dimensions
@@ -131,7 +131,7 @@ func (x *Index) Rank(ctx context.Context, queries [][]float32, limit int) ([]Ran
 		return nil, err
 	}
 	template := qdrant.QueryPoints{
-		CollectionName: x.documents, Filter: live, Params: params,
+		CollectionName: x.documents, Filter: notDeleted, Params: params,
 		WithPayload: qdrant.NewWithPayload(false), WithVectors: qdrant.NewWithVectors(false),
 	}
 	rankings := make([]Ranking, len(queries))

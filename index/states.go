@@ -75,9 +75,9 @@ type Known struct {
 // point id on; an empty one is before all. next is the point id to go on from, and empty at the end. With a
 // fingerprint it returns only those whose state has another one.
 func (x *Index) Known(ctx context.Context, from string, limit int, unlike string) (known []Known, next string, err error) {
-	filter := live
+	filter := notDeleted
 	if unlike != "" {
-		filter = &qdrant.Filter{Must: live.GetMust(), MustNot: []*qdrant.Condition{qdrant.NewMatchKeyword(fieldFingerprint, unlike)}}
+		filter = &qdrant.Filter{Must: notDeleted.GetMust(), MustNot: []*qdrant.Condition{qdrant.NewMatchKeyword(fieldFingerprint, unlike)}}
 	}
 	request := &qdrant.ScrollPoints{
 		CollectionName: x.queries, Filter: filter, ReadConsistency: x.client.consistency,
@@ -156,8 +156,8 @@ func (s *State) threshold() (tau, last float32) {
 	return tau, -tau
 }
 
-// astray compares what is stored beside a state for look-ups and filters with what statePoint makes of the state.
-func (s *State) astray(fields payload, vector []float32) string {
+// inconsistency compares what is stored beside a state for look-ups and filters with what statePoint makes of the state.
+func (s *State) inconsistency(fields payload, vector []float32) string {
 	tau, last := s.threshold()
 	switch {
 	case float32Of(fields[fieldTau]) != tau:
@@ -242,7 +242,7 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 		}
 		put(&s.Applied, int32(partition), offset.GetIntegerValue())
 	}
-	s.Astray = s.astray(fields, vector)
+	s.Astray = s.inconsistency(fields, vector)
 	return s, nil
 }
 

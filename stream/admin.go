@@ -22,7 +22,7 @@ func (c *Client) OffsetsAt(ctx context.Context, topic string, at time.Time) ([]i
 	}
 	const committed = 1
 	offsets := make([]int64, n)
-	err = again(ctx, harmless, func() error {
+	err = retryWhile(ctx, retriableOrLost, func() error {
 		return c.listOffsets(ctx, topic, n, max(at.UnixMilli(), 0), committed, func(p int32, offset int64) { offsets[p] = offset })
 	})
 	if err != nil {
@@ -51,7 +51,7 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 	if len(topics) == 0 {
 		return nil
 	}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := c.api.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: topics})
 		if err != nil {
 			return unreachable(c.brokers, err)
@@ -62,7 +62,7 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 				errs = append(errs, fmt.Errorf("topic %s: %w", name, err))
 			}
 		}
-		return worst(errs)
+		return mostSevere(errs)
 	})
 	if err != nil {
 		return fmt.Errorf("deleting topics: %w", err)
@@ -80,8 +80,8 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 		if at < 0 {
 			return nil
 		}
-		if time.Since(start) > patience {
-			return fmt.Errorf("topic %s is still there %v after its deletion was accepted", topics[at], patience)
+		if time.Since(start) > retryFor {
+			return fmt.Errorf("topic %s is still there %v after its deletion was accepted", topics[at], retryFor)
 		}
 		if err := wait.pause(ctx); err != nil {
 			return err
@@ -92,7 +92,7 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 // Groups lists the consumer groups that exist, sorted.
 func (c *Client) Groups(ctx context.Context) ([]string, error) {
 	var groups []string
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		groups = nil
 		cluster, err := call[*metadata.Response](ctx, c, &metadata.Request{TopicNames: []string{}})
 		if err != nil {
@@ -137,7 +137,7 @@ func (c *Client) Members(ctx context.Context, group string) (int, error) {
 	body := binary.BigEndian.AppendUint32(nil, 1)
 	body = appendString(body, group)
 	members := 0
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.DescribeGroups, version: 1, client: c.clientID, body: body}, group: group,
 		})
@@ -172,7 +172,7 @@ var ErrGroupInUse = errors.New("the group has members")
 func (c *Client) DeleteGroup(ctx context.Context, group string) error {
 	body := binary.BigEndian.AppendUint32(nil, 1)
 	body = appendString(body, group)
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		// Of our own making: kafka-go's has the lengths of another version.
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.DeleteGroups, version: 1, client: c.clientID, body: body}, group: group,

@@ -23,7 +23,7 @@ func TestFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, p := range owners {
-		err := p.commit(testContext(t), membership{group: unique("group"), generation: -1}, place{in, int32(i)}, 1, "", numbered(out, 10, 1))
+		err := p.commit(testContext(t), membership{group: unique("group"), generation: -1}, topicPartition{in, int32(i)}, 1, "", numbered(out, 10, 1))
 		if err == nil {
 			t.Errorf("the owner of partition %d committed after it was fenced", i)
 		}
@@ -51,7 +51,7 @@ func TestGroupBegins(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	if err := c.CommitOffsets(testContext(t), s.Group, in, map[int32]int64{0: 3}); err != nil {
 		t.Fatal(err)

@@ -170,7 +170,7 @@ func encodeBatch(outputs []Output, now time.Time) ([]byte, error) {
 }
 
 // stamp makes an encoded batch that of a producer, for kafka-go writes it as that of none.
-func stamp(encoded []byte, producer int64, epoch int16, sequence int32, transactional bool) {
+func setProducer(encoded []byte, producer int64, epoch int16, sequence int32, transactional bool) {
 	b := encoded[4:]
 	if transactional {
 		b[atAttribute+1] |= attrTransactional

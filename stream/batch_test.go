@@ -53,7 +53,7 @@ func TestBatchRoundTrip(t *testing.T) {
 		if int(binary.BigEndian.Uint32(encoded)) != len(encoded)-4 {
 			t.Fatal("wrong size in front")
 		}
-		stamp(encoded, 77, 3, 12345, true)
+		setProducer(encoded, 77, 3, 12345, true)
 		b, rest, err := cutBatch(encoded[4:])
 		if err != nil || len(rest) != 0 {
 			t.Fatalf("cut: %v, %d left", err, len(rest))
@@ -116,7 +116,7 @@ func TestDecode(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		raw     []byte
-		aborted []aborted
+		aborted []abortedTransaction
 		want    string
 		next    int64
 		err     string
@@ -135,19 +135,19 @@ func TestDecode(t *testing.T) {
 		{name: "aborted, marker, then committed by the same producer", raw: join(
 			frameBatch(10, []string{"a", "b"}, 0, 7, transactional), marker(12, 7),
 			frameBatch(13, []string{"c"}, 0, 7, transactional), marker(14, 7)),
-			aborted: []aborted{{7, 10}}, want: "c", next: 15},
+			aborted: []abortedTransaction{{7, 10}}, want: "c", next: 15},
 		{name: "two producers interleaved, the list unsorted", raw: join(
 			frameBatch(10, []string{"a"}, 0, 7, transactional), frameBatch(11, []string{"b"}, 0, 8, transactional),
 			frameBatch(12, []string{"c"}, 0, 9, transactional), frameBatch(13, []string{"d"}, 0, -1, 0),
 			marker(14, 7), marker(15, 8), marker(16, 9)),
-			aborted: []aborted{{9, 12}, {7, 10}}, want: "bd", next: 17},
+			aborted: []abortedTransaction{{9, 12}, {7, 10}}, want: "bd", next: 17},
 		{name: "aborted, with records before the fetch", raw: join(frameBatch(11, []string{"b"}, 0, 7, transactional), marker(12, 7)),
-			aborted: []aborted{{7, 5}}, want: "", next: 13},
+			aborted: []abortedTransaction{{7, 5}}, want: "", next: 13},
 		{name: "aborted later only", raw: join(
 			frameBatch(10, []string{"a"}, 0, 7, transactional), marker(11, 7),
 			frameBatch(12, []string{"b"}, 0, 7, transactional), marker(13, 7)),
-			aborted: []aborted{{7, 12}}, want: "a", next: 14},
-		{name: "outside of transactions by a producer that aborts", raw: frameBatch(10, []string{"a"}, 0, 7, 0), aborted: []aborted{{7, 10}}, want: "a", next: 11},
+			aborted: []abortedTransaction{{7, 12}}, want: "a", next: 14},
+		{name: "outside of transactions by a producer that aborts", raw: frameBatch(10, []string{"a"}, 0, 7, 0), aborted: []abortedTransaction{{7, 10}}, want: "a", next: 11},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := Fetched{Next: 10}
@@ -178,7 +178,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		got := Fetched{Next: 10}
-		_ = got.decode(raw, "t", 0, []aborted{{producer, 10}})
+		_ = got.decode(raw, "t", 0, []abortedTransaction{{producer, 10}})
 		if got.Next < 10 {
 			t.Fatalf("next is %d", got.Next)
 		}
@@ -246,8 +246,8 @@ func TestDeadLetter(t *testing.T) {
 		t.Errorf("the record came back as %+v", l.Record)
 	}
 	// A dead letter of a dead letter, as one that somebody sent back unchanged makes it.
-	again := DeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
-	l, err = ParseLetter(Record{Headers: again.Headers})
+	second := DeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
+	l, err = ParseLetter(Record{Headers: second.Headers})
 	if err != nil || l.Reason != "again" || l.Record.Offset != 43 || len(l.Record.Headers) != 8 {
 		t.Errorf("%+v %v", l, err)
 	}

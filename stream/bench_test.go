@@ -77,7 +77,7 @@ func BenchmarkStage(b *testing.B) {
 			const n = 50_000
 			fill(b, c, in, n, 1000)
 			for range b.N {
-				w := &watch{t: b}
+				w := &recorder{t: b}
 				s := stageOf(in, w, passOn(out))
 				stop := runStage(b, c, s)
 				eventually(b, "assigned", func() bool { return len(w.all(Assigned)) == partitions })
@@ -109,7 +109,7 @@ func BenchmarkTransaction(b *testing.B) {
 	m := membership{group: unique("group"), generation: -1}
 	b.ResetTimer()
 	for i := range b.N {
-		if err := p.commit(testContext(b), m, place{in, 0}, int64(i), "1", numbered(out, i, 1)); err != nil {
+		if err := p.commit(testContext(b), m, topicPartition{in, 0}, int64(i), "1", numbered(out, i, 1)); err != nil {
 			b.Fatal(err)
 		}
 	}

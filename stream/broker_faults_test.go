@@ -39,29 +39,29 @@ const (
 
 // faultyStage is a stage that passes records on, on a broker that fails by the plan.
 type faultyStage struct {
-	*watch
+	*recorder
 	t       *testing.T
 	plan    *fault.Plan
 	c       *Client
 	in, out string
 	n       int // records that went in
 
-	poking sync.Mutex
-	poke   error // of the next batch
+	triggerMu sync.Mutex
+	trigger   error // of the next batch
 }
 
 func newFaultyStage(t *testing.T) *faultyStage {
-	f := &faultyStage{watch: &watch{t: t}, t: t, plan: fault.New(1)}
+	f := &faultyStage{recorder: &recorder{t: t}, t: t, plan: fault.New(1)}
 	f.c = faultyBroker(t, f.plan)
 	f.in, f.out = testTopic(t, f.c, "in", 1), testTopic(t, f.c, "out", 2)
-	s := stageOf(f.in, f.watch, func(a Assignment) Processor {
+	s := stageOf(f.in, f.recorder, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
-			f.poking.Lock()
-			poke := f.poke
-			f.poke = nil
-			f.poking.Unlock()
-			if poke != nil {
-				return nil, poke
+			f.triggerMu.Lock()
+			trigger := f.trigger
+			f.trigger = nil
+			f.triggerMu.Unlock()
+			if trigger != nil {
+				return nil, trigger
 			}
 			return passOn(f.out)(a).Process(ctx, batch)
 		})
@@ -91,14 +91,14 @@ func (f *faultyStage) done() {
 	})
 }
 
-// try has one call fail, and tells what came of it. Poke is the error that has the stage make the call, if it does not
+// try has one call fail, and tells what came of it. Trigger is the error that has the stage make the call, if it does not
 // anyway.
-func (f *faultyStage) try(rule fault.Rule, poke error) outcome {
+func (f *faultyStage) try(rule fault.Rule, trigger error) outcome {
 	f.t.Helper()
 	failed, fenced, hits := len(f.all(Failed)), len(f.all(Fenced)), f.plan.Hits()[rule.Calls[0]]
-	f.poking.Lock()
-	f.poke = poke
-	f.poking.Unlock()
+	f.triggerMu.Lock()
+	f.trigger = trigger
+	f.triggerMu.Unlock()
 	f.plan.Set(rule)
 	f.more(3)
 	f.done()
@@ -107,13 +107,13 @@ func (f *faultyStage) try(rule fault.Rule, poke error) outcome {
 	f.more(1) // whoever commits this has told of the fault before
 	f.done()
 	for _, e := range f.all(Failed)[failed:] {
-		if !errors.Is(e.Err, poke) {
+		if !errors.Is(e.Err, trigger) {
 			f.t.Log(e.Err)
 			return restarted
 		}
 	}
 	for _, e := range f.all(Fenced)[fenced:] {
-		if !errors.Is(e.Err, poke) {
+		if !errors.Is(e.Err, trigger) {
 			f.t.Log(e.Err)
 			return rejoined
 		}
@@ -127,14 +127,14 @@ func (f *faultyStage) exactlyOnce() {
 	if d := diff(numbers(f.n), valuesOf(fetchAll(f.t, f.c, f.out))); d != "" {
 		f.t.Errorf("%s: %s", f.out, d)
 	}
-	tokensGrow(f.t, f.watch)
+	tokensGrow(f.t, f.recorder)
 	f.t.Logf("faults by call: %v", f.plan.Hits())
 }
 
 // Each call of a transaction fails in each way, once before and once after it took effect.
 func TestEachCallSurvivesEachFault(t *testing.T) {
 	f := newFaultyStage(t)
-	poke := errors.New("poked")
+	trigger := errors.New("poked")
 	transactional := func(request any) bool {
 		switch r := request.(type) {
 		case *kmsg.ProduceRequest:
@@ -145,13 +145,13 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 		return true
 	}
 	calls := []struct {
-		name string
-		read bool  // may be repeated whatever happened
-		poke error // the call comes with a new assignment alone
+		name    string
+		read    bool  // may be repeated whatever happened
+		trigger error // the call comes with a new assignment alone
 	}{
-		{"InitProducerID", true, poke},
-		{"OffsetFetch", true, poke},
-		{"ListOffsets", true, poke},
+		{"InitProducerID", true, trigger},
+		{"OffsetFetch", true, trigger},
+		{"ListOffsets", true, trigger},
 		{"Fetch", true, nil},
 		{"AddPartitionsToTxn", false, nil},
 		{"Produce", false, nil},
@@ -193,7 +193,7 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 		for _, way := range ways {
 			t.Run(call.name+" "+way.name, func(t *testing.T) {
 				f.t = t
-				got := f.try(fault.Rule{Calls: []string{call.name}, When: transactional, Times: 1, Fault: way.fault}, call.poke)
+				got := f.try(fault.Rule{Calls: []string{call.name}, When: transactional, Times: 1, Fault: way.fault}, call.trigger)
 				if got != way.want {
 					t.Errorf("%s, want %s", got, way.want)
 				}

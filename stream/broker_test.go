@@ -87,8 +87,8 @@ func testTopic(t testing.TB, c *Client, kind string, partitions int) string {
 	return name
 }
 
-// seen is what the independent reader knows of a record.
-type seen struct {
+// logRecord is what the independent reader knows of a record.
+type logRecord struct {
 	partition int32
 	offset    int64
 	record    *kgo.Record
@@ -96,7 +96,7 @@ type seen struct {
 
 // readAll reads a topic with franz-go, which shares no code with this package, up to its end at the time of the
 // call. Uncommitted ones are included if committed is false.
-func readAll(t testing.TB, topic string, committed bool) []seen {
+func readAll(t testing.TB, topic string, committed bool) []logRecord {
 	t.Helper()
 	ctx := testContext(t)
 	isolation := kgo.ReadCommitted()
@@ -112,7 +112,7 @@ func readAll(t testing.TB, topic string, committed bool) []seen {
 	ends := endOffsets(t, cl, topic, committed)
 	starts := startOffsets(t, cl, topic)
 	at := maps.Clone(starts)
-	var all []seen
+	var all []logRecord
 	for {
 		done := true
 		for p, end := range ends {
@@ -128,11 +128,11 @@ func readAll(t testing.TB, topic string, committed bool) []seen {
 		fetches.EachRecord(func(r *kgo.Record) {
 			at[r.Partition] = max(at[r.Partition], r.Offset+1)
 			if !r.Attrs.IsControl() && r.Offset < ends[r.Partition] {
-				all = append(all, seen{r.Partition, r.Offset, r})
+				all = append(all, logRecord{r.Partition, r.Offset, r})
 			}
 		})
 	}
-	slices.SortFunc(all, func(a, b seen) int {
+	slices.SortFunc(all, func(a, b logRecord) int {
 		if a.partition != b.partition {
 			return int(a.partition - b.partition)
 		}
@@ -188,7 +188,7 @@ func listed(t testing.TB, cl *kgo.Client, topic string, timestamp int64, isolati
 	return offsets
 }
 
-func values(all []seen) []string {
+func values(all []logRecord) []string {
 	var vs []string
 	for _, s := range all {
 		vs = append(vs, string(s.record.Value))
@@ -265,20 +265,20 @@ func passOn(to string) func(Assignment) Processor {
 	}
 }
 
-// watch collects events.
-type watch struct {
+// recorder collects events.
+type recorder struct {
 	mu     sync.Mutex
 	events []Event
 	t      testing.TB
 }
 
-func (w *watch) observe(e Event) {
+func (w *recorder) observe(e Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = append(w.events, e)
 }
 
-func (w *watch) all(kind EventKind) []Event {
+func (w *recorder) all(kind EventKind) []Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var found []Event
@@ -292,7 +292,7 @@ func (w *watch) all(kind EventKind) []Event {
 
 // stageOf is a stage of its own group with short time-outs, but for that of the session: a machine that stalls should be no
 // member that died.
-func stageOf(topic string, w *watch, make func(Assignment) Processor) Stage {
+func stageOf(topic string, w *recorder, make func(Assignment) Processor) Stage {
 	group := unique("group")
 	return Stage{
 		Name: "test", Group: group, Topic: topic, TransactionalPrefix: group,

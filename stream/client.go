@@ -50,7 +50,7 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 const (
 	requestTimeout = 30 * time.Second
 	metadataTTL    = 2 * time.Second // how late a moved leader or a topic made elsewhere is noticed, at worst
-	patience       = 30 * time.Second
+	retryFor       = 30 * time.Second
 )
 
 // Client is a connection pool to one cluster, for any number of goroutines.
@@ -64,7 +64,7 @@ type Client struct {
 	log      zerolog.Logger
 	stop     context.CancelFunc
 
-	tellUnstable time.Duration // after this long of waiting for offsets that are not stable, say for what
+	explainUnstableAfter time.Duration // after this long of waiting for offsets that are not stable, say for what
 
 	plain struct { // the producer of Produce
 		sync.Mutex
@@ -105,7 +105,7 @@ func New(cfg Config) (*Client, error) {
 		log:  cfg.Log,
 		stop: stop,
 
-		tellUnstable: 5 * time.Second,
+		explainUnstableAfter: 5 * time.Second,
 	}, nil
 }
 
@@ -187,11 +187,11 @@ func (b *backoff) pause(ctx context.Context) error {
 
 // again repeats f while repeat says so of its error, for as long as patience, or ctx, lasts. An error after which ctx was
 // cancelled is a context.Canceled too: it is no failure that would not have passed.
-func again(ctx context.Context, repeat func(error) bool, f func() error) error {
+func retryWhile(ctx context.Context, repeat func(error) bool, f func() error) error {
 	wait := backoff{least: time.Millisecond, most: 500 * time.Millisecond}
 	for start := time.Now(); ; {
 		err := f()
-		if err == nil || !repeat(err) || time.Since(start) > patience {
+		if err == nil || !repeat(err) || time.Since(start) > retryFor {
 			return err
 		}
 		Waiting(ctx)
@@ -206,10 +206,10 @@ func again(ctx context.Context, repeat func(error) bool, f func() error) error {
 }
 
 // harmless is for again: what only reads may be repeated after a lost answer too.
-func harmless(err error) bool { return actionFor(err) == retry || lost(err) }
+func retriableOrLost(err error) bool { return actionFor(err) == retry || lost(err) }
 
 // refused is for again: nothing happened.
-func refused(err error) bool { return actionFor(err) == retry }
+func retriable(err error) bool { return actionFor(err) == retry }
 
 // Partitions returns the number of partitions of a topic, or ErrUnknownTopic.
 func (c *Client) Partitions(ctx context.Context, topic string) (int, error) {
@@ -222,7 +222,7 @@ func (c *Client) Partitions(ctx context.Context, topic string) (int, error) {
 func (c *Client) leaders(ctx context.Context, topic string) ([]int32, error) {
 	var leaders []int32
 	looked := false
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*metadata.Response](ctx, c, &metadata.Request{TopicNames: []string{topic}})
 		if err != nil {
 			return err
@@ -289,7 +289,7 @@ func (c *Client) Offsets(ctx context.Context, topic string) ([]Offsets, error) {
 		{last, uncommitted, func(o *Offsets) *int64 { return &o.HighWatermark }},
 		{last, committed, func(o *Offsets) *int64 { return &o.LastStable }},
 	} {
-		err := again(ctx, harmless, func() error {
+		err := retryWhile(ctx, retriableOrLost, func() error {
 			return c.listOffsets(ctx, topic, n, q.timestamp, q.isolation, func(p int32, offset int64) {
 				*q.field(&all[p]) = offset
 			})
@@ -330,5 +330,5 @@ func (c *Client) listOffsets(ctx context.Context, topic string, n int, timestamp
 	if len(errs) == 0 && seen != n {
 		return fmt.Errorf("%d of %d partitions were answered", seen, n)
 	}
-	return worst(errs)
+	return mostSevere(errs)
 }

@@ -22,7 +22,7 @@ func TestProcessorIsClosed(t *testing.T) {
 	var mu sync.Mutex
 	opened := map[int32]int{} // Processors that are not closed
 	made, failed := 0, 0
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(a Assignment) Processor {
 		mu.Lock()
 		defer mu.Unlock()

@@ -57,7 +57,7 @@ func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets
 	for partition, offset := range offsets {
 		req.Topics[topic] = append(req.Topics[topic], kafka.OffsetCommit{Partition: int(partition), Offset: offset})
 	}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := c.api.OffsetCommit(ctx, req)
 		if err != nil {
 			return unreachable(c.brokers, err)
@@ -68,7 +68,7 @@ func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets
 				errs = append(errs, fmt.Errorf("partition %d: %w", p.Partition, p.Error))
 			}
 		}
-		return worst(errs)
+		return mostSevere(errs)
 	})
 	if err != nil {
 		return fmt.Errorf("setting the offsets of group %s for %s: %w", group, topic, err)
@@ -102,7 +102,7 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 	var found map[int32]committed
 	began, told := time.Now(), ""
 	var unstable error // what it was repeated for: the last attempt may end with ctx
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.OffsetFetch, version: 7, flexible: true, client: c.clientID, body: b}, group: group,
 		})
@@ -112,8 +112,8 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 		if errors.Is(err, kafka.UnstableOffsetCommit) {
 			unstable = err
 		}
-		if told == "" && unstable != nil && time.Since(began) > c.tellUnstable {
-			told = c.whyUnstable(ctx, group)
+		if told == "" && unstable != nil && time.Since(began) > c.explainUnstableAfter {
+			told = c.explainUnstable(ctx, group)
 			c.log.Warn().Err(unstable).Str("group", group).Str("topic", topic).Msg("waiting for the end of a transaction: " + told)
 		}
 		return err
@@ -161,5 +161,5 @@ func decodeCommitted(c *cursor) (map[int32]committed, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return found, worst(errs)
+	return found, mostSevere(errs)
 }

@@ -31,14 +31,14 @@ func testProducer(t testing.TB, c *Client, id string) *producer {
 func (p *producer) open(t testing.TB, outputs []Output) {
 	t.Helper()
 	ctx := testContext(t)
-	all, err := p.client.spread(ctx, outputs)
+	all, err := p.client.groupByPartition(ctx, outputs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again(ctx, refused, func() error { return p.addPartitions(ctx, all) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.addPartitions(ctx, all) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.send(ctx, all, refused); err != nil {
+	if err := p.send(ctx, all, retriable); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -95,9 +95,9 @@ func TestFetchIsReadCommitted(t *testing.T) {
 	if f.LastStable >= f.HighWatermark || f.Next != f.LastStable || f.Start != 0 {
 		t.Errorf("next %d, last stable %d, high watermark %d, start %d", f.Next, f.LastStable, f.HighWatermark, f.Start)
 	}
-	again, err := c.Fetch(testContext(t), topic, 0, f.Next, FetchOptions{MaxWait: 10 * time.Millisecond})
-	if err != nil || len(again.Records) != 0 || again.Next != f.Next {
-		t.Errorf("at the end: %d records, next %d, %v", len(again.Records), again.Next, err)
+	atEnd, err := c.Fetch(testContext(t), topic, 0, f.Next, FetchOptions{MaxWait: 10 * time.Millisecond})
+	if err != nil || len(atEnd.Records) != 0 || atEnd.Next != f.Next {
+		t.Errorf("at the end: %d records, next %d, %v", len(atEnd.Records), atEnd.Next, err)
 	}
 	b.close(t, false)
 }
@@ -217,11 +217,11 @@ func TestFencing(t *testing.T) {
 		do   func(ctx context.Context, p *producer) error
 	}{
 		{"AddPartitionsToTxn", func(ctx context.Context, p *producer) error {
-			all, _ := c.spread(ctx, out)
+			all, _ := c.groupByPartition(ctx, out)
 			return p.addPartitions(ctx, all)
 		}},
 		{"Produce", func(ctx context.Context, p *producer) error {
-			all, _ := c.spread(ctx, out)
+			all, _ := c.groupByPartition(ctx, out)
 			return p.send(ctx, all, func(error) bool { return false })
 		}},
 		{"AddOffsetsToTxn", func(ctx context.Context, p *producer) error { return p.addOffsets(ctx, m.group) }},
@@ -236,7 +236,7 @@ func TestFencing(t *testing.T) {
 			id := unique("fence")
 			zombie := testProducer(t, c, id)
 			for _, before := range steps[:i] {
-				if err := again(ctx, refused, func() error { return before.do(ctx, zombie) }); err != nil {
+				if err := retryWhile(ctx, retriable, func() error { return before.do(ctx, zombie) }); err != nil {
 					t.Fatalf("%s: %v", before.name, err)
 				}
 			}
@@ -268,7 +268,7 @@ func TestOffsetsAndOutputsTogether(t *testing.T) {
 		t.Fatalf("a group that never was: %v, %v", at, err)
 	}
 	p := testProducer(t, c, unique("id"))
-	if err := p.commit(ctx, m, place{in, 0}, 5, "77", slices.Concat(numbered(x, 0, 20), numbered(y, 0, 10))); err != nil {
+	if err := p.commit(ctx, m, topicPartition{in, 0}, 5, "77", slices.Concat(numbered(x, 0, 20), numbered(y, 0, 10))); err != nil {
 		t.Fatal(err)
 	}
 	found, err := c.committed(ctx, m.group, in, []int32{0})
@@ -277,10 +277,10 @@ func TestOffsetsAndOutputsTogether(t *testing.T) {
 	}
 
 	p.open(t, slices.Concat(numbered(x, 20, 20), numbered(y, 10, 10)))
-	if err := again(ctx, refused, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := again(ctx, refused, func() error { return p.commitOffsets(ctx, m, in, map[int32]committed{0: {9, "78"}}) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.commitOffsets(ctx, m, in, map[int32]committed{0: {9, "78"}}) }); err != nil {
 		t.Fatal(err)
 	}
 	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
@@ -317,7 +317,7 @@ func TestLargeBatchesAreSplit(t *testing.T) {
 	}
 	p := testProducer(t, c, unique("id"))
 	m := membership{group: unique("group"), generation: -1}
-	if err := p.commit(ctx, m, place{in, 0}, 1, "1", outputs); err != nil {
+	if err := p.commit(ctx, m, topicPartition{in, 0}, 1, "1", outputs); err != nil {
 		t.Fatal(err)
 	}
 	p.open(t, outputs[:10]) // the sequence numbers still fit
@@ -333,7 +333,7 @@ func TestLargeBatchesAreSplit(t *testing.T) {
 	})
 
 	outputs[3].Value = slices.Concat(outputs[3].Value, outputs[4].Value, outputs[5].Value, outputs[6].Value, outputs[7].Value, outputs[8].Value)
-	err := p.commit(ctx, m, place{in, 0}, 2, "1", outputs)
+	err := p.commit(ctx, m, topicPartition{in, 0}, 2, "1", outputs)
 	if !errors.Is(err, ErrTooLarge) || !contains(err, topic) || !contains(err, `"\x00\x00\x00\x03"`) || !contains(err, "6004 bytes") {
 		t.Errorf("error %v", err)
 	}

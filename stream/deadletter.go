@@ -77,13 +77,13 @@ func (l Letter) At() string { return fmt.Sprintf("%d/%d", l.Partition, l.Offset)
 // ParseLetter reads a dead letter. Its own headers are the last ones: a record may have had some of the same names.
 func ParseLetter(r Record) (Letter, error) {
 	names := []string{HeaderError, HeaderStage, HeaderTopic, HeaderPartition, HeaderOffset, HeaderTimestamp}
-	theirs := len(r.Headers) - len(names)
+	recordHeaders := len(r.Headers) - len(names)
 	values := make([]string, len(names))
 	for i, name := range names {
-		if theirs < 0 || r.Headers[theirs+i].Key != name {
+		if recordHeaders < 0 || r.Headers[recordHeaders+i].Key != name {
 			return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: its last headers are not those of one", r.Topic, r.Partition, r.Offset)
 		}
-		values[i] = string(r.Headers[theirs+i].Value)
+		values[i] = string(r.Headers[recordHeaders+i].Value)
 	}
 	l := Letter{Partition: r.Partition, Offset: r.Offset, Time: r.Time, Reason: values[0], Stage: values[1], Record: r}
 	partition, wrong := strconv.ParseUint(values[3], 10, 31)
@@ -93,7 +93,7 @@ func ParseLetter(r Record) (Letter, error) {
 		return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: %w", r.Topic, r.Partition, r.Offset, err)
 	}
 	l.Record.Topic, l.Record.Partition, l.Record.Offset, l.Record.Time = values[2], int32(partition), int64(offset), at
-	l.Record.Headers = r.Headers[:theirs:theirs]
+	l.Record.Headers = r.Headers[:recordHeaders:recordHeaders]
 	return l, nil
 }
 

@@ -105,7 +105,7 @@ func actionFor(err error) action {
 	switch {
 	case errors.Is(err, ErrFenced):
 		return fenced
-	case errors.Is(err, ErrTooLarge), errors.Is(err, ErrOffsetOutOfRange), errors.Is(err, errForeign):
+	case errors.Is(err, ErrTooLarge), errors.Is(err, ErrOffsetOutOfRange), errors.Is(err, errForeignGroup):
 		return fatal
 	case errors.As(err, &code):
 		return actions[code]
@@ -150,7 +150,7 @@ func check(code int16, more string, args ...any) error {
 }
 
 // worst picks, of the errors of several partitions, the one that decides what to do.
-func worst(errs []error) error {
+func mostSevere(errs []error) error {
 	if len(errs) == 0 {
 		return nil
 	}

@@ -112,7 +112,7 @@ func TestLostAnswers(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 2)
 	f := &faults{rng: rand.New(rand.NewPCG(seed, 0)), lose: 0.01, refuse: 0.002}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.MaxRecords = 10
 	runStage(t, faultyClient(t, f, false), s)
@@ -148,7 +148,7 @@ func TestFrozenInstance(t *testing.T) {
 	var thaw func()
 	frozen := make(chan struct{})
 	var batches atomic.Int64
-	first, second := &watch{t: t}, &watch{t: t}
+	first, second := &recorder{t: t}, &recorder{t: t}
 	s := stageOf(in, first, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
 			if batches.Add(1) == 5 {

@@ -39,7 +39,7 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int32, offse
 		o.MaxBytes = 4 << 20
 	}
 	var f Fetched
-	err := again(ctx, harmless, func() (err error) {
+	err := retryWhile(ctx, retriableOrLost, func() (err error) {
 		f, err = c.fetch(ctx, topic, partition, offset, o)
 		if errors.Is(err, protocol.ErrNoTopic) { // not there yet, or not at all?
 			_, found := c.leaders(ctx, topic)
@@ -105,7 +105,7 @@ func (c *Client) fetch(ctx context.Context, topic string, partition int32, offse
 }
 
 // aborted says that what a producer wrote from an offset on, up to its next marker, was aborted.
-type aborted struct{ producer, from int64 }
+type abortedTransaction struct{ producer, from int64 }
 
 func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetched, error) {
 	c.int32() // throttled for, ms
@@ -124,9 +124,9 @@ func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetche
 	c.int32()
 	code = c.int16()
 	f := Fetched{Next: offset, HighWatermark: c.int64(), LastStable: c.int64(), Start: c.int64()}
-	abortions := make([]aborted, c.length())
-	for i := range abortions {
-		abortions[i] = aborted{producer: c.int64(), from: c.int64()}
+	abortedTransactions := make([]abortedTransaction, c.length())
+	for i := range abortedTransactions {
+		abortedTransactions[i] = abortedTransaction{producer: c.int64(), from: c.int64()}
 	}
 	c.int32() // preferred replica
 	raw := c.take(int(max(c.int32(), 0)))
@@ -136,12 +136,12 @@ func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetche
 	if err := check(code, "partition"); err != nil {
 		return Fetched{}, err
 	}
-	return f, f.decode(raw, topic, partition, abortions)
+	return f, f.decode(raw, topic, partition, abortedTransactions)
 }
 
 // decode walks the batches, leaving out markers and what was aborted.
-func (f *Fetched) decode(raw []byte, topic string, partition int32, abortions []aborted) error {
-	slices.SortFunc(abortions, func(a, b aborted) int { return int(max(-1, min(1, a.from-b.from))) })
+func (f *Fetched) decode(raw []byte, topic string, partition int32, abortedTransactions []abortedTransaction) error {
+	slices.SortFunc(abortedTransactions, func(a, b abortedTransaction) int { return int(max(-1, min(1, a.from-b.from))) })
 	open := map[int64]bool{} // producers whose records are aborted from here on, until their marker
 	from := f.Next
 	whole := false
@@ -157,9 +157,9 @@ func (f *Fetched) decode(raw []byte, topic string, partition int32, abortions []
 			return nil
 		}
 		whole, raw = true, rest
-		for len(abortions) > 0 && abortions[0].from <= batch.lastOffset() {
-			open[abortions[0].producer] = true
-			abortions = abortions[1:]
+		for len(abortedTransactions) > 0 && abortedTransactions[0].from <= batch.lastOffset() {
+			open[abortedTransactions[0].producer] = true
+			abortedTransactions = abortedTransactions[1:]
 		}
 		switch {
 		case batch.control():

@@ -32,14 +32,14 @@ type Ledger struct {
 func (c *Client) OpenLedger(ctx context.Context, transactionalID, group, topic string, timeout time.Duration) (*Ledger, map[int32]Mark, error) {
 	l := &Ledger{client: c, transactionalID: transactionalID, group: group, topic: topic, timeout: timeout}
 	var err error
-	if l.producer, l.marks, err = l.take(ctx); err != nil {
+	if l.producer, l.marks, err = l.acquire(ctx); err != nil {
 		return nil, nil, err
 	}
 	return l, maps.Clone(l.marks), nil
 }
 
-// take settles the last transaction, whoever's it was, and reads what it left.
-func (l *Ledger) take(ctx context.Context) (*producer, map[int32]Mark, error) {
+// acquire settles the last transaction, whoever's it was, and reads what it left.
+func (l *Ledger) acquire(ctx context.Context) (*producer, map[int32]Mark, error) {
 	n, err := l.client.Partitions(ctx, l.topic)
 	if err != nil {
 		return nil, nil, err
@@ -69,7 +69,7 @@ func (l *Ledger) take(ctx context.Context) (*producer, map[int32]Mark, error) {
 func (l *Ledger) Commit(ctx context.Context, marks map[int32]Mark, outputs []Output) error {
 	wait := backoff{least: 50 * time.Millisecond, most: 5 * time.Second}
 	for start := time.Now(); ; {
-		done, err := l.try(ctx, marks, outputs)
+		done, err := l.attempt(ctx, marks, outputs)
 		if done {
 			maps.Copy(l.marks, marks)
 			return nil
@@ -77,7 +77,7 @@ func (l *Ledger) Commit(ctx context.Context, marks map[int32]Mark, outputs []Out
 		switch action := actionFor(err); {
 		case action == fenced && !errors.Is(err, ErrFenced):
 			return fmt.Errorf("%w: %w", ErrFenced, err)
-		case action == fenced, action == fatal, ctx.Err() != nil, time.Since(start) > patience:
+		case action == fenced, action == fatal, ctx.Err() != nil, time.Since(start) > retryFor:
 			return err
 		}
 		l.client.log.Warn().Err(err).Str("group", l.group).Msg("a transaction failed; trying again")
@@ -87,10 +87,10 @@ func (l *Ledger) Commit(ctx context.Context, marks map[int32]Mark, outputs []Out
 	}
 }
 
-// try makes one attempt, and settles one that came before.
-func (l *Ledger) try(ctx context.Context, marks map[int32]Mark, outputs []Output) (done bool, err error) {
+// attempt makes one attempt, and settles one that came before.
+func (l *Ledger) attempt(ctx context.Context, marks map[int32]Mark, outputs []Output) (done bool, err error) {
 	if l.producer == nil {
-		p, there, err := l.take(ctx)
+		p, there, err := l.acquire(ctx)
 		if err != nil {
 			return false, err
 		}

@@ -81,7 +81,7 @@ func TestLedgerAfterALostAnswer(t *testing.T) {
 }
 
 // count counts records, without markers.
-func count(all []seen) int {
+func count(all []logRecord) int {
 	n := 0
 	for _, s := range all {
 		if !s.record.Attrs.IsControl() {

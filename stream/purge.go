@@ -21,7 +21,7 @@ func (c *Client) DeleteRecords(ctx context.Context, topic string, partition int3
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(before))
 	b = binary.BigEndian.AppendUint32(b, uint32(timeout.Milliseconds()))
-	err := again(ctx, harmless, func() error { // a second time it finds nothing to delete
+	err := retryWhile(ctx, retriableOrLost, func() error { // a second time it finds nothing to delete
 		res, err := call[*cursor](ctx, c, &partitionFrame{
 			frame: frame{key: protocol.DeleteRecords, version: 1, client: c.clientID, body: b}, topic: topic, partition: partition,
 		})

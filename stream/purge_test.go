@@ -57,7 +57,7 @@ func TestDeleteRecords(t *testing.T) {
 func TestPurge(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 1)
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.MaxRecords, s.PurgeEvery = 7, 20*time.Millisecond
 	n := 0

@@ -100,7 +100,7 @@ type committer struct {
 	c      *Client
 	id     string
 	group  string
-	input  place
+	input  topicPartition
 	output string
 
 	mu       sync.Mutex
@@ -147,8 +147,8 @@ func (w *committer) own(ctx context.Context, m membership, rng *rand.Rand) error
 		outputs := []Output{{Topic: w.output, Partition: w.input.partition, Key: []byte(w.id), Value: be32(int(offset), 4)}}
 		if rng.IntN(20) == 0 { // killed with an open transaction
 			w.doing("leaving a transaction open")
-			all, err := w.c.spread(ctx, outputs)
-			if err == nil && p.addPartitions(ctx, all) == nil && p.send(ctx, all, refused) == nil && p.addOffsets(ctx, w.group) == nil {
+			all, err := w.c.groupByPartition(ctx, outputs)
+			if err == nil && p.addPartitions(ctx, all) == nil && p.send(ctx, all, retriable) == nil && p.addOffsets(ctx, w.group) == nil {
 				_ = p.commitOffsets(ctx, m, w.input.topic, map[int32]committed{w.input.partition: {offset + 1, "1"}})
 			}
 			return nil
@@ -185,7 +185,7 @@ func TestBrokerRestarts(t *testing.T) {
 	var running sync.WaitGroup
 	var all []*committer
 	for i := range n {
-		w := &committer{c: c, id: unique("restart"), group: unique("group"), input: place{in, int32(i)}, output: out}
+		w := &committer{c: c, id: unique("restart"), group: unique("group"), input: topicPartition{in, int32(i)}, output: out}
 		all = append(all, w)
 		own := rand.New(rand.NewPCG(seed, uint64(i+1)))
 		running.Go(func() {

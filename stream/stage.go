@@ -136,8 +136,8 @@ type run struct {
 
 	partitions int // of the topic, before the generation began
 
-	mu   sync.Mutex
-	seen map[int32]int64 // highest token that a Processor met in a stored state, by partition
+	mu         sync.Mutex
+	seenTokens map[int32]int64 // highest token that a Processor met in a stored state, by partition
 }
 
 // Run joins the group and works on the partitions that it is assigned until ctx ends. Then it finishes the batch
@@ -159,7 +159,7 @@ func (c *Client) Run(ctx context.Context, stage Stage) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &run{client: c, stage: stage, partitions: partitions, seen: map[int32]int64{}}
+	r := &run{client: c, stage: stage, partitions: partitions, seenTokens: map[int32]int64{}}
 	var failure error
 	var once sync.Once
 	r.fail = func(err error) {
@@ -220,7 +220,7 @@ func (r *run) start(ctx context.Context, g *kafka.Generation) {
 	})
 	m := membership{group: r.stage.Group, generation: g.ID, member: g.MemberID}
 	for _, a := range assigned {
-		t := &task{run: r, input: place{r.stage.Topic, int32(a.ID)}, member: m}
+		t := &task{run: r, input: topicPartition{r.stage.Topic, int32(a.ID)}, member: m}
 		r.tasks.Add(1)
 		g.Start(func(generation context.Context) {
 			defer r.tasks.Done()
@@ -260,7 +260,7 @@ func (r *run) sawToken(partition int32, err error) {
 	if errors.As(err, &f) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.seen[partition] = max(r.seen[partition], f.Token)
+		r.seenTokens[partition] = max(r.seenTokens[partition], f.Token)
 	}
 }
 
@@ -269,5 +269,5 @@ func (r *run) sawToken(partition int32, err error) {
 func (r *run) nextToken(partition int32, previous int64) int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return max(previous+1, r.seen[partition]+1, time.Now().UnixMilli())
+	return max(previous+1, r.seenTokens[partition]+1, time.Now().UnixMilli())
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // noFailures fails the test if a partition failed or was fenced.
-func (w *watch) noFailures() {
+func (w *recorder) noFailures() {
 	w.t.Helper()
 	for _, e := range slices.Concat(w.all(Failed), w.all(Fenced)) {
 		if e.Partition >= 0 { // joining may take several tries on a fresh cluster
@@ -25,7 +25,7 @@ func (w *watch) noFailures() {
 }
 
 // tokensGrow checks that each owner of a partition has a greater token than the one before.
-func tokensGrow(t *testing.T, watches ...*watch) {
+func tokensGrow(t *testing.T, watches ...*recorder) {
 	t.Helper()
 	last := map[int32][]int64{}
 	for _, w := range watches {
@@ -65,7 +65,7 @@ func TestPassThrough(t *testing.T) {
 	if err := c.Produce(testContext(t), numbered(in, 0, n)); err != nil {
 		t.Fatal(err)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	stop := runStage(t, c, s)
 	eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
@@ -93,7 +93,7 @@ func TestUntil(t *testing.T) {
 	}
 	var bound atomic.Int64
 	bound.Store(4)
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.Until = func(ctx context.Context, _ int32, committed int64) (int64, error) {
 		for bound.Load() <= committed {
@@ -132,7 +132,7 @@ func TestTransactionalInput(t *testing.T) {
 		p.open(t, numbered(in, 1000, 5))
 		p.close(t, false)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.MaxRecords = 7
 	runStage(t, c, s)
@@ -151,7 +151,7 @@ func TestNoOutputsAndManyOutputs(t *testing.T) {
 	if err := c.Produce(testContext(t), numbered(in, 0, n)); err != nil {
 		t.Fatal(err)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(Assignment) Processor {
 		return processFunc(func(_ context.Context, batch []Record) (out []Output, err error) {
 			for _, r := range batch {
@@ -201,7 +201,7 @@ func TestProcessorErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	var calls atomic.Int64
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(Assignment) Processor {
 		failed := false
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
@@ -238,7 +238,7 @@ func TestFencedByAProcessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	newer := time.Now().Add(time.Hour).UnixMilli()
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
 			if a.Token <= newer {
@@ -263,7 +263,7 @@ func TestRebalances(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 4), testTopic(t, c, "out", 2)
-	s := stageOf(in, &watch{t: t}, passOn(out))
+	s := stageOf(in, &recorder{t: t}, passOn(out))
 	s.MaxRecords, s.SessionTimeout = 10, 12*time.Second // of which a member beats the tenth part
 	const n = 3000
 	go func() {
@@ -274,16 +274,16 @@ func TestRebalances(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()
-	var all, watches []*watch // of instances that have run, and that run
+	var all, watches []*recorder // of instances that have run, and that run
 	var stops []func() error
-	startAs := func(w *watch) {
+	startAs := func(w *recorder) {
 		all, watches = append(all, w), append(watches, w)
 		s.Observe = w.observe
 		stops = append(stops, runStage(t, clientOf(t, brokerAddr), s))
 	}
-	start := func() { startAs(&watch{t: t}) }
+	start := func() { startAs(&recorder{t: t}) }
 	// rebalanced waits until one of some instances has got a partition that it did not have.
-	rebalanced := func(some []*watch, what string, change func()) {
+	rebalanced := func(some []*recorder, what string, change func()) {
 		count := func() (n int) {
 			for _, w := range some {
 				n += len(w.all(Assigned))
@@ -298,8 +298,8 @@ func TestRebalances(t *testing.T) {
 	start()
 	start()
 	for range 3 {
-		w := &watch{t: t}
-		rebalanced([]*watch{w}, "a new instance gets a partition", func() { startAs(w) })
+		w := &recorder{t: t}
+		rebalanced([]*recorder{w}, "a new instance gets a partition", func() { startAs(w) })
 		rebalanced(watches[1:], "another gets those of one that ends", func() {
 			if err := stops[0](); err != nil {
 				t.Error(err)
@@ -333,7 +333,7 @@ func TestDrain(t *testing.T) {
 		t.Run(fmt.Sprintf("longer than the time-out %v", slow), func(t *testing.T) {
 			entered := make(chan struct{})
 			var once sync.Once
-			w := &watch{t: t}
+			w := &recorder{t: t}
 			s := stageOf(in, w, func(Assignment) Processor {
 				return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
 					once.Do(func() { close(entered) })
@@ -398,7 +398,7 @@ func TestFatalErrors(t *testing.T) {
 			return []Output{DeadLetter(small, "test", r, errors.New("refused"))}, nil
 		})
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	for _, test := range []struct {
 		name   string
 		change func(*Stage)
@@ -457,7 +457,7 @@ func TestOutOfRangePolicies(t *testing.T) {
 			if err := c.Produce(testContext(t), numbered(in, 0, 10)); err != nil {
 				t.Fatal(err)
 			}
-			w := &watch{t: t}
+			w := &recorder{t: t}
 			s := stageOf(in, w, passOn(out))
 			s.OutOfRange = policy
 			commitAt(t, c, s.Group, in, 99, "")
@@ -478,7 +478,7 @@ func TestOutOfRangePolicies(t *testing.T) {
 func TestAddedPartitions(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	t.Cleanup(func() {
 		if t.Failed() {

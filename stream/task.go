@@ -17,12 +17,12 @@ import (
 
 // task is the work on one partition in one generation of the group.
 type task struct {
-	run    *run
-	input  place
-	member membership
-	token  int64
-	wait   backoff
-	giveUp time.Duration // on a batch that makes no progress
+	run          *run
+	input        topicPartition
+	member       membership
+	token        int64
+	wait         backoff
+	abandonAfter time.Duration // on a batch that makes no progress
 }
 
 func (t *task) observe(e Event) {
@@ -41,7 +41,7 @@ func (t *task) work(stage, generation context.Context) {
 	defer cancel()
 	defer context.AfterFunc(stop, func() { time.AfterFunc(t.run.stage.DrainTimeout, cancel) })()
 
-	t.giveUp = t.run.stage.AbandonAfter
+	t.abandonAfter = t.run.stage.AbandonAfter
 	t.wait = backoff{least: 100 * time.Millisecond, most: 10 * time.Second}
 	for {
 		var err error
@@ -83,7 +83,7 @@ func (t *task) stillMember(ctx context.Context) error {
 	b := appendString(nil, m.group)
 	b = binary.BigEndian.AppendUint32(b, uint32(m.generation))
 	b = appendString(b, m.member)
-	return again(ctx, harmless, func() error {
+	return retryWhile(ctx, retriableOrLost, func() error {
 		// Of our own making, for kafka-go's would go to any broker.
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.Heartbeat, version: 2, client: c.clientID, body: b}, group: m.group,
@@ -212,7 +212,7 @@ func (t *task) inRange(offset int64, b Offsets) (int64, error) {
 }
 
 // errForeign says that the group's offsets are not of this program's making.
-var errForeign = errors.New("the group is used by another program")
+var errForeignGroup = errors.New("the group is used by another program")
 
 func formatToken(token int64) string { return strconv.FormatInt(token, 10) }
 
@@ -223,7 +223,7 @@ func parseToken(metadata string) (int64, error) {
 	}
 	token, err := strconv.ParseInt(metadata, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%w: the note beside the committed offset is %q, where a fencing token belongs", errForeign, metadata)
+		return 0, fmt.Errorf("%w: the note beside the committed offset is %q, where a fencing token belongs", errForeignGroup, metadata)
 	}
 	return token, nil
 }
@@ -231,7 +231,7 @@ func parseToken(metadata string) (int64, error) {
 // process has one batch processed and commits its offset with its outputs.
 func (t *task) process(ctx context.Context, p *producer, processor Processor, b readBatch) error {
 	began := time.Now()
-	ctx, dog := watched(ctx, t.run.stage.StallAfter, t.giveUp, func(e Event) {
+	ctx, dog := watched(ctx, t.run.stage.StallAfter, t.abandonAfter, func(e Event) {
 		e.Records, e.Offset, e.End = len(b.records), b.next, b.end
 		if len(b.records) > 0 {
 			e.Offset = b.records[0].Offset
@@ -240,7 +240,7 @@ func (t *task) process(ctx context.Context, p *producer, processor Processor, b 
 	})
 	outputs, err := t.transact(ctx, dog, p, processor, b)
 	if dog.end() {
-		t.giveUp *= 2
+		t.abandonAfter *= 2
 		if err != nil {
 			err = fmt.Errorf("given up after %v: %w", time.Since(began).Round(time.Millisecond), err)
 		}
@@ -248,7 +248,7 @@ func (t *task) process(ctx context.Context, p *producer, processor Processor, b 
 	if err != nil {
 		return err
 	}
-	t.giveUp = t.run.stage.AbandonAfter
+	t.abandonAfter = t.run.stage.AbandonAfter
 	t.observe(Event{
 		Kind: Committed, Offset: b.next, End: b.end, Records: len(b.records), Outputs: outputs, Took: time.Since(began),
 	})

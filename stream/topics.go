@@ -44,7 +44,7 @@ func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 	}
 	for _, t := range topics {
 		// Known to one broker is not known to all: wait for what routes the requests.
-		if err := again(ctx, func(err error) bool { return harmless(err) || errors.Is(err, ErrUnknownTopic) }, func() error {
+		if err := retryWhile(ctx, func(err error) bool { return retriableOrLost(err) || errors.Is(err, ErrUnknownTopic) }, func() error {
 			_, err := c.leaders(ctx, t.Name)
 			return err
 		}); err != nil {
@@ -56,7 +56,7 @@ func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 
 func (c *Client) topicNames(ctx context.Context) (map[string]bool, error) {
 	names := map[string]bool{}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*metadata.Response](ctx, c, &metadata.Request{})
 		if err != nil {
 			return err
@@ -89,7 +89,7 @@ func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 		req.Topics = append(req.Topics, made)
 	}
 	var res *kafka.CreateTopicsResponse
-	if err := again(ctx, harmless, func() (err error) {
+	if err := retryWhile(ctx, retriableOrLost, func() (err error) {
 		res, err = c.api.CreateTopics(ctx, req)
 		return unreachable(c.brokers, err)
 	}); err != nil {
@@ -140,7 +140,7 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	var errs []error
 	for _, f := range flaws {
 		switch {
-		case f.Raise[1] > 0 && c.raise(ctx, f.Topic, f.Raise[0], f.Raise[1]) == nil:
+		case f.Raise[1] > 0 && c.raiseLimit(ctx, f.Topic, f.Raise[0], f.Raise[1]) == nil:
 		case f.Grave:
 			errs = append(errs, errors.New(f.Text))
 		default:
@@ -166,10 +166,10 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 	for _, t := range topics {
 		if want, got := t.Config[cleanupPolicy], found[t.Name][cleanupPolicy]; want != "" && !samePolicy(want, got) {
 			f := Flaw{Topic: t.Name, Grave: !t.Shared, Text: fmt.Sprintf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
-				t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want))}
+				t.Name, cleanupPolicy, got, want, c.alterCommand(t.Name, cleanupPolicy, want))}
 			if t.Shared {
 				f.Text = fmt.Sprintf("topic %s has %s=%s, where it is meant for %s, and loses what that lets it lose: consider\n  %s",
-					t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want))
+					t.Name, cleanupPolicy, got, want, c.alterCommand(t.Name, cleanupPolicy, want))
 			}
 			flaws = append(flaws, f)
 		}
@@ -181,7 +181,7 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 			flaws = append(flaws, Flaw{Topic: t.Name, Grave: true, Text: err.Error()})
 		} else if got < t.MaxMessageBytes {
 			f := Flaw{Topic: t.Name, Grave: true, Text: fmt.Sprintf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
-				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes)))}
+				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alterCommand(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes)))}
 			if !t.Shared {
 				f.Raise = [2]int{got, t.MaxMessageBytes}
 			}
@@ -192,7 +192,7 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 }
 
 // raise changes max.message.bytes of a topic.
-func (c *Client) raise(ctx context.Context, topic string, from, to int) error {
+func (c *Client) raiseLimit(ctx context.Context, topic string, from, to int) error {
 	res, err := c.api.IncrementalAlterConfigs(ctx, &kafka.IncrementalAlterConfigsRequest{
 		Resources: []kafka.IncrementalAlterConfigsRequestResource{{
 			ResourceType: kafka.ResourceTypeTopic, ResourceName: topic,
@@ -212,7 +212,7 @@ func (c *Client) raise(ctx context.Context, topic string, from, to int) error {
 }
 
 // alter is the command that changes a setting of a topic. Brackets keep commas within a value.
-func (c *Client) alter(topic, setting, value string) string {
+func (c *Client) alterCommand(topic, setting, value string) string {
 	if strings.Contains(value, ",") {
 		value = "[" + value + "]"
 	}
@@ -262,7 +262,7 @@ func (c *Client) settings(ctx context.Context, topics []string, names ...string)
 			ResourceType: kafka.ResourceTypeTopic, ResourceName: t, ConfigNames: names,
 		})
 	}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := c.api.DescribeConfigs(ctx, req)
 		if err != nil {
 			return unreachable(c.brokers, err)

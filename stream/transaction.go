@@ -21,7 +21,7 @@ type membership struct {
 }
 
 // commit is commitAll with the offset of one partition.
-func (p *producer) commit(ctx context.Context, m membership, input place, offset int64, metadata string, outputs []Output) error {
+func (p *producer) commit(ctx context.Context, m membership, input topicPartition, offset int64, metadata string, outputs []Output) error {
 	return p.commitAll(ctx, m, input.topic, map[int32]committed{input.partition: {offset, metadata}}, outputs)
 }
 
@@ -29,21 +29,21 @@ func (p *producer) commit(ctx context.Context, m membership, input place, offset
 // an error it is unknown whether it was committed; the next epoch's InitProducerId settles that.
 func (p *producer) commitAll(ctx context.Context, m membership, topic string, offsets map[int32]committed, outputs []Output) error {
 	if len(outputs) > 0 {
-		all, err := p.client.spread(ctx, outputs)
+		all, err := p.client.groupByPartition(ctx, outputs)
 		if err != nil {
 			return err
 		}
-		if err := again(ctx, refused, func() error { return p.addPartitions(ctx, all) }); err != nil {
+		if err := retryWhile(ctx, retriable, func() error { return p.addPartitions(ctx, all) }); err != nil {
 			return fmt.Errorf("AddPartitionsToTxn: %w", err)
 		}
-		if err := p.send(ctx, all, refused); err != nil {
+		if err := p.send(ctx, all, retriable); err != nil {
 			return err
 		}
 	}
-	if err := again(ctx, refused, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
 		return fmt.Errorf("AddOffsetsToTxn for group %s: %w", m.group, err)
 	}
-	if err := again(ctx, refused, func() error { return p.commitOffsets(ctx, m, topic, offsets) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.commitOffsets(ctx, m, topic, offsets) }); err != nil {
 		return fmt.Errorf("TxnOffsetCommit of %s: %w", topic, err)
 	}
 	return p.end(ctx, true)
@@ -79,7 +79,7 @@ func (p *producer) addPartitions(ctx context.Context, all []*pending) error {
 	if len(errs) == 0 && answered != len(all) {
 		return fmt.Errorf("%d of %d partitions were answered", answered, len(all))
 	}
-	return worst(errs)
+	return mostSevere(errs)
 }
 
 func (p *producer) addOffsets(ctx context.Context, group string) error {
@@ -124,13 +124,13 @@ func (p *producer) commitOffsets(ctx context.Context, m membership, topic string
 	if len(errs) == 0 && answered != len(offsets) {
 		return fmt.Errorf("%d of %d partitions were answered", answered, len(offsets))
 	}
-	return worst(errs)
+	return mostSevere(errs)
 }
 
 // end commits or aborts. It is not asked for again when the answer is lost: the first request may still be on its
 // way, and would end the next transaction of this epoch.
 func (p *producer) end(ctx context.Context, commit bool) error {
-	err := again(ctx, refused, func() error {
+	err := retryWhile(ctx, retriable, func() error {
 		res, err := call[*endtxn.Response](ctx, p.client, &endtxn.Request{
 			TransactionalID: p.transactionalID, ProducerID: p.id, ProducerEpoch: p.epoch, Committed: commit,
 		})

@@ -39,8 +39,8 @@ func (o openTransaction) lost() bool {
 
 // whyUnstable says, as far as the broker lets one see, which transactions keep a group's offsets from being stable, and
 // what to do about them.
-func (c *Client) whyUnstable(ctx context.Context, group string) string {
-	partition, open, err := c.holders(ctx, group)
+func (c *Client) explainUnstable(ctx context.Context, group string) string {
+	partition, open, err := c.groupTransactions(ctx, group)
 	if err != nil {
 		return fmt.Sprintf("which one cannot be seen (%v); see \"A marker that never came\" in docs/exactly-once.md if it does not end", err)
 	}
@@ -71,14 +71,14 @@ func (c *Client) whyUnstable(ctx context.Context, group string) string {
 
 // holders returns the partition that holds a group's offsets, and the transactions that are open in it, which need not
 // all be of that group.
-func (c *Client) holders(ctx context.Context, group string) (int32, []openTransaction, error) {
+func (c *Client) groupTransactions(ctx context.Context, group string) (int32, []openTransaction, error) {
 	// Directly, for kafka-go's metadata leave internal topics out.
 	all, err := c.dialer.LookupPartitions(ctx, "tcp", c.brokers[rand.N(len(c.brokers))], offsetsTopic)
 	if err != nil {
 		return 0, nil, err
 	}
 	partition := groupPartition(group, len(all))
-	open, err := c.openOffsets(ctx, group, partition)
+	open, err := c.openInPartition(ctx, group, partition)
 	if err != nil || len(open) == 0 {
 		return partition, nil, err
 	}
@@ -87,7 +87,7 @@ func (c *Client) holders(ctx context.Context, group string) (int32, []openTransa
 		return partition, nil, err
 	}
 	for _, b := range res.Brokers { // each coordinates some of the transactional ids
-		if err := c.nameTransactions(ctx, b.NodeID, open); err != nil {
+		if err := c.describeTransactions(ctx, b.NodeID, open); err != nil {
 			return partition, nil, err
 		}
 	}
@@ -115,7 +115,7 @@ func javaHash(s string) uint32 {
 
 // openOffsets lists the transactions that are open in a group's partition, by DescribeProducers 0. The group's
 // coordinator is the leader of that partition.
-func (c *Client) openOffsets(ctx context.Context, group string, partition int32) ([]openTransaction, error) {
+func (c *Client) openInPartition(ctx context.Context, group string, partition int32) ([]openTransaction, error) {
 	b := binary.AppendUvarint(nil, 1+1)
 	b = appendCompact(b, offsetsTopic)
 	b = binary.AppendUvarint(b, 1+1)
@@ -155,7 +155,7 @@ func (c *Client) openOffsets(ctx context.Context, group string, partition int32)
 }
 
 // nameTransactions fills in what a broker knows of transactions as their coordinator, by ListTransactions 0.
-func (c *Client) nameTransactions(ctx context.Context, broker int32, open []openTransaction) error {
+func (c *Client) describeTransactions(ctx context.Context, broker int32, open []openTransaction) error {
 	b := []byte{1} // all states
 	b = binary.AppendUvarint(b, uint64(len(open))+1)
 	for _, o := range open {

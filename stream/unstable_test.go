@@ -13,19 +13,19 @@ import (
 // Whoever waits for a transaction that is open is told which, and what can be done.
 func TestWaitForOpenTransaction(t *testing.T) {
 	c := testClient(t)
-	c.tellUnstable = 100 * time.Millisecond
+	c.explainUnstableAfter = 100 * time.Millisecond
 	ctx := testContext(t)
 	in := testTopic(t, c, "in", 1)
 	m := membership{group: unique("group"), generation: -1}
 	id := unique("id")
 	p := testProducer(t, c, id)
-	if err := p.commit(ctx, m, place{in, 0}, 5, "1", nil); err != nil {
+	if err := p.commit(ctx, m, topicPartition{in, 0}, 5, "1", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := again(ctx, refused, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := again(ctx, refused, func() error { return p.commitOffsets(ctx, m, in, map[int32]committed{0: {9, "2"}}) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.commitOffsets(ctx, m, in, map[int32]committed{0: {9, "2"}}) }); err != nil {
 		t.Fatal(err)
 	}
 	if at, err := c.CommittedSoFar(ctx, m.group, in); err != nil || at[0] != 5 {

@@ -18,25 +18,25 @@ var ErrStalled = errors.New("stalled")
 // do. Its own calls to Kafka give signs, and so does whoever calls Waiting.
 type watchdog struct {
 	stall, abandon time.Duration // without a sign: it is told, and given up
-	tell           func(Event)
+	report         func(Event)
 	cancel         context.CancelCauseFunc
 
-	mu        sync.Mutex
-	over      bool
-	step      string // what is under way
-	sign      time.Time
-	abandoned bool
-	timer     *time.Timer
+	mu           sync.Mutex
+	ended        bool
+	step         string // what is under way
+	lastProgress time.Time
+	abandoned    bool
+	timer        *time.Timer
 }
 
 type watchdogKey struct{}
 
 // watched returns a context for the work on a batch, which the watchdog may cancel, and the watchdog. tell is given an
 // Event with Took and Err.
-func watched(ctx context.Context, stall, abandon time.Duration, tell func(Event)) (context.Context, *watchdog) {
+func watched(ctx context.Context, stall, abandon time.Duration, report func(Event)) (context.Context, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watchdog{stall: stall, abandon: abandon, tell: tell, cancel: cancel, sign: time.Now()}
-	w.timer = time.AfterFunc(stall, w.look)
+	w := &watchdog{stall: stall, abandon: abandon, report: report, cancel: cancel, lastProgress: time.Now()}
+	w.timer = time.AfterFunc(stall, w.check)
 	return context.WithValue(ctx, watchdogKey{}, w), w
 }
 
@@ -45,7 +45,7 @@ func watched(ctx context.Context, stall, abandon time.Duration, tell func(Event)
 func Waiting(ctx context.Context) {
 	if w, ok := ctx.Value(watchdogKey{}).(*watchdog); ok {
 		w.mu.Lock()
-		w.sign = time.Now()
+		w.lastProgress = time.Now()
 		w.mu.Unlock()
 	}
 }
@@ -54,27 +54,27 @@ func Waiting(ctx context.Context) {
 func (w *watchdog) begin(step string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.step, w.sign = step, time.Now()
+	w.step, w.lastProgress = step, time.Now()
 }
 
 // end ends the watch, and tells whether the batch was given up.
 func (w *watchdog) end() (abandoned bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.over = true
+	w.ended = true
 	w.timer.Stop()
 	w.cancel(nil)
 	return w.abandoned
 }
 
-// look is called when a bound may have passed.
-func (w *watchdog) look() {
+// check is called when a bound may have passed.
+func (w *watchdog) check() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.over {
+	if w.ended {
 		return
 	}
-	idle := time.Since(w.sign)
+	idle := time.Since(w.lastProgress)
 	if idle < w.stall {
 		w.timer.Reset(w.stall - idle)
 		return
@@ -93,5 +93,5 @@ func (w *watchdog) look() {
 		next = min(next, w.abandon-idle)
 	}
 	w.timer.Reset(next)
-	w.tell(Event{Kind: Stalled, Took: idle, Err: err})
+	w.report(Event{Kind: Stalled, Took: idle, Err: err})
 }

@@ -14,49 +14,49 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// told collects what a watchdog says.
-type told struct {
+// stallEvents collects what a watchdog says.
+type stallEvents struct {
 	mu     sync.Mutex
 	events []Event
 }
 
-func (t *told) add(e Event) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.events = append(t.events, e)
+func (s *stallEvents) add(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, e)
 }
 
-func (t *told) all() []Event {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return append([]Event(nil), t.events...)
+func (s *stallEvents) all() []Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Event(nil), s.events...)
 }
 
 func TestWatchdog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var said told
-		ctx, dog := watched(t.Context(), time.Minute, 3*time.Minute, said.add)
+		var stalls stallEvents
+		ctx, dog := watched(t.Context(), time.Minute, 3*time.Minute, stalls.add)
 		dog.begin("the Processor")
 		after := func(d time.Duration, events int, cancelled bool) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
-			if got := said.all(); len(got) != events || (ctx.Err() != nil) != cancelled {
+			if got := stalls.all(); len(got) != events || (ctx.Err() != nil) != cancelled {
 				t.Fatalf("%d events, want %d; context: %v; %+v", len(got), events, context.Cause(ctx), got)
 			}
 		}
 		after(59*time.Second, 0, false)
 		after(2*time.Second, 1, false)
-		if e := said.all()[0]; e.Kind != Stalled || e.Took != time.Minute || !errors.Is(e.Err, ErrStalled) || e.Err.Error() != "stalled: no progress for 1m0s in the Processor" {
+		if e := stalls.all()[0]; e.Kind != Stalled || e.Took != time.Minute || !errors.Is(e.Err, ErrStalled) || e.Err.Error() != "stalled: no progress for 1m0s in the Processor" {
 			t.Errorf("%+v", e)
 		}
 		after(time.Minute, 2, false)
 		after(time.Minute, 3, true)
-		if got := said.all()[2].Err.Error(); got != "stalled: no progress for 3m0s in the Processor: it is cancelled" {
+		if got := stalls.all()[2].Err.Error(); got != "stalled: no progress for 3m0s in the Processor: it is cancelled" {
 			t.Error(got)
 		}
 		after(time.Minute, 4, true)
-		if got := said.all()[3].Err.Error(); !strings.Contains(got, "goes on nevertheless: restart this instance") {
+		if got := stalls.all()[3].Err.Error(); !strings.Contains(got, "goes on nevertheless: restart this instance") {
 			t.Error(got)
 		}
 		if !dog.end() {
@@ -69,8 +69,8 @@ func TestWatchdog(t *testing.T) {
 // To wait for something that is down, and to go from step to step, is no stall.
 func TestWatchdogSeesSignsOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var said told
-		ctx, dog := watched(t.Context(), time.Minute, 3*time.Minute, said.add)
+		var stalls stallEvents
+		ctx, dog := watched(t.Context(), time.Minute, 3*time.Minute, stalls.add)
 		derived, cancel := context.WithTimeout(ctx, time.Hour)
 		defer cancel()
 		for range 10 {
@@ -81,12 +81,12 @@ func TestWatchdogSeesSignsOfLife(t *testing.T) {
 		}
 		Waiting(context.Background()) // nobody's
 		synctest.Wait()
-		if len(said.all()) > 0 || ctx.Err() != nil {
-			t.Errorf("%+v, %v", said.all(), ctx.Err())
+		if len(stalls.all()) > 0 || ctx.Err() != nil {
+			t.Errorf("%+v, %v", stalls.all(), ctx.Err())
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if got := said.all(); len(got) != 1 || !strings.Contains(got[0].Err.Error(), "in the commit") {
+		if got := stalls.all(); len(got) != 1 || !strings.Contains(got[0].Err.Error(), "in the commit") {
 			t.Errorf("%+v", got)
 		}
 		if dog.end() {
@@ -102,7 +102,7 @@ func TestHangingProcessor(t *testing.T) {
 	if err := c.Produce(testContext(t), numbered(in, 0, 40)); err != nil {
 		t.Fatal(err)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	var hung atomic.Int64
 	s := stageOf(in, w, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
@@ -144,18 +144,18 @@ func TestHangingProcessor(t *testing.T) {
 // Kafka refuses for longer than a batch may hang, and that is no stall.
 func TestRetriesAreSignsOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var said told
-		ctx, dog := watched(t.Context(), 5*time.Second, time.Minute, said.add)
+		var stalls stallEvents
+		ctx, dog := watched(t.Context(), 5*time.Second, time.Minute, stalls.add)
 		start := time.Now()
-		err := again(ctx, refused, func() error {
+		err := retryWhile(ctx, retriable, func() error {
 			if time.Since(start) < 20*time.Second {
 				return kafka.NotCoordinatorForGroup
 			}
 			return nil
 		})
 		synctest.Wait()
-		if err != nil || len(said.all()) > 0 || dog.end() {
-			t.Errorf("%v, %+v", err, said.all())
+		if err != nil || len(stalls.all()) > 0 || dog.end() {
+			t.Errorf("%v, %+v", err, stalls.all())
 		}
 	})
 }
