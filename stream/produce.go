@@ -17,11 +17,13 @@ import (
 )
 
 const (
-	maxBatch   = 900_000 // bytes before compression, under the default max.message.bytes of 1,048,588
-	maxRequest = 16 << 20
+	maxBatch   = 900_000  // bytes of a batch before compression, below the default max.message.bytes of 1,048,588
+	maxRequest = 16 << 20 // bytes of one round of requests
 )
 
-// PartitionFor is the choice of Kafka's default partitioner for a key that is not null: murmur2.
+// PartitionFor returns the partition that Kafka's default partitioner chooses for a key: the murmur2 hash of
+// the key, without its sign bit, modulo the number of partitions. The formula is that of Kafka's Java client
+// (Utils.murmur2 and Utils.toPositive), so records land where any producer with default settings puts them.
 func PartitionFor(key []byte, partitions int) int32 {
 	all := make([]int, partitions)
 	for i := range all {
@@ -36,17 +38,17 @@ type topicPartition struct {
 	partition int32
 }
 
-// producer is an epoch of an idempotent or transactional producer. It is used by one goroutine at a time.
+// producer is one epoch of an idempotent or transactional producer. Only one goroutine may use it at a time.
 type producer struct {
 	client          *Client
-	transactionalID string // empty: idempotent, without transactions
+	transactionalID string // empty: an idempotent producer without transactions
 	id              int64
 	epoch           int16
 	sequences       map[topicPartition]int32
 }
 
-// newProducer asks for a producer id and epoch. With a transactional id this fences its former owner, and returns
-// only when that one's transaction is committed or aborted.
+// newProducer asks for a producer id and epoch (InitProducerId). With a transactional id this fences the
+// previous owner of the id, and returns only after the previous owner's transaction is committed or aborted.
 func (c *Client) newProducer(ctx context.Context, transactionalID string, timeout time.Duration) (*producer, error) {
 	p := &producer{client: c, transactionalID: transactionalID, sequences: map[topicPartition]int32{}}
 	err := retryWhile(ctx, retriableOrLost, func() error {
@@ -66,14 +68,15 @@ func (c *Client) newProducer(ctx context.Context, transactionalID string, timeou
 	return p, nil
 }
 
-// transactionalID is that of the owner of an input partition.
+// transactionalID names the transactional id of an input partition. Every owner of the partition uses the
+// same one.
 func transactionalID(prefix, topic string, partition int32) string {
 	return fmt.Sprintf("%s-%s-%d", prefix, topic, partition)
 }
 
-// Fence ends whatever the owners of a topic's partitions do under a TransactionalPrefix: their open transactions are
-// aborted, and none of theirs commits any more. An owner that begins after this is not concerned. A topic that does
-// not exist has no owners.
+// Fence stops the present owners of all partitions of a topic that work under a TransactionalPrefix: their
+// open transactions are aborted, and all their later commits are refused. Owners that begin after Fence are
+// not affected. If the topic does not exist there is nothing to do.
 func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
 	n, err := c.Partitions(ctx, topic)
 	if errors.Is(err, ErrUnknownTopic) {
@@ -83,7 +86,7 @@ func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
 		return err
 	}
 	for partition := range int32(n) {
-		// No transaction follows, so that any time-out will do that no broker finds too long.
+		// No transaction follows, so the time-out does not matter as long as no broker finds it too long.
 		if _, err := c.newProducer(ctx, transactionalID(prefix, topic, partition), time.Second); err != nil {
 			return fmt.Errorf("fencing the owner of %s/%d: %w", topic, partition, err)
 		}
@@ -91,14 +94,14 @@ func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
 	return nil
 }
 
-// pending are the outputs for one partition that are still to be sent, in order.
+// pending holds the outputs for one partition that are not written yet, in order.
 type pending struct {
 	topicPartition
 	outputs []Output
-	limit   int // bytes of a batch
+	limit   int // bytes of one batch
 }
 
-// next is how many of the outputs go into the next batch.
+// next returns how many of the outputs go into the next batch.
 func (p *pending) next() int {
 	size := 0
 	for i := range p.outputs {
@@ -109,7 +112,7 @@ func (p *pending) next() int {
 	return len(p.outputs)
 }
 
-// spread sorts outputs by the partition they go to.
+// groupByPartition chooses the partition of each output and groups the outputs by partition.
 func (c *Client) groupByPartition(ctx context.Context, outputs []Output) ([]*pending, error) {
 	counts := map[string]int{}
 	index := map[topicPartition]*pending{}
@@ -142,16 +145,16 @@ func (c *Client) groupByPartition(ctx context.Context, outputs []Output) ([]*pen
 	return all, nil
 }
 
-// piece is the batch of a partition that is on its way.
+// produceBatch is the batch of one partition that is being sent.
 type produceBatch struct {
 	*pending
-	n        int // of its outputs
+	n        int // number of its outputs
 	sequence int32
 	encoded  []byte
 }
 
-// send writes all outputs, in rounds: Kafka takes one batch of a partition in a request. A batch is sent again, as
-// it was, while the error says so by repeat.
+// send writes all outputs. It works in rounds, because Kafka takes only one batch of a partition in a
+// request. A batch whose error repeat accepts is sent again unchanged, so that the broker can recognise it.
 func (p *producer) send(ctx context.Context, all []*pending, repeat func(error) bool) error {
 	for {
 		var round []*produceBatch
@@ -180,7 +183,7 @@ func (p *producer) send(ctx context.Context, all []*pending, repeat func(error) 
 	}
 }
 
-// sendRound sends each piece to the leader of its partition and returns those that are not written.
+// sendRound sends each batch to the leader of its partition and returns the batches that are not written yet.
 func (p *producer) sendRound(ctx context.Context, round []*produceBatch) ([]*produceBatch, error) {
 	byLeader, err := p.client.byLeader(ctx, round)
 	if err != nil {
@@ -232,17 +235,19 @@ func (c *Client) byLeader(ctx context.Context, round []*produceBatch) (map[int32
 	return by, nil
 }
 
-// settle takes the outcome of a piece over into the state of its partition.
+// applyResult updates the outputs, sequence number and size limit of a partition after the answer to its
+// batch.
 func (p *producer) applyResult(batch *produceBatch, err error) error {
 	todo := batch.pending
 	tooLarge := errors.Is(err, kafka.MessageSizeTooLarge) || errors.Is(err, kafka.RecordListTooLarge)
 	switch {
-	case err == nil, errors.Is(err, kafka.DuplicateSequenceNumber): // written, perhaps by a try whose answer was lost
+	case err == nil, errors.Is(err, kafka.DuplicateSequenceNumber): // duplicate: written before, the answer was lost
 		p.sequences[todo.topicPartition] = addSequence(batch.sequence, batch.n)
 		todo.outputs = todo.outputs[batch.n:]
 		return nil
 	case tooLarge && batch.n > 1:
-		// This topic allows less than others. Nothing was written, and no sequence number used.
+		// The topic's limit is below maxBatch. Nothing was written and no sequence number used, so halve the
+		// batch.
 		todo.limit = 0
 		for i := range todo.outputs[:batch.n] {
 			todo.limit += todo.outputs[i].size()
@@ -258,7 +263,7 @@ func (p *producer) applyResult(batch *produceBatch, err error) error {
 	return fmt.Errorf("produce to %s/%d: %w", todo.topic, todo.partition, err)
 }
 
-// request sends pieces for one leader, and returns an error for each.
+// request sends the batches of one leader, and returns an error for each batch.
 func (p *producer) request(ctx context.Context, batches []*produceBatch) ([]error, error) {
 	const allReplicas = -1
 	req := &rawproduce.Request{
@@ -298,8 +303,11 @@ func (p *producer) request(ctx context.Context, batches []*produceBatch) ([]erro
 	return results, nil
 }
 
-// Produce writes outputs outside of any transaction: acknowledged by all replicas in sync, in order within a
-// partition, and once (by an idempotent producer) unless it returns an error; then some may be written.
+// Produce writes outputs without a transaction. When it returns nil, all in-sync replicas have acknowledged
+// each output, each is written once (the producer is idempotent), and outputs for one partition are in the
+// given order. When it returns an error, some outputs may be written. It returns ErrUnknownTopic if a topic
+// does not exist, and ErrTooLarge if a record is too large for its topic. Calls from several goroutines wait
+// for each other.
 func (c *Client) Produce(ctx context.Context, outputs []Output) error {
 	if len(outputs) == 0 {
 		return nil
@@ -315,7 +323,8 @@ func (c *Client) Produce(ctx context.Context, outputs []Output) error {
 			return err
 		}
 	}
-	// Sequence numbers let the broker drop what it has already, so a lost answer may be asked for again.
+	// The broker drops batches whose sequence numbers it has seen, so a batch may be sent again after a lost
+	// answer.
 	if err := c.plain.send(ctx, all, retriableOrLost); err != nil {
 		c.plain.producer = nil // its sequence numbers may have a gap
 		return err

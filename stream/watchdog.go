@@ -8,16 +8,17 @@ import (
 	"time"
 )
 
-// ErrStalled says that a batch made no progress for so long that it was given up.
+// ErrStalled is wrapped by the error of a Stalled event. It is also the cause (see context.Cause) with which
+// the context of a batch is cancelled that made no progress for Stage.AbandonAfter.
 var ErrStalled = errors.New("stalled")
 
-// watchdog watches one batch from the Processor to the commit. The heartbeats of the group go on whatever a Processor
-// does, so that nobody else would notice one that hangs.
+// watchdog watches one batch from the call of Process to the commit. It is needed because the heartbeats of
+// the group go on whatever a Processor does, so the group would never notice one that hangs.
 //
-// A sign of life is any attempt that failed and is made again: to wait for a server that is down is what a stage has to
-// do. Its own calls to Kafka give signs, and so does whoever calls Waiting.
+// A failed attempt that will be repeated counts as progress: a stage has to wait for a server that is down.
+// This package's own calls to Kafka count, and so does every call of Waiting.
 type watchdog struct {
-	stall, abandon time.Duration // without a sign: it is told, and given up
+	stall, abandon time.Duration // without progress: time until the first report, and until the batch is given up
 	report         func(Event)
 	cancel         context.CancelCauseFunc
 
@@ -31,8 +32,8 @@ type watchdog struct {
 
 type watchdogKey struct{}
 
-// watched returns a context for the work on a batch, which the watchdog may cancel, and the watchdog. tell is given an
-// Event with Took and Err.
+// watched starts a watchdog. It returns the context for the work on the batch, which the watchdog may cancel.
+// report gets Events of kind Stalled with Took and Err.
 func watched(ctx context.Context, stall, abandon time.Duration, report func(Event)) (context.Context, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watchdog{stall: stall, abandon: abandon, report: report, cancel: cancel, lastProgress: time.Now()}
@@ -40,8 +41,9 @@ func watched(ctx context.Context, stall, abandon time.Duration, report func(Even
 	return context.WithValue(ctx, watchdogKey{}, w), w
 }
 
-// Waiting tells the stage whose Process was given ctx, or one derived from it, that an attempt failed and is made again:
-// what waits for a server that is down has not stalled. Anywhere else it does nothing.
+// Waiting counts as progress of a batch. A Processor, or a client that it uses, calls it before it repeats a
+// failed request: waiting for a server that is down is not a stall. ctx must be the context of Process or be
+// derived from it; with any other context Waiting does nothing.
 func Waiting(ctx context.Context) {
 	if w, ok := ctx.Value(watchdogKey{}).(*watchdog); ok {
 		w.mu.Lock()
@@ -57,7 +59,7 @@ func (w *watchdog) begin(step string) {
 	w.step, w.lastProgress = step, time.Now()
 }
 
-// end ends the watch, and tells whether the batch was given up.
+// end stops the watchdog and reports whether the batch was given up.
 func (w *watchdog) end() (abandoned bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -67,7 +69,7 @@ func (w *watchdog) end() (abandoned bool) {
 	return w.abandoned
 }
 
-// check is called when a bound may have passed.
+// check runs when the time without progress may have passed one of the bounds.
 func (w *watchdog) check() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
