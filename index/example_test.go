@@ -12,8 +12,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Which queries must be mined again because a new document has come? Each state says with which cosines a document may
-// enter the lists of its query. One search per document finds the queries, however many there are.
+// Which queries must be mined again because a new document has come? Each state says with which cosines a
+// document may enter the lists of its query. One search per document finds the queries, however many there
+// are.
 func ExampleIndex_Entering() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "index-example-")
@@ -45,7 +46,8 @@ func ExampleIndex_Entering() {
 		{QueryID: "go-maps", Text: "iterate over a map", Vector: []float32{1, 0, 0}, Entry: []mining.Interval{{Low: 0.5, High: 1}}},
 		// Its list is full of harder documents: only one with a cosine above 0.9 gets in.
 		{QueryID: "go-slices", Text: "append to a slice", Vector: []float32{0, 1, 0}, Entry: []mining.Interval{{Low: 0.9, High: 1}}},
-		// A margin ends below the positive: a document with a cosine above 0.7 may be a positive that nobody has judged.
+		// A margin ends below the positive: a document with a cosine above 0.7 may be a positive that nobody
+		// has judged.
 		{QueryID: "go-channels", Text: "close a channel", Vector: []float32{0.8, 0.6, 0}, Entry: []mining.Interval{{Low: 0.5, High: 0.7}}},
 	}
 	for i := range states {

@@ -18,7 +18,7 @@ import (
 
 func contains(err error, s string) bool { return err != nil && strings.Contains(err.Error(), s) }
 
-// optional are bytes that may be null, which is not the same as empty.
+// optional generates bytes that may be null or empty, which are different things in Kafka.
 func optional() *rapid.Generator[[]byte] {
 	return rapid.Custom(func(t *rapid.T) []byte {
 		switch rapid.IntRange(0, 3).Draw(t, "kind") {
@@ -83,7 +83,8 @@ func TestBatchRoundTrip(t *testing.T) {
 	})
 }
 
-// frameBatch writes a batch by franz-go's code, at an offset, with a tail of tail offsets that compaction has taken.
+// frameBatch encodes a batch with franz-go's code. tail is the number of records at its end that compaction
+// has removed.
 func frameBatch(offset int64, values []string, tail int32, producer int64, attributes int16) []byte {
 	var records []byte
 	for i, v := range values {
@@ -198,7 +199,7 @@ func TestSequences(t *testing.T) {
 }
 
 func TestPartitionFor(t *testing.T) {
-	// Of Kafka's own UtilsTest.testMurmur2, positive and modulo 1000.
+	// The values of Kafka's own UtilsTest.testMurmur2, made positive and taken modulo 1000.
 	for key, hash := range map[string]int32{
 		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,
 		"a-little-bit-longer-string": -1486304829, "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971, "abc": 479470107,
@@ -245,13 +246,13 @@ func TestDeadLetter(t *testing.T) {
 	if !reflect.DeepEqual(l.Record, r) {
 		t.Errorf("the record came back as %+v", l.Record)
 	}
-	// A dead letter of a dead letter, as one that somebody sent back unchanged makes it.
+	// A dead letter of a dead letter: somebody sent the first one back unchanged, and it was refused again.
 	second := DeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
 	l, err = ParseLetter(Record{Headers: second.Headers})
 	if err != nil || l.Reason != "again" || l.Record.Offset != 43 || len(l.Record.Headers) != 8 {
 		t.Errorf("%+v %v", l, err)
 	}
-	for _, ms := range []int64{-1, 0, 1 << 43, 1 << 50} { // any that a producer may give
+	for _, ms := range []int64{-1, 0, 1 << 43, 1 << 50} { // a producer may send any number
 		far := DeadLetter("dead", "indexer", Record{Topic: "in", Time: time.UnixMilli(ms)}, errors.New("e"))
 		if l, err := ParseLetter(Record{Headers: far.Headers}); err != nil || l.Record.Time.UnixMilli() != ms {
 			t.Errorf("%d ms came back as %v, %v", ms, l.Record.Time, err)

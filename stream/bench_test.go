@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// texts are n records of about size bytes that shrink like text does.
+// texts returns n records of about size bytes that compress like text.
 func texts(topic string, n, size int) []Output {
 	rng := rand.New(rand.NewPCG(1, 2))
 	out := make([]Output, n)
@@ -68,7 +68,7 @@ func BenchmarkFetch(b *testing.B) {
 	rate(b, b.N*n)
 }
 
-// BenchmarkStage passes records of 1 KB on, in transactions of 500.
+// BenchmarkStage copies records of 1 KB to another topic, in transactions of 500.
 func BenchmarkStage(b *testing.B) {
 	for _, partitions := range []int{1, 4} {
 		b.Run(fmt.Sprintf("%d-partitions", partitions), func(b *testing.B) {
@@ -101,7 +101,7 @@ func BenchmarkStage(b *testing.B) {
 	}
 }
 
-// BenchmarkTransaction is the time of a transaction of one small record.
+// BenchmarkTransaction measures a transaction with one small record.
 func BenchmarkTransaction(b *testing.B) {
 	c := testClient(b)
 	in, out := testTopic(b, c, "bench-in", 1), testTopic(b, c, "bench-out", 1)

@@ -17,7 +17,7 @@ import (
 	embedded "hardneg/internal/embedded/kafka"
 )
 
-// faultyBroker starts an embedded broker of its own whose calls fail by the plan.
+// faultyBroker starts a separate embedded broker whose calls fail as the plan says.
 func faultyBroker(t *testing.T, plan *fault.Plan) *Client {
 	t.Helper()
 	server, err := embedded.Start(embedded.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop(), Faults: plan})
@@ -28,26 +28,26 @@ func faultyBroker(t *testing.T, plan *fault.Plan) *Client {
 	return clientOf(t, server.Addr())
 }
 
-// outcome is what a stage makes of a fault.
+// outcome is how a stage reacts to a fault.
 type outcome string
 
 const (
-	unnoticed outcome = "unnoticed" // the call is repeated
-	restarted outcome = "restarted" // a new epoch, token and Processor
-	rejoined  outcome = "rejoined"  // the instance leaves the group and joins again
+	unnoticed outcome = "unnoticed" // it repeats the call
+	restarted outcome = "restarted" // it begins again with a new epoch, token and Processor
+	rejoined  outcome = "rejoined"  // it leaves the group and joins again
 )
 
-// faultyStage is a stage that passes records on, on a broker that fails by the plan.
+// faultyStage is a stage that copies records from in to out, on a broker whose calls fail as the plan says.
 type faultyStage struct {
 	*recorder
 	t       *testing.T
 	plan    *fault.Plan
 	c       *Client
 	in, out string
-	n       int // records that went in
+	n       int // number of records written to in
 
 	triggerMu sync.Mutex
-	trigger   error // of the next batch
+	trigger   error // what the Processor returns for the next batch
 }
 
 func newFaultyStage(t *testing.T) *faultyStage {
@@ -66,14 +66,14 @@ func newFaultyStage(t *testing.T) *faultyStage {
 			return passOn(f.out)(a).Process(ctx, batch)
 		})
 	})
-	s.SessionTimeout = 6 * time.Second // some faults cost it its membership
+	s.SessionTimeout = 6 * time.Second // short, because some faults end its membership
 	runStage(t, f.c, s)
 	f.more(3)
 	f.done()
 	return f
 }
 
-// more sends n records in.
+// more writes n records to in.
 func (f *faultyStage) more(n int) {
 	f.t.Helper()
 	if err := f.c.Produce(testContext(f.t), numbered(f.in, f.n, n)); err != nil {
@@ -82,17 +82,18 @@ func (f *faultyStage) more(n int) {
 	f.n += n
 }
 
-// done waits until all that went in is committed.
+// done waits until all records of in are committed.
 func (f *faultyStage) done() {
 	f.t.Helper()
 	eventually(f.t, "all is committed", func() bool {
-		// Where only the answer to a commit was lost, the next owner says it.
+		// If only the answer to a commit was lost, there is no Committed event; the next owner's Assigned
+		// event shows it.
 		return slices.ContainsFunc(append(f.all(Committed), f.all(Assigned)...), func(e Event) bool { return e.Offset >= int64(f.n) })
 	})
 }
 
-// try has one call fail, and tells what came of it. Trigger is the error that has the stage make the call, if it does not
-// anyway.
+// try makes one call fail and returns how the stage reacted. trigger is an error that makes the stage send
+// the call, for calls that it does not send with every batch.
 func (f *faultyStage) try(rule fault.Rule, trigger error) outcome {
 	f.t.Helper()
 	failed, fenced, hits := len(f.all(Failed)), len(f.all(Fenced)), f.plan.Hits()[rule.Calls[0]]
@@ -104,7 +105,7 @@ func (f *faultyStage) try(rule fault.Rule, trigger error) outcome {
 	f.done()
 	eventually(f.t, "the fault was injected", func() bool { return f.plan.Hits()[rule.Calls[0]] > hits })
 	f.plan.Set()
-	f.more(1) // whoever commits this has told of the fault before
+	f.more(1) // once this is committed, the events of the fault have been observed
 	f.done()
 	for _, e := range f.all(Failed)[failed:] {
 		if !errors.Is(e.Err, trigger) {
@@ -121,7 +122,7 @@ func (f *faultyStage) try(rule fault.Rule, trigger error) outcome {
 	return unnoticed
 }
 
-// exactlyOnce checks what came out.
+// exactlyOnce checks that out has each record once.
 func (f *faultyStage) exactlyOnce() {
 	f.t.Helper()
 	if d := diff(numbers(f.n), valuesOf(fetchAll(f.t, f.c, f.out))); d != "" {
@@ -146,8 +147,8 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 	}
 	calls := []struct {
 		name    string
-		read    bool  // may be repeated whatever happened
-		trigger error // the call comes with a new assignment alone
+		read    bool  // a read, which may be repeated in every case
+		trigger error // not nil: the stage sends the call only when an assignment begins
 	}{
 		{"InitProducerID", true, trigger},
 		{"OffsetFetch", true, trigger},
@@ -186,7 +187,7 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 		} {
 			want := byCode(code)
 			if call.name == "ListOffsets" && code == kerr.UnknownServerError {
-				want = unnoticed // by this code kafka-go tells of an exchange that failed
+				want = unnoticed // kafka-go turns a failed exchange into this code, which is retried
 			}
 			ways = append(ways, way{code.Message, fault.Fault{Err: code}, want})
 		}
@@ -204,7 +205,8 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 	f.exactlyOnce()
 }
 
-// What joins a group and finds the way fails, too. kafka-go decides what it does then; no record may be lost or doubled.
+// Requests for metadata, coordinators and group membership fail, too. kafka-go decides what happens then. No
+// record may be lost or come out twice.
 func TestGroupCallsSurviveFaults(t *testing.T) {
 	for _, test := range []struct {
 		call, name string

@@ -22,7 +22,7 @@ import (
 	"hardneg/internal/embedded/kafka"
 )
 
-// brokerAddr is what the tests of this package run on: HARDNEG_TEST_KAFKA, or else an embedded broker.
+// brokerAddr is the broker of all tests: HARDNEG_TEST_KAFKA if that is set, otherwise an embedded one.
 var brokerAddr string
 
 func onRealKafka() bool { return os.Getenv("HARDNEG_TEST_KAFKA") != "" }
@@ -77,7 +77,7 @@ func clientOf(t testing.TB, brokers ...string) *Client {
 // unique returns a name that no earlier run on the same broker used.
 func unique(kind string) string { return fmt.Sprintf("t-%s-%08x", kind, rand.Uint32()) }
 
-// testTopic makes a topic and returns its name.
+// testTopic creates a topic with a unique name and returns the name.
 func testTopic(t testing.TB, c *Client, kind string, partitions int) string {
 	t.Helper()
 	name := unique(kind)
@@ -87,15 +87,15 @@ func testTopic(t testing.TB, c *Client, kind string, partitions int) string {
 	return name
 }
 
-// logRecord is what the independent reader knows of a record.
+// logRecord is a record as readAll read it.
 type logRecord struct {
 	partition int32
 	offset    int64
 	record    *kgo.Record
 }
 
-// readAll reads a topic with franz-go, which shares no code with this package, up to its end at the time of the
-// call. Uncommitted ones are included if committed is false.
+// readAll reads a topic up to its end at the time of the call. It uses franz-go, which shares no code with
+// this package. If committed is false, records of open and aborted transactions are included.
 func readAll(t testing.TB, topic string, committed bool) []logRecord {
 	t.Helper()
 	ctx := testContext(t)
@@ -196,7 +196,7 @@ func values(all []logRecord) []string {
 	return vs
 }
 
-// numbered are n outputs with their number as key and value.
+// numbered returns n outputs for the numbers from from on, each with its number as key and value.
 func numbered(topic string, from, n int) []Output {
 	out := make([]Output, n)
 	for i := range out {
@@ -221,7 +221,8 @@ func sorted(s []string) []string {
 	return s
 }
 
-// diff says how two sorted lists differ, shortly.
+// diff describes in one line how two lists differ, whatever their order. It is empty if they hold the same
+// values.
 func diff(want, got []string) string {
 	count := map[string]int{}
 	for _, w := range want {
@@ -245,14 +246,14 @@ func diff(want, got []string) string {
 	return fmt.Sprintf("%d missing %.5v, %d too many %.5v", len(missing), missing, len(extra), extra)
 }
 
-// processFunc is a Processor.
+// processFunc is a Processor made from a function.
 type processFunc func(context.Context, []Record) ([]Output, error)
 
 func (f processFunc) Process(ctx context.Context, batch []Record) ([]Output, error) {
 	return f(ctx, batch)
 }
 
-// passOn copies records to another topic.
+// passOn makes Processors that copy records to another topic.
 func passOn(to string) func(Assignment) Processor {
 	return func(Assignment) Processor {
 		return processFunc(func(_ context.Context, batch []Record) ([]Output, error) {
@@ -265,7 +266,7 @@ func passOn(to string) func(Assignment) Processor {
 	}
 }
 
-// recorder collects events.
+// recorder keeps all events of a stage.
 type recorder struct {
 	mu     sync.Mutex
 	events []Event
@@ -290,8 +291,8 @@ func (w *recorder) all(kind EventKind) []Event {
 	return found
 }
 
-// stageOf is a stage of its own group with short time-outs, but for that of the session: a machine that stalls should be no
-// member that died.
+// stageOf returns a stage with its own group and short time-outs. Only the session time-out is long, so that
+// a slow test machine does not look like a dead member.
 func stageOf(topic string, w *recorder, make func(Assignment) Processor) Stage {
 	group := unique("group")
 	return Stage{
@@ -329,7 +330,7 @@ func eventually(t testing.TB, what string, f func() bool) {
 	}
 }
 
-// noLag tells whether the group has consumed the topic.
+// noLag reports whether the group has committed the topic up to its end.
 func noLag(t testing.TB, c *Client, group, topic string) bool {
 	t.Helper()
 	ctx := testContext(t)
@@ -349,7 +350,7 @@ func noLag(t testing.TB, c *Client, group, topic string) bool {
 	return true
 }
 
-// be32 is a number as a value of 4 bytes and more.
+// be32 returns a value of size bytes, at least 4, that begins with the number n.
 func be32(n, size int) []byte {
 	b := make([]byte, max(size, 4))
 	binary.BigEndian.PutUint32(b, uint32(n))

@@ -30,7 +30,7 @@ func valuesOf(records []Record) []string {
 	return vs
 }
 
-// Leaders and coordinators are spread over brokers, and move while a stage runs.
+// Several brokers share leaders and coordinators, which move between them while a stage runs.
 func TestSeveralBrokers(t *testing.T) {
 	cluster := fakeCluster(t, kfake.NumBrokers(3))
 	c := clientOf(t, cluster.ListenAddrs()...)

@@ -15,10 +15,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// The tests of this file are the facts about a broker that the package relies on. They run on the embedded broker,
-// and with HARDNEG_TEST_KAFKA=host:port on another.
+// The tests of this file check what the package relies on in a broker. They run on the embedded broker, or on
+// the broker at HARDNEG_TEST_KAFKA=host:port.
 
-// begin makes a transactional producer and adds the partitions of the outputs.
+// testProducer makes a transactional producer.
 func testProducer(t testing.TB, c *Client, id string) *producer {
 	t.Helper()
 	p, err := c.newProducer(testContext(t), id, 20*time.Second)
@@ -68,10 +68,10 @@ func TestFetchIsReadCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.close(t, false)
-	a.open(t, numbered(topic, 30, 2)) // sequences go on over an abort
+	a.open(t, numbered(topic, 30, 2)) // sequence numbers go on after an abort
 	b.close(t, true)
 	a.close(t, true)
-	b.open(t, numbered(topic, 40, 2)) // stays open: not even the plain record behind it is shown
+	b.open(t, numbered(topic, 40, 2)) // stays open and hides even the record without a transaction behind it
 	if err := c.Produce(testContext(t), numbered(topic, 50, 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestFetchKeepsRecords(t *testing.T) {
 	c := testClient(t)
 	topic := testTopic(t, c, "records", 1)
 	big := make([]byte, 900_000)
-	_, _ = rand.NewChaCha8([32]byte{2}).Read(big) // does not shrink
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(big) // noise, which no codec compresses
 	outputs := []Output{
 		{Key: nil, Value: nil}, {Key: []byte{}, Value: []byte{}}, {Key: []byte("k"), Value: nil}, {Key: nil, Value: []byte("v")},
 		{Key: []byte("h"), Headers: []Header{{"a", nil}, {"a", []byte{}}, {"", []byte{0xff}}}},
@@ -121,7 +121,7 @@ func TestFetchKeepsRecords(t *testing.T) {
 	}
 	var got []Record
 	for offset := int64(0); offset < int64(len(outputs)); {
-		f, err := c.Fetch(testContext(t), topic, 0, offset, FetchOptions{MaxBytes: 1000}) // less than the big one
+		f, err := c.Fetch(testContext(t), topic, 0, offset, FetchOptions{MaxBytes: 1000}) // less than the big record
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +206,7 @@ func TestFetchOutOfRange(t *testing.T) {
 	}
 }
 
-// A zombie is fenced at whatever step it is when its successor begins.
+// A zombie is fenced at every step of a transaction at which its successor may begin.
 func TestFencing(t *testing.T) {
 	c := testClient(t)
 	topic, in := testTopic(t, c, "fence", 1), testTopic(t, c, "fence-in", 1)
@@ -243,7 +243,8 @@ func TestFencing(t *testing.T) {
 			successor := testProducer(t, c, id)
 			for _, s := range steps[i:] {
 				began := time.Now()
-				// kfake looks at the state of the transaction first (48), which is a restart and finds out then.
+				// kfake checks the state of the transaction first and answers 48, which means restart. The
+				// zombie then finds out in InitProducerId.
 				err := s.do(ctx, zombie)
 				if a := actionFor(err); err == nil || a != fenced && (onRealKafka() || a != restart) {
 					t.Errorf("%s of the zombie: %v", s.name, err)
@@ -309,7 +310,7 @@ func TestLargeBatchesAreSplit(t *testing.T) {
 	}
 	in := testTopic(t, c, "in", 1)
 	var outputs []Output
-	noise := rand.NewChaCha8([32]byte{1}) // does not shrink
+	noise := rand.NewChaCha8([32]byte{1}) // noise, which no codec compresses
 	for i := range 100 {
 		v := be32(i, 1000)
 		_, _ = noise.Read(v[4:])
@@ -320,7 +321,7 @@ func TestLargeBatchesAreSplit(t *testing.T) {
 	if err := p.commit(ctx, m, topicPartition{in, 0}, 1, "1", outputs); err != nil {
 		t.Fatal(err)
 	}
-	p.open(t, outputs[:10]) // the sequence numbers still fit
+	p.open(t, outputs[:10]) // the sequence numbers are still in order
 	p.close(t, true)
 	eventually(t, "all records in order", func() bool {
 		all := readAll(t, topic, true)
@@ -411,7 +412,7 @@ func TestMaxMessageBytes(t *testing.T) {
 	if limits, err := c.MaxMessageBytes(ctx, small.Name); err != nil || limits[small.Name] != 5001 {
 		t.Errorf("raised to %v, %v", limits, err)
 	}
-	made := Topic{Name: unique("made"), MaxMessageBytes: 1 << 30, Shared: true} // a new one is no better
+	made := Topic{Name: unique("made"), MaxMessageBytes: 1 << 30, Shared: true} // a limit that new topics do not have, either
 	if err := c.EnsureTopics(ctx, made); !contains(err, "where at least 1073741824 is needed") {
 		t.Errorf("a new topic: %v", err)
 	}
@@ -450,7 +451,7 @@ func TestTail(t *testing.T) {
 			})
 		}()
 	}
-	for waits := true; waits; { // until the one that starts at the end sees what comes, in both partitions
+	for waits := true; waits; { // until the reader that began at the end sees new records of both partitions
 		for partition := range int32(2) {
 			if err := c.Produce(ctx, []Output{{Topic: topic, Partition: partition, Key: []byte("probe")}}); err != nil {
 				t.Fatal(err)
@@ -491,7 +492,8 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// On a compacted topic the last batches lose their tails, or all of their records.
+// On a compacted topic the last batches lose their last records, or all of them. The reader must still get
+// past them.
 func TestCompactedTopicDoesNotHang(t *testing.T) {
 	if !onRealKafka() {
 		t.Skip("needs a broker that compacts by itself: set HARDNEG_TEST_KAFKA; TestDecode has the same with batches made by hand")
@@ -512,7 +514,7 @@ func TestCompactedTopicDoesNotHang(t *testing.T) {
 		if err := c.Produce(ctx, out); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(150 * time.Millisecond) // the segment ends
+		time.Sleep(150 * time.Millisecond) // long enough for the segment to end
 	}
 	write("a", "old", 50)
 	write("b", "old", 50)
@@ -528,7 +530,7 @@ func TestCompactedTopicDoesNotHang(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for offset := int64(0); offset < ends[0].LastStable; { // from within a batch, too
+	for offset := int64(0); offset < ends[0].LastStable; { // some of these offsets are within a batch
 		f, err := c.Fetch(ctx, topic, 0, offset, FetchOptions{MaxBytes: 1})
 		if err != nil || f.Next <= offset {
 			t.Fatalf("at %d: next %d, %v", offset, f.Next, err)
@@ -537,7 +539,7 @@ func TestCompactedTopicDoesNotHang(t *testing.T) {
 	}
 }
 
-// TestAwaitStable: what an open transaction hides is waited for, and what comes later is not.
+// TestAwaitStable: AwaitStable waits for transactions that were open before the call, and not for later ones.
 func TestAwaitStable(t *testing.T) {
 	c := testClient(t)
 	topic := testTopic(t, c, "stable", 2)
@@ -567,7 +569,7 @@ func TestAwaitStable(t *testing.T) {
 	}
 	p.open(t, []Output{{Topic: topic, Partition: 1, Value: []byte("b")}})
 	defer p.close(t, false)
-	for range 2 { // whatever is open since
+	for range 2 { // the second time, a later transaction is open
 		if err := c.ReadRange(testContext(t), topic, map[int32]int64{1: 0}, to, func(r Record) error { values = append(values, string(r.Value)); return nil }); err != nil {
 			t.Fatal(err)
 		}

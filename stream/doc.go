@@ -24,18 +24,18 @@
 //
 //   - The outputs of a batch and its offset are committed together or not at all. A read_committed reader
 //     sees each output once, whatever crashes, hangs or loses its connection.
-//   - Only one owner at a time can commit for a partition. Kafka refuses the commits of every earlier owner. The
-//     order of records within a partition is kept.
+//   - Only one owner at a time can commit for a partition. Kafka refuses the commits of every earlier
+//     owner. The order of records within a partition is kept.
 //   - Each owner has a fencing token ([Assignment].Token) that is greater than the tokens of all earlier
 //     owners. A Processor that also writes to a database stores the token there, and the database refuses
 //     lower ones. Without that a paused owner could still write to the database after its successor
 //     began.
 //   - A Processor never sees a record twice under one token. After any error the same records come again,
 //     to a new Processor with a higher token.
-//   - No record is skipped silently. A batch that cannot be read holds up its partition, and Failed events say so.
-//     A record that is too large for its topic ends Run with an error that names the record and the topic. If the
-//     log has lost the committed offset, Run ends, or goes on elsewhere if Stage.OutOfRange allows it, with a
-//     Skipped event.
+//   - No record is skipped silently. A batch that cannot be read holds up its partition, and Failed
+//     events say so. A record that is too large for its topic ends Run with an error that names the
+//     record and the topic. If the log has lost the committed offset, Run ends, or goes on elsewhere if
+//     Stage.OutOfRange allows it, with a Skipped event.
 //
 // What it does not promise: a Processor's writes to other systems are not part of the transaction. They
 // must be idempotent, or guarded by the token.

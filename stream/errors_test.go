@@ -30,7 +30,7 @@ func TestActions(t *testing.T) {
 			continue
 		}
 		err := fmt.Errorf("step: %w", check(int16(code), "topic/0"))
-		if got := actionFor(err); got != expected[code] { // not listed: restart
+		if got := actionFor(err); got != expected[code] { // a code that is not listed means restart
 			t.Errorf("code %d: %v, want %v", code, got, expected[code])
 		}
 		if got := lost(err); got != (code == 7 || code == 13) {
@@ -101,7 +101,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestAgainCancelled: who stops a service while it waits for something gets no failure.
+// TestAgainCancelled: if ctx is cancelled while retryWhile waits, the error is a context.Canceled, so
+// that the stop of a service does not look like a failure.
 func TestAgainCancelled(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -11,8 +11,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A record that could not be used goes to a topic of dead letters. Whoever reads that topic gets the record back as it
-// was, with the reason and the topic, partition and offset it came from.
+// A record that could not be used goes to a topic of dead letters. Whoever reads that topic gets the record
+// back as it was, with the reason and the topic, partition and offset it came from.
 func ExampleDeadLetter() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

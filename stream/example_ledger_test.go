@@ -12,8 +12,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A job copies lines to a topic, two lines in a transaction. The mark of each transaction says how many lines are
-// out. A second job takes over in the middle: it goes on where the mark is, and fences the first one.
+// A job copies lines to a topic, two lines in a transaction. The mark of each transaction says how many lines
+// are out. A second job takes over in the middle: it goes on where the mark is, and fences the first one.
 func ExampleLedger() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -11,8 +11,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// doubler writes twice the number of each record. What is not a number becomes a dead letter: it would fail every
-// time, and nothing behind it would be processed.
+// doubler writes twice the number of each record. What is not a number becomes a dead letter: it would fail
+// every time, and nothing behind it would be processed.
 type doubler struct{ doubled, deadLetters string }
 
 func (d doubler) Process(_ context.Context, batch []stream.Record) ([]stream.Output, error) {

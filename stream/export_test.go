@@ -1,7 +1,7 @@
 package stream
 
-// What the tests and examples of package stream_test share with the tests of this package: the broker that TestMain
-// chose (the embedded one, or HARDNEG_TEST_KAFKA), and the helpers that use it.
+// What the tests and examples of package stream_test share with the tests of this package: the broker that
+// TestMain chose (the embedded one, or HARDNEG_TEST_KAFKA), and the helpers that use it.
 var (
 	NewTestClient = testClient
 	NewTestTopic  = testTopic

@@ -24,7 +24,7 @@ func (w *recorder) noFailures() {
 	}
 }
 
-// tokensGrow checks that each owner of a partition has a greater token than the one before.
+// tokensGrow checks that each owner of a partition has a greater token than the owner before.
 func tokensGrow(t *testing.T, watches ...*recorder) {
 	t.Helper()
 	last := map[int32][]int64{}
@@ -84,7 +84,8 @@ func TestPassThrough(t *testing.T) {
 	}
 }
 
-// TestUntil: nothing from a bound on is processed, and all that is before it, whatever is fetched together.
+// TestUntil: all records below the bound of Until are processed, and none from the bound on, however records
+// are distributed over fetches.
 func TestUntil(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "until-in", 1), testTopic(t, c, "until-out", 1)
@@ -121,7 +122,8 @@ func TestUntil(t *testing.T) {
 	w.noFailures()
 }
 
-// The input is itself written in transactions: its markers must not be left as lag, nor what is aborted be seen.
+// The input is itself written in transactions. The Processor must not see aborted records, and markers at the
+// end of the log must not remain as lag.
 func TestTransactionalInput(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
@@ -167,7 +169,7 @@ func TestNoOutputsAndManyOutputs(t *testing.T) {
 			return out, nil
 		})
 	})
-	s.MaxRecords = 1 // batches without any output, too
+	s.MaxRecords = 1 // so that some batches have no output
 	runStage(t, c, s)
 	eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
 	w.noFailures()
@@ -192,7 +194,7 @@ func TestNoOutputsAndManyOutputs(t *testing.T) {
 	}
 }
 
-// An error of the Processor: the same records come again, but to another Processor with a greater token.
+// After an error of a Processor the same records come again, to another Processor with a greater token.
 func TestProcessorErrors(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 2)
@@ -219,7 +221,7 @@ func TestProcessorErrors(t *testing.T) {
 	runStage(t, c, s)
 	eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
 	exactlyOnce(t, out, n)
-	failed := slices.DeleteFunc(w.all(Failed), func(e Event) bool { return e.Partition < 0 }) // joining may take several tries
+	failed := slices.DeleteFunc(w.all(Failed), func(e Event) bool { return e.Partition < 0 }) // without failed joins
 	if got, want := len(w.all(Assigned)), 2+len(failed); got != want || want < 5 {
 		t.Errorf("%d assignments, want %d", got, want)
 	}
@@ -256,7 +258,7 @@ func TestFencedByAProcessor(t *testing.T) {
 	tokensGrow(t, w)
 }
 
-// Instances come and go while records come in.
+// Instances start and stop while records are written.
 func TestRebalances(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -264,7 +266,7 @@ func TestRebalances(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 4), testTopic(t, c, "out", 2)
 	s := stageOf(in, &recorder{t: t}, passOn(out))
-	s.MaxRecords, s.SessionTimeout = 10, 12*time.Second // of which a member beats the tenth part
+	s.MaxRecords, s.SessionTimeout = 10, 12*time.Second // a member sends a heartbeat every tenth of it
 	const n = 3000
 	go func() {
 		for i := 0; i < n; i += 50 {
@@ -274,7 +276,7 @@ func TestRebalances(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()
-	var all, watches []*recorder // of instances that have run, and that run
+	var all, watches []*recorder // all instances so far, and the instances that run
 	var stops []func() error
 	startAs := func(w *recorder) {
 		all, watches = append(all, w), append(watches, w)
@@ -282,7 +284,7 @@ func TestRebalances(t *testing.T) {
 		stops = append(stops, runStage(t, clientOf(t, brokerAddr), s))
 	}
 	start := func() { startAs(&recorder{t: t}) }
-	// rebalanced waits until one of some instances has got a partition that it did not have.
+	// rebalanced waits until one of some instances has got a partition that it did not have before.
 	rebalanced := func(some []*recorder, what string, change func()) {
 		count := func() (n int) {
 			for _, w := range some {
@@ -322,7 +324,7 @@ func TestRebalances(t *testing.T) {
 	}
 }
 
-// When the context ends, the batch under way is finished.
+// When the context of Run ends, the batch under way is finished.
 func TestDrain(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
@@ -437,7 +439,7 @@ func TestFatalErrors(t *testing.T) {
 	}
 }
 
-// commitAt commits an offset as a tool would, outside of any group.
+// commitAt commits an offset as a tool would, without being a member of the group.
 func commitAt(t *testing.T, c *Client, group, topic string, offset int64, metadata string) {
 	t.Helper()
 	eventually(t, "offset is committed", func() bool {
@@ -474,7 +476,7 @@ func TestOutOfRangePolicies(t *testing.T) {
 	}
 }
 
-// Partitions that are added while the stage runs are consumed.
+// A stage also consumes partitions that are added while it runs.
 func TestAddedPartitions(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)

@@ -14,7 +14,7 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// stallEvents collects what a watchdog says.
+// stallEvents keeps the events of a watchdog.
 type stallEvents struct {
 	mu     sync.Mutex
 	events []Event
@@ -66,7 +66,7 @@ func TestWatchdog(t *testing.T) {
 	})
 }
 
-// To wait for something that is down, and to go from step to step, is no stall.
+// Neither waiting for a server that is down nor a change of the step is a stall.
 func TestWatchdogSeesSignsOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stalls stallEvents
@@ -79,7 +79,7 @@ func TestWatchdogSeesSignsOfLife(t *testing.T) {
 			time.Sleep(50 * time.Second)
 			dog.begin("the commit")
 		}
-		Waiting(context.Background()) // nobody's
+		Waiting(context.Background()) // not the context of a batch: no effect
 		synctest.Wait()
 		if len(stalls.all()) > 0 || ctx.Err() != nil {
 			t.Errorf("%+v, %v", stalls.all(), ctx.Err())
@@ -95,7 +95,7 @@ func TestWatchdogSeesSignsOfLife(t *testing.T) {
 	})
 }
 
-// A Processor hangs. The stage says where, gives the batch up, and does it again; all comes out once.
+// A Processor hangs. The stage reports where, gives the batch up and repeats it. Each output comes out once.
 func TestHangingProcessor(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
@@ -118,7 +118,7 @@ func TestHangingProcessor(t *testing.T) {
 	eventually(t, "all is consumed", func() bool { return noLag(t, c, s.Group, in) })
 	exactlyOnce(t, out, 40)
 	tokensGrow(t, w)
-	// A busy broker may take its time for a commit, too.
+	// A busy broker may need long for a commit, too.
 	stalls := slices.DeleteFunc(w.all(Stalled), func(e Event) bool { return strings.Contains(e.Err.Error(), "in the commit") })
 	failed := slices.DeleteFunc(w.all(Failed), func(e Event) bool { return !strings.Contains(e.Err.Error(), "from offset 20") })
 	if len(stalls) < 2 || len(failed) != 2 {
@@ -141,7 +141,7 @@ func TestHangingProcessor(t *testing.T) {
 	}
 }
 
-// Kafka refuses for longer than a batch may hang, and that is no stall.
+// Kafka refuses requests for longer than a batch may hang. That is not a stall.
 func TestRetriesAreSignsOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stalls stallEvents
