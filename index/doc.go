@@ -25,7 +25,8 @@
 //   - No query is missed: [Index.Watching] and [Index.Entering] together return every query that a
 //     changed document may affect, and a few more. The exception is a collection of at least
 //     Config.ExactBelow points: there Entering searches by HNSW, which may miss some.
-//   - Reads return numbers, texts and vectors exactly as they were written.
+//   - Reads return texts, vectors and numbers exactly as they were written. Only in metadata, numbers that are
+//     no 64-bit integers are rounded to float64.
 //
 // # Errors
 //

@@ -43,9 +43,9 @@
 // # Errors
 //
 // Errors wrap one of the Err variables where a caller may want to tell them apart; use errors.Is.
-// [Transient] says whether an error passes by itself. Calls that may be repeated are repeated for up to 30
-// s before they fail, with pauses that grow from 1 ms to 500 ms. All methods take a context and return soon
-// after it ends.
+// [Transient] says whether an error passes by itself. Calls that may be repeated are repeated for up to 30 s
+// before they fail, with pauses that grow from 1 ms to 500 ms. Every method that talks to Kafka takes a context
+// and returns soon after it ends.
 //
 // # Reading path
 //

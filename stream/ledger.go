@@ -34,7 +34,7 @@ type Ledger struct {
 // use the transactional id or the group.
 //
 // If an owner dies, the broker aborts its open transaction after the time-out, or when the next owner opens
-// the ledger. It returns ErrUnknownTopic if the topic does not exist.
+// the ledger. OpenLedger returns ErrUnknownTopic if the topic does not exist.
 func (c *Client) OpenLedger(ctx context.Context, transactionalID, group, topic string, timeout time.Duration) (*Ledger, map[int32]Mark, error) {
 	l := &Ledger{client: c, transactionalID: transactionalID, group: group, topic: topic, timeout: timeout}
 	var err error

@@ -64,8 +64,8 @@ var ErrOpenTransaction = errors.New("a transaction is open")
 
 // AwaitStable waits until all transactions that had written to a topic before the call have ended. It returns
 // the bounds of the partitions at the time of the call: read_committed readers then see every committed
-// record below HighWatermark. It returns ErrOpenTransaction if a transaction is still open after most.
-func (c *Client) AwaitStable(ctx context.Context, topic string, most time.Duration) ([]Offsets, error) {
+// record below HighWatermark. It returns ErrOpenTransaction if a transaction is still open after timeout.
+func (c *Client) AwaitStable(ctx context.Context, topic string, timeout time.Duration) ([]Offsets, error) {
 	written, err := c.Offsets(ctx, topic)
 	if err != nil {
 		return nil, err
@@ -78,9 +78,9 @@ func (c *Client) AwaitStable(ctx context.Context, topic string, most time.Durati
 		if at < 0 {
 			return written, nil
 		}
-		if time.Since(start) > most {
+		if time.Since(start) > timeout {
 			return nil, fmt.Errorf("%w in %s/%d since offset %d, for more than %v: it ends by its time-out, try again then",
-				ErrOpenTransaction, topic, now[at].Partition, now[at].LastStable, most)
+				ErrOpenTransaction, topic, now[at].Partition, now[at].LastStable, timeout)
 		}
 		if err := wait.pause(ctx); err != nil {
 			return nil, err
