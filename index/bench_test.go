@@ -12,7 +12,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// The benchmarks run on the embedded server, or on the Qdrant at HARDNEG_TEST_QDRANT where that is set.
+// The benchmarks run on the Qdrant at HARDNEG_TEST_QDRANT if that is set, otherwise on the embedded server.
 
 func benchIndex(b *testing.B, dimensions int) *index.Index {
 	config := index.Config{Address: os.Getenv("HARDNEG_TEST_QDRANT"), Prefix: fmt.Sprintf("hardneg-bench-%d-", os.Getpid()), ExactBelow: 500_000, Log: zerolog.Nop()}
@@ -92,7 +92,8 @@ func BenchmarkSearch(b *testing.B) {
 	}
 }
 
-// BenchmarkAffected runs both look-ups for 256 documents over 10,000 states that watch 100 documents each.
+// BenchmarkAffected runs Watching and Entering for 256 documents over 10,000 states that watch 100 documents
+// each.
 func BenchmarkAffected(b *testing.B) {
 	x, r := benchIndex(b, 512), rand.New(rand.NewPCG(1, 1))
 	for from := 0; from < 10000; from += 250 {

@@ -17,27 +17,29 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config says where the index is and how to use it.
+// Config says how to reach Qdrant and how to use it.
 type Config struct {
-	Address           string // host:port of the gRPC service
+	Address           string // host:port of the gRPC service, such as localhost:6334
 	APIKey            string
-	TLS               *tls.Config // nil: plain text
-	Prefix            string      // of collection and alias names
-	ReadConsistency   string      // majority, quorum or all; empty: the server's default
-	ReplicationFactor int         // of collections created here; above 1 writes are confirmed by every replica
-	ExactBelow        int         // search exactly while a collection has fewer points than this
-	Log               zerolog.Logger
+	TLS               *tls.Config    // nil: plain text
+	Prefix            string         // of the names of collections and aliases
+	ReadConsistency   string         // majority, quorum or all; empty: the server's default
+	ReplicationFactor int            // of new collections; above 1, every replica confirms every write
+	ExactBelow        int            // search exactly while a collection has fewer points than this, by HNSW above
+	Log               zerolog.Logger // the zero value logs nothing
 
-	// Waiting is told when a call that was given ctx failed and is made again after a pause; nil: nobody.
+	// Waiting is called, with the context of a call that failed, before the pause after which the call is
+	// repeated. It lets a stage know that it waits and does not hang (stream.Waiting has this form). nil:
+	// nothing is called.
 	Waiting func(ctx context.Context)
 }
 
 const (
 	pingTimeout = 5 * time.Second
-	maxAnswer   = 1 << 30 // bytes; go-client's 4 MiB fails big reads
+	maxAnswer   = 1 << 30 // bytes; go-client's limit of 4 MiB is too low for big reads
 
-	// oldestServer is the first version that knows update_filter. Older ones ignore it, so that every guard of this
-	// package would silently hold nothing.
+	// The first version of Qdrant that knows update_filter. Older ones ignore it, and no guard of this
+	// package would work, without any error.
 	oldestMajor, oldestMinor = 1, 16
 )
 
@@ -48,8 +50,9 @@ type Client struct {
 	consistency *qdrant.ReadConsistency
 }
 
-// Dial connects to Qdrant and checks that it answers and is recent enough. The error is ErrUnreachable where nothing
-// listens.
+// Dial connects to Qdrant and checks that it answers and has version 1.16 or newer. It returns ErrUnreachable
+// if nothing listens at the address, and other errors if the configuration is wrong, the API key is refused
+// or the server is too old.
 func Dial(ctx context.Context, config Config) (*Client, error) {
 	consistency, err := readConsistency(config.ReadConsistency)
 	if err != nil {
@@ -64,9 +67,9 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 		SkipCompatibilityCheck: true, // checkVersion does it, and refuses
 		GrpcOptions: []grpc.DialOption{
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxAnswer)),
-			// gRPC's own pauses grow to two minutes, far above the time that a call tries again.
+			// gRPC's own pauses between connection attempts grow to two minutes, far above retryFor.
 			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: longPause},
+				Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxPause},
 				MinConnectTimeout: pingTimeout,
 			}),
 		},
@@ -89,16 +92,17 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	return c, nil
 }
 
-// Ping checks that Qdrant answers, in one attempt within 5 s. It lists the collections, for the health service of
-// Qdrant says "serving" whatever happens behind it.
+// Ping checks that Qdrant answers. It makes one attempt of at most 5 s and returns ErrUnreachable or
+// ErrUnavailable if that fails. It lists the collections, because Qdrant's health service says "serving"
+// whatever happens behind it.
 func (c *Client) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	_, err := c.connection.GetCollectionsClient().List(ctx, &qdrant.ListCollectionsRequest{})
-	return c.pinged("ListCollections", err)
+	return c.pingError("ListCollections", err)
 }
 
-// Close closes the connection; calls under way fail.
+// Close closes the connection. Calls that are under way fail.
 func (c *Client) Close() error { return c.connection.Close() }
 
 // checkVersion refuses a server that is too old.
@@ -107,7 +111,7 @@ func (c *Client) checkVersion(ctx context.Context) error {
 	defer cancel()
 	reply, err := c.connection.GetQdrantClient().HealthCheck(ctx, &qdrant.HealthCheckRequest{})
 	if err != nil {
-		return c.pinged("HealthCheck", err)
+		return c.pingError("HealthCheck", err)
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(reply.GetVersion(), "%d.%d", &major, &minor); err != nil {
@@ -119,8 +123,8 @@ func (c *Client) checkVersion(ctx context.Context) error {
 	return nil
 }
 
-// pinged describes the error of a single attempt.
-func (c *Client) pinged(name string, err error) error {
+// pingError wraps the error of a call that is made only once.
+func (c *Client) pingError(name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -133,7 +137,7 @@ func (c *Client) pinged(name string, err error) error {
 	return c.describe(name, "", err)
 }
 
-// splitAddress splits host:port and keeps the brackets that go-client needs around an IPv6 address.
+// splitAddress splits host:port. It puts brackets around an IPv6 address, which go-client needs.
 func splitAddress(address string) (host string, port int, err error) {
 	host, name, err := net.SplitHostPort(address)
 	if err != nil {
@@ -149,7 +153,7 @@ func splitAddress(address string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// readConsistency translates the setting; nil is the server's default.
+// readConsistency translates Config.ReadConsistency. nil means the server's default.
 func readConsistency(name string) (*qdrant.ReadConsistency, error) {
 	switch name {
 	case "":

@@ -13,18 +13,19 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Index is the pair of collections of one generation. It is safe for concurrent use.
+// Index is the pair of collections of one generation. Any number of goroutines may use it at the same time.
 type Index struct {
 	client     *Client
 	dimensions int
 	documents  string // collection names
 	queries    string
 	ordering   *qdrant.WriteOrdering
-	exact      bool // never search by HNSW
+	exact      bool // search exactly, never by HNSW
 	sizes      sizes
 }
 
-// Fields that filters name, by collection. Strict mode forbids filters on others.
+// The payload indexes of each collection: one for each field that a filter names. Qdrant's strict mode
+// forbids filters on other fields.
 var (
 	documentIndexes = map[string]qdrant.FieldType{
 		fieldDeleted: qdrant.FieldType_FieldTypeBool,
@@ -40,9 +41,10 @@ var (
 	}
 )
 
-// Create returns the collections of a generation, and creates what is missing of them and their payload indexes.
-// dimensions is the length of document vectors. Several instances may do it at once. A collection with other
-// dimensions, another distance, or weaker write consistency than its replication is an error.
+// Create opens a generation, and creates its collections and payload indexes if they are missing. dimensions
+// is the length of document vectors; query points have one component more. Several instances may call it at
+// the same time. It returns an error if an existing collection has other dimensions or another distance, or
+// if its writes are confirmed before every replica has them.
 func (c *Client) Create(ctx context.Context, generation string, dimensions int) (*Index, error) {
 	if generation == "" || dimensions <= 0 {
 		return nil, fmt.Errorf("index: generation %q with %d dimensions: want a name and a positive number", generation, dimensions)
@@ -72,15 +74,15 @@ func (c *Client) Create(ctx context.Context, generation string, dimensions int) 
 	return x, nil
 }
 
-// Generation is the part of the collections' names that Open was given.
+// Generation returns the name of the generation, which is the last part of the names of its collections.
 func (x *Index) Generation() string {
 	return strings.TrimPrefix(x.documents, x.client.config.Prefix+"documents-")
 }
 
-// Dimensions is the length of document and query vectors.
+// Dimensions returns the length of document and query vectors.
 func (x *Index) Dimensions() int { return x.dimensions }
 
-// ensure returns the description of a collection, creating it first where it is missing.
+// ensure creates a collection if it is missing, and returns its description.
 func (c *Client) ensure(ctx context.Context, name string, dimensions int) (*qdrant.CollectionInfo, error) {
 	info, err := c.info(ctx, name)
 	if status.Code(err) != codes.NotFound {
@@ -97,7 +99,7 @@ func (c *Client) ensure(ctx context.Context, name string, dimensions int) (*qdra
 	_, createErr := call(ctx, c, "CreateCollection", name, func(ctx context.Context) (*qdrant.CollectionOperationResponse, error) {
 		return c.connection.GetCollectionsClient().Create(ctx, request)
 	})
-	// Another instance may have been faster: what counts is whether it exists now.
+	// Another instance may have created it first, so only its existence counts.
 	info, err = c.info(ctx, name)
 	if err != nil {
 		return nil, errors.Join(createErr, err)
@@ -112,7 +114,7 @@ func (c *Client) info(ctx context.Context, name string) (*qdrant.CollectionInfo,
 	return answer.GetResult(), err
 }
 
-// verify refuses a collection whose answers would be wrong.
+// verify refuses a collection whose settings would make answers wrong.
 func (c *Client) verify(name string, info *qdrant.CollectionInfo, dimensions int) error {
 	params := info.GetConfig().GetParams()
 	vectors := params.GetVectorsConfig().GetParams()
@@ -153,17 +155,17 @@ func (c *Client) ensureIndexes(ctx context.Context, name string, info *qdrant.Co
 	return nil
 }
 
-// Counts returns the numbers of live documents and of queries that are not forgotten.
+// Counts returns the exact numbers of documents that are not deleted and of queries that are not forgotten.
 func (x *Index) Counts(ctx context.Context) (documents, queries uint64, err error) {
-	if documents, err = x.count(ctx, x.documents, live, true); err != nil {
+	if documents, err = x.count(ctx, x.documents, notDeleted, true); err != nil {
 		return 0, 0, err
 	}
-	queries, err = x.count(ctx, x.queries, live, true)
+	queries, err = x.count(ctx, x.queries, notDeleted, true)
 	return documents, queries, err
 }
 
-// live leaves out delete markers and forgotten queries.
-var live = &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewMatchBool(fieldDeleted, false)}}
+// notDeleted is the filter that leaves out delete markers and forgotten queries.
+var notDeleted = &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewMatchBool(fieldDeleted, false)}}
 
 func (x *Index) count(ctx context.Context, collection string, filter *qdrant.Filter, exact bool) (uint64, error) {
 	answer, err := call(ctx, x.client, "Count", collection, func(ctx context.Context) (*qdrant.CountResponse, error) {
@@ -174,10 +176,10 @@ func (x *Index) count(ctx context.Context, collection string, filter *qdrant.Fil
 	return answer.GetResult().GetCount(), err
 }
 
-// sizeAge is how long a collection's number of points is good enough to choose between exact and HNSW search.
+// sizeAge is how long a known number of points is used to choose between exact search and HNSW.
 const sizeAge = 10 * time.Second
 
-// sizes remembers the number of points of each collection for a while.
+// sizes caches the number of points of each collection for sizeAge.
 type sizes struct {
 	mu    sync.Mutex
 	known map[string]size
@@ -188,7 +190,8 @@ type size struct {
 	asked  time.Time
 }
 
-// searchParams chooses exact search for small collections, and HNSW beyond.
+// searchParams chooses exact search for collections of fewer than Config.ExactBelow points, and HNSW for
+// larger ones.
 func (x *Index) searchParams(ctx context.Context, collection string) (*qdrant.SearchParams, error) {
 	if x.exact {
 		return &qdrant.SearchParams{Exact: qdrant.PtrOf(true)}, nil

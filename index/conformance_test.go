@@ -22,12 +22,13 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// The conformance suite of the boundary: it runs on the embedded server, and on the Qdrant at HARDNEG_TEST_QDRANT
-// (host:port of its gRPC service) where that is set. There it works under a prefix of its own, and cleans up.
+// The conformance suite runs on the embedded server. If HARDNEG_TEST_QDRANT is set to the host:port of a
+// Qdrant's gRPC service, it runs there, too, under a prefix of its own, and deletes its collections in the
+// end.
 
 const dimensions = 16
 
-// each runs a test on every server there is.
+// each runs a test on the embedded server, and on the Qdrant at HARDNEG_TEST_QDRANT.
 func each(t *testing.T, test func(t *testing.T, config index.Config)) {
 	t.Run("embedded", func(t *testing.T) {
 		server := startEmbedded(t, t.TempDir(), "127.0.0.1:0")
@@ -55,7 +56,7 @@ func startEmbedded(t testing.TB, dir, address string) *embedded.Server {
 	return server
 }
 
-// raw is a stock client, which knows nothing of package index.
+// raw returns a client of qdrant/go-client, which shares no code with package index.
 func raw(t testing.TB, address string) *qdrant.Client {
 	t.Helper()
 	host, port, _ := strings.Cut(address, ":")
@@ -107,7 +108,7 @@ func open(t testing.TB, config index.Config) *index.Index {
 	return x
 }
 
-// random is seeded anew each run, and says with what.
+// random returns a generator with a new seed for each run, and logs the seed.
 func random(t testing.TB) *rand.Rand {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -168,7 +169,7 @@ func TestDocumentGuard(t *testing.T) {
 		x, r := open(t, config), random(t)
 		offsetOf := func() int64 { d, _ := read(t, x, "a"); return d.Offset }
 
-		write(t, x, 0, 10, document(r, "a", 0, 10)) // an unknown id is inserted
+		write(t, x, 0, 10, document(r, "a", 0, 10)) // a new id is inserted
 		if got := offsetOf(); got != 10 {
 			t.Fatalf("offset %d after the insert, want 10", got)
 		}
@@ -182,7 +183,7 @@ func TestDocumentGuard(t *testing.T) {
 			t.Errorf("a late delete marker replaced offset 12: %+v", d)
 		}
 		again := document(r, "a", 0, 12)
-		write(t, x, 0, 12, again) // the same record again, embedded anew
+		write(t, x, 0, 12, again) // the same record once more, with another vector
 		if d, _ := read(t, x, "a"); !slices.Equal(d.Vector, again.Vector) {
 			t.Error("the record that a document came from did not replace it")
 		}
@@ -190,7 +191,7 @@ func TestDocumentGuard(t *testing.T) {
 		if d, _ := read(t, x, "a"); d.Partition != 1 || d.Offset != 3 {
 			t.Errorf("a write from another partition did not replace: partition %d, offset %d", d.Partition, d.Offset)
 		}
-		// One guard for a batch: what is older is replaced, what is newer stays.
+		// One guard for the whole batch: older points are replaced, newer ones stay.
 		write(t, x, 2, 50, document(r, "old", 2, 1), document(r, "new", 2, 50))
 		write(t, x, 2, 20, document(r, "old", 2, 19), document(r, "new", 2, 20))
 		old, _ := read(t, x, "old")
@@ -276,7 +277,7 @@ func TestSearchIsExact(t *testing.T) {
 	})
 }
 
-// checkHits compares with a sort of everything, in float64.
+// checkHits compares hits with a sort of all documents by cosines in float64.
 func checkHits(t *testing.T, docs []index.Document, probe []float32, limit int, hits index.Hits) {
 	t.Helper()
 	byID := make(map[string]index.Document)
@@ -302,7 +303,8 @@ func checkHits(t *testing.T, docs []index.Document, probe []float32, limit int, 
 	}
 }
 
-// TestReadYourWrites has writers that look for what they wrote, each while the others write.
+// TestReadYourWrites has several writers at the same time. Each one looks for its own points after each
+// write.
 func TestReadYourWrites(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, seed := open(t, config), random(t).Uint64()
@@ -397,7 +399,7 @@ func TestOpenAtOnce(t *testing.T) {
 		if generation, ok, err := c.Active(t.Context()); generation != "g1" || !ok || err != nil {
 			t.Errorf("active after open: %q, %v, %v", generation, ok, err)
 		}
-		// A second generation is made beside the active one, which stays.
+		// A second generation is created beside the active one, which stays active.
 		if _, err := c.Open(t.Context(), "g2", 2*dimensions); err != nil {
 			t.Error(err)
 		}
@@ -412,7 +414,7 @@ func TestOpenAtOnce(t *testing.T) {
 	})
 }
 
-// checkIndexes looks with a stock client for the payload indexes that strict mode asks for.
+// checkIndexes checks with another client that the payload indexes exist which strict mode requires.
 func checkIndexes(t *testing.T, config index.Config) {
 	client := raw(t, config.Address)
 	for alias, want := range map[string][]string{"documents": {"deleted", "off", "src"}, "queries": {"deleted", "fingerprint", "token", "watch"}} {

@@ -12,10 +12,11 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Fields selects what a read returns beside id, hash, source, offset and the delete mark.
+// Fields selects what a read returns in addition to id, hash, Deleted, Carried, Partition and Offset, which
+// always come. Combine fields with |.
 type Fields uint8
 
-// The fields.
+// The fields that a read may leave out.
 const (
 	WithVector Fields = 1 << iota
 	WithText          // title and text
@@ -24,15 +25,20 @@ const (
 )
 
 const (
-	maxPoints      = 256     // of a write or a read by id
-	maxBatchBytes  = 5 << 20 // of a write
-	maxSearches    = 64      // of a batch
-	maxAnswerBytes = 32 << 20
+	maxPoints      = 256      // in one write or one read by id
+	maxBatchBytes  = 5 << 20  // in one write
+	maxSearches    = 64       // in one batch of searches
+	maxAnswerBytes = 32 << 20 // estimated, of one batch of searches
 )
 
-// WriteDocuments upserts documents and delete markers with distinct ids, read from one partition of the documents
-// topic. highest is the highest offset of that partition in the batch: what a later record of the partition wrote
-// stays. On return every later read sees the documents.
+// WriteDocuments upserts documents and delete markers that were read from one partition of the documents
+// topic. highest is the highest offset of the batch. A point that a record of the same partition with a
+// higher offset wrote stays as it is; that is no error. When the call returns, every later read sees the
+// documents.
+//
+// It writes nothing and returns an error if an id occurs twice, if a document comes from another partition or
+// from an offset above highest, or if CheckDocument or the length of a vector rules a document out. After an
+// error of the server, some of the documents may be written.
 func (x *Index) WriteDocuments(ctx context.Context, docs []Document, partition int32, highest int64) error {
 	points := make([]*qdrant.PointStruct, len(docs))
 	seen := make(map[string]bool, len(docs))
@@ -59,7 +65,8 @@ func (x *Index) WriteDocuments(ctx context.Context, docs []Document, partition i
 	return x.upsert(ctx, x.documents, points, &qdrant.Filter{MustNot: []*qdrant.Condition{qdrant.NewFilterAsCondition(newer)}})
 }
 
-// upsert writes points in batches, each guarded by the filter: an existing point that does not match it stays.
+// upsert writes points in batches of at most maxPoints and maxBatchBytes. guard is Qdrant's update_filter: an
+// existing point that does not match it stays as it is.
 func (x *Index) upsert(ctx context.Context, collection string, points []*qdrant.PointStruct, guard *qdrant.Filter) error {
 	for len(points) > 0 {
 		n, bytes := 0, 0
@@ -85,15 +92,16 @@ func (x *Index) upsert(ctx context.Context, collection string, points []*qdrant.
 	return nil
 }
 
-// CheckDocument says why the index could not hold a document, whatever else it is written with: a broken text, a vector
-// with NaN, metadata that Qdrant has no form for. A vector of another length than the index's is not its matter.
+// CheckDocument returns an error if no index can hold the document: an empty id, text that is not UTF-8, a
+// vector with a NaN or an infinity, a delete marker with a text, or metadata that Qdrant cannot represent. It
+// does not check the length of the vector, which depends on the index.
 func CheckDocument(d Document) error {
 	_, err := documentPoint(&d, len(d.Vector))
 	return err
 }
 
-// documentPoint encodes a document. A delete marker has a zero vector, which Dot never ranks above a live one that
-// matters, and is left out of every search anyway.
+// documentPoint encodes a document. A delete marker gets a zero vector, because every point needs one; the
+// filter notDeleted keeps it out of every search.
 func documentPoint(d *Document, dimensions int) (*qdrant.PointStruct, error) {
 	for _, field := range []struct{ name, value string }{{"id", d.ID}, {"hash", d.Hash}, {"title", d.Title}, {"text", d.Text}, {"updated_at", d.UpdatedAt}} {
 		if err := checkText(field.name, field.value); err != nil {
@@ -141,7 +149,7 @@ func documentPoint(d *Document, dimensions int) (*qdrant.PointStruct, error) {
 	return &qdrant.PointStruct{Id: qdrant.NewIDUUID(DocumentPointID(d.ID)), Vectors: qdrant.NewVectorsDense(vector), Payload: fields}, nil
 }
 
-// documentFrom is the inverse of documentPoint, for the fields that were asked for.
+// documentFrom is the inverse of documentPoint. Fields that were not asked for stay empty.
 func documentFrom(fields payload, vectors *qdrant.VectorsOutput) (Document, error) {
 	d := Document{
 		Title: stringOf(fields[fieldTitle]), Text: stringOf(fields[fieldText]), UpdatedAt: stringOf(fields[fieldUpdated]),
@@ -160,7 +168,7 @@ func documentFrom(fields payload, vectors *qdrant.VectorsOutput) (Document, erro
 	return d, nil
 }
 
-// minedFrom reads the part of a document that mining sees.
+// minedFrom reads the part of a document that package mining uses.
 func minedFrom(fields payload, vectors *qdrant.VectorsOutput) (mining.Document, error) {
 	d := mining.Document{ID: stringOf(fields[fieldDocument]), Hash: stringOf(fields[fieldHash]), Vector: denseOf(vectors)}
 	if d.ID == "" {
@@ -180,7 +188,7 @@ func minedFrom(fields payload, vectors *qdrant.VectorsOutput) (mining.Document, 
 	return d, nil
 }
 
-// selectors turns Fields into what a request asks for.
+// selectors translates Fields into the selectors of a request.
 func (want Fields) selectors() (*qdrant.WithPayloadSelector, *qdrant.WithVectorsSelector) {
 	names := []string{fieldDocument, fieldHash, fieldDeleted, fieldCarried, fieldSource, fieldOffset}
 	if want&WithText != 0 {
@@ -195,14 +203,15 @@ func (want Fields) selectors() (*qdrant.WithPayloadSelector, *qdrant.WithVectors
 	return qdrant.NewWithPayloadInclude(names...), qdrant.NewWithVectors(want&WithVector != 0)
 }
 
-// Documents returns the documents and delete markers with these ids, by id. Unknown ids are missing from the map.
+// Documents returns the documents and delete markers with these ids, by id. Ids that the index does not know
+// are not in the map.
 func (x *Index) Documents(ctx context.Context, ids []string, want Fields) (map[string]Document, error) {
 	documents := make(map[string]Document, len(ids))
 	err := x.documentsOf(ctx, pointIDs(ids, DocumentPointID), want, func(_ string, d Document) { documents[d.ID] = d })
 	return documents, err
 }
 
-// DocumentsAt is Documents by the ids of points, as Rank returns them.
+// DocumentsAt is Documents by point id, as Rank returns them in Ranked.Point. The map has point ids as keys, too.
 func (x *Index) DocumentsAt(ctx context.Context, points []string, want Fields) (map[string]Document, error) {
 	documents := make(map[string]Document, len(points))
 	err := x.documentsOf(ctx, pointIDs(points, func(point string) string { return point }), want, func(point string, d Document) { documents[point] = d })
@@ -228,7 +237,7 @@ func (x *Index) points(ctx context.Context, collection string, ids []*qdrant.Poi
 				CollectionName: collection, Ids: ids[:n], WithPayload: withPayload, WithVectors: withVectors, ReadConsistency: x.client.consistency,
 			})
 		})
-		if tooLarge(err) && n > 1 { // states of queries with long logs
+		if tooLarge(err) && n > 1 { // states of queries with much evidence are large
 			most = n / 2
 			continue
 		}
@@ -245,8 +254,8 @@ func (x *Index) points(ctx context.Context, collection string, ids []*qdrant.Poi
 	return nil
 }
 
-// ScanDocuments calls f for every document and delete marker, in the order of point ids, until f returns an error.
-// What is written meanwhile may or may not be seen.
+// ScanDocuments calls f for every document and delete marker, in the order of point ids. An error of f ends
+// the scan and is returned. Points that are written during the scan may or may not be among them.
 func (x *Index) ScanDocuments(ctx context.Context, want Fields, f func(Document) error) error {
 	withPayload, withVectors := want.selectors()
 	return x.scroll(ctx, x.documents, nil, maxPoints, withPayload, withVectors, func(p *qdrant.RetrievedPoint) error {
@@ -258,8 +267,8 @@ func (x *Index) ScanDocuments(ctx context.Context, want Fields, f func(Document)
 	})
 }
 
-// scroll calls f for every point that matches, page by page. Pages follow point ids, which never change, so that no
-// point slides from one page to another.
+// scroll calls f for every point that matches, page by page. Pages are in the order of point ids, which never
+// change, so no point moves from one page to another during the scan.
 func (x *Index) scroll(ctx context.Context, collection string, filter *qdrant.Filter, page uint32, withPayload *qdrant.WithPayloadSelector, withVectors *qdrant.WithVectorsSelector, f func(*qdrant.RetrievedPoint) error) error {
 	for offset := (*qdrant.PointId)(nil); ; {
 		answer, err := call(ctx, x.client, "Scroll", collection, func(ctx context.Context) (*qdrant.ScrollResponse, error) {

@@ -12,21 +12,23 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrUnavailable is wrapped by the error of a call that kept failing in a way that may pass: try again later.
+// ErrUnavailable is wrapped by the error of a call that failed for 10 s in a way that may pass. Try again
+// later.
 var ErrUnavailable = errors.New("qdrant is unavailable")
 
-// ErrUnreachable is the ErrUnavailable where nothing answered at the address.
+// ErrUnreachable is an ErrUnavailable, too: nothing answered at the address.
 var ErrUnreachable = fmt.Errorf("%w: nothing answers", ErrUnavailable)
 
 const (
 	callTimeout = 30 * time.Second // of one attempt
-	writeWait   = 20               // seconds that the server may take to apply a write, below callTimeout
-	retryFor    = 10 * time.Second // no new attempt begins later than this after the first
+	writeWait   = 20               // seconds that the server may take to apply a write; must be below callTimeout
+	retryFor    = 10 * time.Second // no attempt begins later than this after the first one
 	firstPause  = 50 * time.Millisecond
-	longPause   = time.Second
+	maxPause    = time.Second
 )
 
-// classify is the one table of what a failed call means: whether to try again, and the sentinel of its error.
+// classify is the one table of failures. It returns whether a failed call may be repeated, and the error to
+// wrap if repeating did not help.
 func classify(err error) (retriable bool, sentinel error) {
 	var limited *qdrant.QdrantResourceExhaustedError
 	if errors.As(err, &limited) {
@@ -47,13 +49,15 @@ func classify(err error) (retriable bool, sentinel error) {
 	return false, nil
 }
 
-// tooLarge tells that a message is above gRPC's limit, which no repetition makes smaller: ask for less at a time.
+// tooLarge reports whether a message is above gRPC's limit. Repeating does not help; the caller must ask for
+// less.
 func tooLarge(err error) bool {
 	return status.Code(err) == codes.ResourceExhausted && strings.Contains(err.Error(), "larger than max")
 }
 
-// call makes one request, and makes it again where classify allows, for retryFor. Every request of this package
-// may be repeated: reads by nature, writes because they are guarded and say the whole point.
+// call makes one request and repeats it for retryFor if classify allows. Every request of this package may be
+// repeated: reads change nothing, and a write is guarded and holds the whole point, so a second one changes
+// nothing more.
 func call[T any](ctx context.Context, c *Client, name, collection string, request func(context.Context) (T, error)) (T, error) {
 	start, pause := time.Now(), firstPause
 	for {
@@ -72,7 +76,7 @@ func call[T any](ctx context.Context, c *Client, name, collection string, reques
 			return none, c.describe(name, collection, err)
 		}
 		wait := pause
-		var limited *qdrant.QdrantResourceExhaustedError // which says when to come again
+		var limited *qdrant.QdrantResourceExhaustedError // the server says how long to wait
 		if errors.As(err, &limited) {
 			wait = max(wait, time.Duration(limited.RetryAfterS)*time.Second)
 		}
@@ -87,11 +91,11 @@ func call[T any](ctx context.Context, c *Client, name, collection string, reques
 			return none, c.describe(name, collection, ctx.Err())
 		case <-time.After(wait):
 		}
-		pause = min(2*pause, longPause)
+		pause = min(2*pause, maxPause)
 	}
 }
 
-// describe names the call, the collection and the address.
+// describe adds the call, the collection and the address to an error.
 func (c *Client) describe(name, collection string, err error) error {
 	if collection == "" {
 		return fmt.Errorf("qdrant at %s: %s: %w", c.config.Address, name, err)
@@ -99,8 +103,8 @@ func (c *Client) describe(name, collection string, err error) error {
 	return fmt.Errorf("qdrant at %s: %s on collection %q: %w", c.config.Address, name, collection, err)
 }
 
-// completed turns the answer of a write into an error unless the write is visible to every later read. A server
-// that ran out of time says so in an answer, not in an error.
+// completed returns an error unless every later read sees the write. A server that runs out of time reports
+// that in the status of its answer and returns no error.
 func completed(answer *qdrant.PointsOperationResponse, err error) (*qdrant.UpdateResult, error) {
 	if err != nil {
 		return nil, err

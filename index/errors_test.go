@@ -21,8 +21,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// faulty stands between the client and an embedded server: a fault may answer a call in its place, before or after
-// the call had its effect.
+// faulty is a proxy between the client and an embedded server. A fault answers a call in place of the server,
+// before or after the call has taken effect.
 type faulty struct {
 	mu    sync.Mutex
 	fault func(method string, request proto.Message, forward func() (proto.Message, error)) (proto.Message, error)
@@ -66,7 +66,8 @@ func (f *faulty) through(method string, request proto.Message, forward func() (p
 	return fault(method, request, forward)
 }
 
-// forwarding passes the other services on, with another version number or collection description where a test says so.
+// forwarding passes calls of the other services on. A test may give it another version number or another
+// description of a collection to answer.
 type forwarding struct {
 	qdrant.UnimplementedQdrantServer
 	version string
@@ -102,7 +103,7 @@ func (f forwardingCollections) ListAliases(ctx context.Context, in *qdrant.ListA
 	return f.behind.ListAliases(ctx, in)
 }
 
-// startFaulty returns the address of a faulty server in front of a fresh embedded one.
+// startFaulty starts a faulty proxy in front of a new embedded server, and returns its address.
 func startFaulty(t *testing.T, version string, describe func(*qdrant.CollectionInfo)) (string, *faulty) {
 	t.Helper()
 	behind := raw(t, startEmbedded(t, t.TempDir(), "127.0.0.1:0").Addr())
@@ -187,7 +188,7 @@ func TestUnsuitableCollections(t *testing.T) {
 	}
 }
 
-// TestFinalErrors has errors that no repetition mends.
+// TestFinalErrors: errors that repeating cannot cure are returned after one attempt.
 func TestFinalErrors(t *testing.T) {
 	address, f := startFaulty(t, "1.17.0", nil)
 	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
@@ -212,7 +213,7 @@ func TestFinalErrors(t *testing.T) {
 	}
 }
 
-// TestLargeStates reads states whose answer is above gRPC's limit in smaller parts.
+// TestLargeStates reads states whose answer is above gRPC's limit: the client asks for fewer at a time.
 func TestLargeStates(t *testing.T) {
 	address, f := startFaulty(t, "1.17.0", nil)
 	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
@@ -238,7 +239,7 @@ func TestLargeStates(t *testing.T) {
 	}
 }
 
-// TestGivesUp waits out the time that a call tries again.
+// TestGivesUp waits until a call that fails again and again is given up.
 func TestGivesUp(t *testing.T) {
 	t.Parallel()
 	address, f := startFaulty(t, "1.17.0", nil)
@@ -261,7 +262,8 @@ func TestGivesUp(t *testing.T) {
 	}
 }
 
-// TestServerComesBack stops the server and starts it again, at the same address and on the same data, under a call.
+// TestServerComesBack stops the server during a call and starts it again, at the same address and with the
+// same data.
 func TestServerComesBack(t *testing.T) {
 	dir := t.TempDir()
 	server := startEmbedded(t, dir, "127.0.0.1:0")
@@ -276,7 +278,7 @@ func TestServerComesBack(t *testing.T) {
 	restarting.Go(func() {
 		time.Sleep(time.Second)
 		var err error
-		for range 100 { // somebody may have taken the port meanwhile
+		for range 100 { // another process may have taken the port meanwhile
 			if server, err = embedded.Start(embedded.Config{Address: address, Dir: dir, Log: zerolog.Nop()}); err == nil {
 				return
 			}
@@ -298,7 +300,7 @@ func TestServerComesBack(t *testing.T) {
 	}
 }
 
-// TestBatchesAreBounded counts points and bytes of the requests that writes are cut into.
+// TestBatchesAreBounded checks the points and bytes of each request of a large write.
 func TestBatchesAreBounded(t *testing.T) {
 	address, f := startFaulty(t, "1.17.0", nil)
 	x, r := open(t, index.Config{Address: address, Log: zerolog.Nop()}), random(t)
@@ -318,7 +320,7 @@ func TestBatchesAreBounded(t *testing.T) {
 			d.Text = strings.Repeat("x", 200_000)
 		}
 		if i == 699 {
-			d.Text = strings.Repeat("x", 6<<20) // above the limit by itself: alone
+			d.Text = strings.Repeat("x", 6<<20) // above the limit by itself: it goes out alone
 		}
 		docs = append(docs, d)
 	}

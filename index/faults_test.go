@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// startWithFaults starts an embedded server whose calls fail by the plan.
+// startWithFaults starts an embedded server whose calls fail as the plan says.
 func startWithFaults(t testing.TB, plan *fault.Plan) index.Config {
 	t.Helper()
 	server, err := embedded.Start(embedded.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop(), Faults: plan})
@@ -29,7 +29,7 @@ func startWithFaults(t testing.TB, plan *fault.Plan) index.Config {
 	return index.Config{Address: server.Addr(), ExactBelow: 1 << 30, Log: zerolog.Nop()}
 }
 
-// passing are faults that pass: a call that meets them is made again.
+// passing lists the faults that pass, so that the client repeats the call.
 var passing = []struct {
 	name  string
 	fault fault.Fault
@@ -47,7 +47,8 @@ var passing = []struct {
 	{"cut after", fault.Fault{Cut: true, After: true}},
 }
 
-// TestEachCallSurvivesEachFault has each call of the index fail in each way that passes, and be right in the end.
+// TestEachCallSurvivesEachFault makes each call of the index fail with each fault that passes. The result
+// must be right in the end.
 func TestEachCallSurvivesEachFault(t *testing.T) {
 	plan := fault.New(1)
 	x, r := open(t, startWithFaults(t, plan)), random(t)
@@ -103,7 +104,7 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 			return got[s.QueryID].Token == s.Token, err
 		}},
 	} {
-		if test.name == "Counts" { // which the writes below change
+		if test.name == "Counts" { // the writes of this test change the counts
 			written = 0
 		}
 		want, err := test.make(t.Context())
@@ -126,7 +127,8 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 	}
 }
 
-// TestOpenSurvivesEachFault makes collections, field indexes and aliases while each of those calls fails in each way.
+// TestOpenSurvivesEachFault creates collections, field indexes and aliases while each of those calls fails in
+// each way.
 func TestOpenSurvivesEachFault(t *testing.T) {
 	for _, call := range []string{"Collections/Create", "Collections/Get", "Collections/UpdateAliases", "Collections/ListAliases", "Points/CreateFieldIndex"} {
 		for _, way := range passing {
@@ -149,7 +151,8 @@ func TestOpenSurvivesEachFault(t *testing.T) {
 	}
 }
 
-// TestRetryAfter has a server say when to come again: not earlier, and not at all where that is too late.
+// TestRetryAfter: the server says how long to wait. The client waits that long, or gives up at once if that
+// is too long.
 func TestRetryAfter(t *testing.T) {
 	plan := fault.New(1)
 	config := startWithFaults(t, plan)
@@ -174,7 +177,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestWaiting has a call tell its caller's context that it is made again.
+// TestWaiting: before a call is repeated, Config.Waiting gets the context of the call.
 func TestWaiting(t *testing.T) {
 	plan := fault.New(1)
 	config := startWithFaults(t, plan)

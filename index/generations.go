@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// A generation is a pair of collections, named <prefix>documents-<generation> and <prefix>queries-<generation>. The
-// aliases <prefix>documents and <prefix>queries point at the live one.
+// A generation is a pair of collections, named <prefix>documents-<generation> and
+// <prefix>queries-<generation>. The aliases <prefix>documents and <prefix>queries point at the live one.
 
 func (c *Client) generation(name string, dimensions int) *Index {
 	return &Index{
@@ -24,7 +24,8 @@ func (c *Client) generation(name string, dimensions int) *Index {
 	}
 }
 
-// Active returns the generation that the aliases point at; ok is false where there is none yet.
+// Active returns the name of the live generation, at whose collections the aliases point. ok is false if
+// there are no aliases. It returns an error if the two aliases do not point at the same generation.
 func (c *Client) Active(ctx context.Context) (generation string, ok bool, err error) {
 	targets, err := c.Aliases(ctx)
 	if err != nil {
@@ -44,7 +45,7 @@ func (c *Client) Active(ctx context.Context) (generation string, ok bool, err er
 	return generation, true, nil
 }
 
-// Open is Create, and points the aliases at the generation if they point nowhere.
+// Open is Create. If there is no live generation yet, it makes this one live.
 func (c *Client) Open(ctx context.Context, generation string, dimensions int) (*Index, error) {
 	x, err := c.Create(ctx, generation, dimensions)
 	if err != nil {
@@ -63,8 +64,8 @@ func (c *Client) Open(ctx context.Context, generation string, dimensions int) (*
 	return x, err
 }
 
-// Promote points the aliases at a generation whose collections exist, in one call: every reader sees both move, or
-// none.
+// Promote makes a generation live: it points both aliases at its collections in one request, so every reader
+// sees both aliases move, or none.
 func (c *Client) Promote(ctx context.Context, x *Index) error {
 	documents, queries := c.config.Prefix+"documents", c.config.Prefix+"queries"
 	actions := []*qdrant.AliasOperations{qdrant.NewAliasCreate(documents, x.documents), qdrant.NewAliasCreate(queries, x.queries)}
@@ -83,8 +84,7 @@ func (c *Client) alias(ctx context.Context, actions ...*qdrant.AliasOperations) 
 	return err
 }
 
-// Live opens the pair of collections that the aliases point at, for reading, and creates nothing; nil where there is
-// none yet.
+// Live opens the live generation and creates nothing. It returns nil and no error if there is none yet.
 func (c *Client) Live(ctx context.Context) (*Index, error) {
 	generation, ok, err := c.Active(ctx)
 	if err != nil || !ok {
@@ -93,10 +93,11 @@ func (c *Client) Live(ctx context.Context) (*Index, error) {
 	return c.Existing(ctx, generation)
 }
 
-// ErrNoGeneration says that a generation has no collections.
+// ErrNoGeneration means that a generation, or one of its collections, does not exist.
 var ErrNoGeneration = errors.New("the generation has no collections")
 
-// Existing opens a generation, and creates nothing. Without its documents collection it is ErrNoGeneration.
+// Existing opens a generation and creates nothing. It returns ErrNoGeneration if there is no documents
+// collection.
 func (c *Client) Existing(ctx context.Context, generation string) (*Index, error) {
 	x := c.generation(generation, 0)
 	info, err := c.info(ctx, x.documents)
@@ -110,7 +111,7 @@ func (c *Client) Existing(ctx context.Context, generation string) (*Index, error
 	return x, c.verify(x.documents, info, x.dimensions)
 }
 
-// Held lists the generations that have a collection, in order.
+// Held lists the names of the generations that have at least one collection, sorted.
 func (c *Client) Held(ctx context.Context) ([]string, error) {
 	answer, err := call(ctx, c, "ListCollections", "", func(ctx context.Context) (*qdrant.ListCollectionsResponse, error) {
 		return c.connection.GetCollectionsClient().List(ctx, &qdrant.ListCollectionsRequest{})
@@ -130,7 +131,8 @@ func (c *Client) Held(ctx context.Context) ([]string, error) {
 	return slices.Compact(held), nil
 }
 
-// Drop deletes the collections of a generation that is not live. Those that do not exist are no error.
+// Drop deletes the collections of a generation. Collections that do not exist are no error; a live generation
+// is.
 func (c *Client) Drop(ctx context.Context, generation string) error {
 	if live, ok, err := c.Active(ctx); err != nil {
 		return err
@@ -138,7 +140,7 @@ func (c *Client) Drop(ctx context.Context, generation string) error {
 		return fmt.Errorf("qdrant at %s: generation %s is live and cannot be dropped", c.config.Address, generation)
 	}
 	x := c.generation(generation, 0)
-	for _, name := range []string{x.queries, x.documents} { // which tell Existing whether there is anything
+	for _, name := range []string{x.queries, x.documents} { // documents last: Existing looks for them
 		if err := c.dropCollection(ctx, name); err != nil {
 			return err
 		}
@@ -146,12 +148,14 @@ func (c *Client) Drop(ctx context.Context, generation string) error {
 	return nil
 }
 
-// never is the guard of writes that only insert: no point has the nil UUID, so none that is stored matches.
-func never() *qdrant.Filter {
+// insertOnly is the guard of writes that must not replace a point: no point has the nil UUID, so no stored
+// point matches.
+func insertOnly() *qdrant.Filter {
 	return &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewHasID(qdrant.NewIDUUID(uuid.Nil.String()))}}
 }
 
-// SeedDocuments inserts documents from any partitions. Those that are there already stay as they are.
+// SeedDocuments inserts documents from any partitions, to fill a new generation. Documents that the index
+// already has stay as they are.
 func (x *Index) SeedDocuments(ctx context.Context, docs []Document) error {
 	points := make([]*qdrant.PointStruct, len(docs))
 	for i := range docs {
@@ -160,10 +164,10 @@ func (x *Index) SeedDocuments(ctx context.Context, docs []Document) error {
 			return fmt.Errorf("document %q: %w", docs[i].ID, err)
 		}
 	}
-	return x.upsert(ctx, x.documents, points, never())
+	return x.upsert(ctx, x.documents, points, insertOnly())
 }
 
-// SeedStates inserts states. Those that are there already stay as they are.
+// SeedStates inserts states, to fill a new generation. States that the index already has stay as they are.
 func (x *Index) SeedStates(ctx context.Context, states []State) error {
 	points := make([]*qdrant.PointStruct, len(states))
 	for i := range states {
@@ -172,14 +176,14 @@ func (x *Index) SeedStates(ctx context.Context, states []State) error {
 			return fmt.Errorf("query %q: %w", states[i].QueryID, err)
 		}
 	}
-	return x.upsert(ctx, x.queries, points, never())
+	return x.upsert(ctx, x.queries, points, insertOnly())
 }
 
-// Published is what a query has in the triplets topic, as far as its state says.
+// Published says which triplets of a query may be in the triplets topic, as far as its state knows.
 type Published struct {
 	QueryID  string
-	Ranks    map[string]int // highest rank that was ever stored, by positive
-	Revision int64
+	Ranks    map[string]int // by positive, the highest rank that was ever stored
+	Revision int64          // State.Revision
 }
 
 var withPublished = qdrant.NewWithPayloadInclude(fieldQuery, fieldPublished, fieldRevision)
@@ -188,8 +192,8 @@ func publishedFrom(fields payload) Published {
 	return Published{stringOf(fields[fieldQuery]), publishedOf(fields[fieldPublished]), fields[fieldRevision].GetIntegerValue()}
 }
 
-// ScanPublished calls f for every query, forgotten ones included, in the order of point ids. Without the queries
-// collection it is ErrNoGeneration.
+// ScanPublished calls f for every query, forgotten ones included, in the order of point ids. An error of f
+// ends the scan and is returned. It returns ErrNoGeneration if there is no queries collection.
 func (x *Index) ScanPublished(ctx context.Context, f func(Published) error) error {
 	return orNoGeneration(x.scroll(ctx, x.queries, nil, knownPage, withPublished, qdrant.NewWithVectors(false), func(p *qdrant.RetrievedPoint) error {
 		return f(publishedFrom(p.GetPayload()))
@@ -203,8 +207,8 @@ func orNoGeneration(err error) error {
 	return err
 }
 
-// Published returns what these queries have published, by id. Unknown ids are missing from the map. Without the queries
-// collection it is ErrNoGeneration.
+// Published returns the Published of these queries, by id. Ids that the index does not know are not in the
+// map. It returns ErrNoGeneration if there is no queries collection.
 func (x *Index) Published(ctx context.Context, queryIDs []string) (map[string]Published, error) {
 	found := make(map[string]Published, len(queryIDs))
 	err := x.points(ctx, x.queries, pointIDs(queryIDs, QueryPointID), withPublished, qdrant.NewWithVectors(false), func(p *qdrant.RetrievedPoint) error {

@@ -110,7 +110,7 @@ func TestSeedsInsertOnly(t *testing.T) {
 		if err != nil || !same(scanned) {
 			t.Errorf("scanned %v, %v, want %v", scanned, err, want)
 		}
-		// The miner's writes go over seeds.
+		// The miner's writes replace seeded states.
 		if err := x.WriteStates(t.Context(), []index.State{state("new", "mined", 9)}, 9); err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,7 @@ import (
 	"hardneg/index"
 )
 
-// TestKnown goes through queries in pages of several sizes, and through those of other rules alone.
+// TestKnown lists queries in pages of several sizes, and then only the queries with another fingerprint.
 func TestKnown(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, r := open(t, config), random(t)
@@ -66,7 +66,7 @@ func TestKnown(t *testing.T) {
 				t.Errorf("pages of %d: %d queries of other rules, want %d", limit, len(got), len(unlike))
 			}
 		}
-		// Any id will do to begin at.
+		// A list may begin at any point id, also at one that does not exist.
 		const middle = "80000000-0000-4000-8000-000000000000"
 		at := slices.IndexFunc(all, func(id string) bool { return index.QueryPointID(id) >= middle })
 		if got := through(middle, 50, ""); !slices.Equal(got, all[at:]) {
@@ -75,7 +75,7 @@ func TestKnown(t *testing.T) {
 	})
 }
 
-// TestLive opens what is there, and nothing else.
+// TestLive: Live opens the live generation and creates nothing.
 func TestLive(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		client := dial(t, config)
@@ -103,7 +103,8 @@ func TestLive(t *testing.T) {
 	})
 }
 
-// TestHeld: a generation is held by either of its collections, and other prefixes are not ours.
+// TestHeld: a generation with only one of its collections is listed, and collections of another prefix are
+// not.
 func TestHeld(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		client := dial(t, config)

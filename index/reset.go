@@ -11,7 +11,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Aliases are the aliases <prefix>documents and <prefix>queries that there are, with the collections that they point at.
+// Aliases returns the aliases <prefix>documents and <prefix>queries, as far as they exist, with the names of
+// the collections at which they point.
 func (c *Client) Aliases(ctx context.Context) (map[string]string, error) {
 	answer, err := call(ctx, c, "ListAliases", "", func(ctx context.Context) (*qdrant.ListAliasesResponse, error) {
 		return c.connection.GetCollectionsClient().ListAliases(ctx, &qdrant.ListAliasesRequest{})
@@ -28,7 +29,8 @@ func (c *Client) Aliases(ctx context.Context) (map[string]string, error) {
 	return found, nil
 }
 
-// Collections lists the collections named like those of a generation, by the part of their names that Open was given.
+// Collections returns the names of all collections that belong to a generation, by the name of the
+// generation.
 func (c *Client) Collections(ctx context.Context) (map[string][]string, error) {
 	answer, err := call(ctx, c, "ListCollections", "", func(ctx context.Context) (*qdrant.ListCollectionsResponse, error) {
 		return c.connection.GetCollectionsClient().List(ctx, &qdrant.ListCollectionsRequest{})
@@ -47,7 +49,8 @@ func (c *Client) Collections(ctx context.Context) (map[string][]string, error) {
 	return found, nil
 }
 
-// Remove deletes aliases, in one call, and then collections. What does not exist is passed over.
+// Remove deletes aliases, in one request, and then collections. Names that do not exist are no error. It does
+// not ask whether a generation is live.
 func (c *Client) Remove(ctx context.Context, aliases, collections []string) error {
 	there, err := c.Aliases(ctx)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"hardneg/index"
 )
 
-// TestRemove deletes aliases and collections of two generations, again where they are gone, and nothing of another
-// prefix.
+// TestRemove deletes aliases and collections of two generations, each twice. Collections of another prefix
+// stay.
 func TestRemove(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		ctx := t.Context()

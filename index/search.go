@@ -12,10 +12,13 @@ import (
 // Hits is the answer to one search.
 type Hits struct {
 	Documents []mining.Document // nearest first, with vector, hash and MinHash
-	Exhausted bool              // fewer came than asked: these are all live documents
+	Exhausted bool              // fewer documents came than the limit: the index has no more
 }
 
-// Search returns, for each query vector, the limit live documents nearest to it by dot product.
+// Search returns, for each query vector, the documents with the highest dot product, at most limit of them.
+// Deleted documents are left out. It searches by HNSW, which may miss some, once the collection has
+// Config.ExactBelow points. It returns an error if limit is not positive, or if a vector has the wrong length
+// or holds a NaN or an infinity.
 func (x *Index) Search(ctx context.Context, queries [][]float32, limit int) ([]Hits, error) {
 	params, err := x.searchParams(ctx, x.documents)
 	if err != nil {
@@ -24,12 +27,12 @@ func (x *Index) Search(ctx context.Context, queries [][]float32, limit int) ([]H
 	return x.search(ctx, queries, limit, params)
 }
 
-// Exact is the same index, searched without HNSW however large it is.
+// Exact returns the same index with exact search in place of HNSW, however large the collections are.
 func (x *Index) Exact() *Index {
 	return &Index{client: x.client, dimensions: x.dimensions, documents: x.documents, queries: x.queries, ordering: x.ordering, exact: true}
 }
 
-// SearchExactly is Search without HNSW, however large the collection is.
+// SearchExactly is Search without HNSW, however large the collection is. It misses no document.
 func (x *Index) SearchExactly(ctx context.Context, queries [][]float32, limit int) ([]Hits, error) {
 	return x.Exact().Search(ctx, queries, limit)
 }
@@ -45,7 +48,7 @@ func (x *Index) search(ctx context.Context, queries [][]float32, limit int, para
 	}
 	all := make([]Hits, 0, len(queries))
 	template := qdrant.QueryPoints{
-		CollectionName: x.documents, Filter: live, Params: params,
+		CollectionName: x.documents, Filter: notDeleted, Params: params,
 		WithPayload: qdrant.NewWithPayloadInclude(fieldDocument, fieldHash, fieldMinHash), WithVectors: qdrant.NewWithVectors(true),
 	}
 	size := hitBytes + 4*x.dimensions
@@ -63,11 +66,12 @@ func (x *Index) search(ctx context.Context, queries [][]float32, limit int, para
 	return all, err
 }
 
-// hitBytes is about what a hit takes in an answer, without its vector.
+// hitBytes is the estimated size of a hit in an answer, without its vector.
 const hitBytes = 700
 
-// queryBatches runs one search for each vector, in batches that keep answers of limit hits of hitSize bytes below
-// maxAnswerBytes, and calls f with the place of each vector and its hits.
+// queryBatches runs one search for each vector, and calls f with the position of the vector and its hits. It
+// sends the searches in batches, small enough that an answer stays below maxAnswerBytes if each hit takes
+// hitSize bytes.
 func (x *Index) queryBatches(ctx context.Context, template *qdrant.QueryPoints, vectors [][]float32, limit, hitSize int, f func(i int, points []*qdrant.ScoredPoint) error) error {
 	batch := max(1, min(maxSearches, maxAnswerBytes/(limit*hitSize)))
 	for start := 0; start < len(vectors); start += batch {
@@ -107,19 +111,18 @@ func (x *Index) checkQuery(vector []float32) error {
 
 // Ranked is a document in a ranking.
 type Ranked struct {
-	Point   string  // its DocumentPointID: DocumentsAt reads it
-	Version uint64  // of the point: every write gives it another
+	Point   string  // DocumentPointID of the document; DocumentsAt reads it
+	Version uint64  // of the point; every write of the point changes it
 	Score   float32 // dot product with the query, as the server summed it
 }
 
-// Ranking is what ranks nearest to a query, the nearest first. Exhausted says that fewer came than asked.
+// Ranking is the answer to one search by Rank.
 type Ranking struct {
-	Hits      []Ranked
-	Exhausted bool
+	Hits      []Ranked // nearest first
+	Exhausted bool     // fewer documents came than the limit: the index has no more
 }
 
-// Rank returns, for each query, the limit live documents nearest to it by dot product, without anything of theirs:
-// rankings may be long.
+// Rank is Search for long rankings: it returns the point ids and scores of the documents and nothing else.
 func (x *Index) Rank(ctx context.Context, queries [][]float32, limit int) ([]Ranking, error) {
 	for i, query := range queries {
 		if err := x.checkQuery(query); err != nil {
@@ -131,7 +134,7 @@ func (x *Index) Rank(ctx context.Context, queries [][]float32, limit int) ([]Ran
 		return nil, err
 	}
 	template := qdrant.QueryPoints{
-		CollectionName: x.documents, Filter: live, Params: params,
+		CollectionName: x.documents, Filter: notDeleted, Params: params,
 		WithPayload: qdrant.NewWithPayload(false), WithVectors: qdrant.NewWithVectors(false),
 	}
 	rankings := make([]Ranking, len(queries))
@@ -145,5 +148,5 @@ func (x *Index) Rank(ctx context.Context, queries [][]float32, limit int) ([]Ran
 	return rankings, err
 }
 
-// rankedBytes is about what a bare hit takes in an answer.
+// rankedBytes is the estimated size of a hit of Rank in an answer.
 const rankedBytes = 64

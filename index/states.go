@@ -12,12 +12,16 @@ import (
 	"github.com/qdrant/go-client/qdrant"
 )
 
-// neverReached is the tau of a state that no document can enter: cosines end at 1.
+// neverReached is the threshold τ of a state that no document can enter: no cosine is above 1.
 const neverReached = 2
 
-// WriteStates stores states with distinct query ids under the writer's fencing token, which all of them carry. A
-// stored state with a higher token stays; whether one did shows when it is read. On return every later read sees
-// the states.
+// WriteStates stores states under the writer's fencing token, which every state must have. A stored state
+// with a higher token stays as it is; that is no error, so read the states to find out. When the call
+// returns, every later read sees the states.
+//
+// It writes nothing and returns an error if a query id occurs twice, if a state has another token, or if a
+// state cannot be stored: an empty query id, text that is not UTF-8, a vector of the wrong length, a NaN or
+// an infinity.
 func (x *Index) WriteStates(ctx context.Context, states []State, token int64) error {
 	points := make([]*qdrant.PointStruct, len(states))
 	seen := make(map[string]bool, len(states))
@@ -36,13 +40,13 @@ func (x *Index) WriteStates(ctx context.Context, states []State, token int64) er
 		}
 		points[i] = point
 	}
-	// Qdrant compares in float64: exact for tokens below 2^53, and tokens are Unix milliseconds.
+	// Qdrant compares numbers as float64. That is exact below 2^53, and tokens are Unix milliseconds.
 	mine := &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewRange(fieldToken, &qdrant.Range{Lte: qdrant.PtrOf(float64(token))})}}
 	return x.upsert(ctx, x.queries, points, mine)
 }
 
-// States returns the states of these queries, forgotten ones included, by query id. Unknown ids are missing from the
-// map. Empty slices and maps come back as nil.
+// States returns the states of these queries, by query id. States of forgotten queries are included; ids that
+// the index does not know are not in the map. Empty slices and maps come back as nil.
 func (x *Index) States(ctx context.Context, queryIDs []string) (map[string]State, error) {
 	states := make(map[string]State, len(queryIDs))
 	err := x.points(ctx, x.queries, pointIDs(queryIDs, QueryPointID), qdrant.NewWithPayload(true), qdrant.NewWithVectors(true), func(p *qdrant.RetrievedPoint) error {
@@ -53,8 +57,8 @@ func (x *Index) States(ctx context.Context, queryIDs []string) (map[string]State
 	return states, err
 }
 
-// ScanStates calls f for every state, forgotten ones included, in the order of point ids, until f returns an error.
-// What is written meanwhile may or may not be seen.
+// ScanStates calls f for every state, forgotten queries included, in the order of point ids. An error of f
+// ends the scan and is returned. States that are written during the scan may or may not be among them.
 func (x *Index) ScanStates(ctx context.Context, f func(State) error) error {
 	return x.scroll(ctx, x.queries, nil, maxPoints, qdrant.NewWithPayload(true), qdrant.NewWithVectors(true), func(p *qdrant.RetrievedPoint) error {
 		s, err := stateFrom(p.GetPayload(), p.GetVectors())
@@ -65,19 +69,20 @@ func (x *Index) ScanStates(ctx context.Context, f func(State) error) error {
 	})
 }
 
-// Known is a query that has a state.
+// Known is a query that has a state and is not forgotten.
 type Known struct {
 	QueryID string
-	Newest  Position // its newest record
+	Newest  Position // the newest record of the query
 }
 
-// Known returns up to limit queries that are not forgotten, in the order of point ids, which is a random one, from a
-// point id on; an empty one is before all. next is the point id to go on from, and empty at the end. With a
-// fingerprint it returns only those whose state has another one.
+// Known lists queries that are not forgotten, at most limit of them, in the order of their point ids. Point
+// ids are hashes, so the order looks random but does not change. The list begins at the point id from; "" is
+// before all point ids. next is the point id at which the following list begins, and "" at the end of the
+// collection. If unlike is not empty, only queries are listed whose State.Fingerprint is another one.
 func (x *Index) Known(ctx context.Context, from string, limit int, unlike string) (known []Known, next string, err error) {
-	filter := live
+	filter := notDeleted
 	if unlike != "" {
-		filter = &qdrant.Filter{Must: live.GetMust(), MustNot: []*qdrant.Condition{qdrant.NewMatchKeyword(fieldFingerprint, unlike)}}
+		filter = &qdrant.Filter{Must: notDeleted.GetMust(), MustNot: []*qdrant.Condition{qdrant.NewMatchKeyword(fieldFingerprint, unlike)}}
 	}
 	request := &qdrant.ScrollPoints{
 		CollectionName: x.queries, Filter: filter, ReadConsistency: x.client.consistency,
@@ -105,11 +110,11 @@ func (x *Index) Known(ctx context.Context, from string, limit int, unlike string
 	return known, request.GetOffset().GetUuid(), nil
 }
 
-// knownPage is how many queries Known reads in one call.
+// knownPage is how many queries Known reads in one request.
 const knownPage = 1000
 
-// statePoint encodes a state. Its vector is (q, -tau), where tau is the lowest cosine at which a new document could
-// alter the lists.
+// statePoint encodes a state. The vector of its point is (q, -τ), where τ is the lowest cosine with which a
+// new document could alter the lists. See Entering.
 func (x *Index) statePoint(s *State) (*qdrant.PointStruct, error) {
 	if err := x.checkState(s); err != nil {
 		return nil, err
@@ -143,7 +148,8 @@ func (x *Index) statePoint(s *State) (*qdrant.PointStruct, error) {
 	return &qdrant.PointStruct{Id: qdrant.NewIDUUID(QueryPointID(s.QueryID)), Vectors: qdrant.NewVectorsDense(vector), Payload: fields}, nil
 }
 
-// threshold returns tau, and the last component of the state's vector.
+// threshold returns τ and the last component of the point's vector. A query without a vector gets
+// neverReached, so that no probe finds it.
 func (s *State) threshold() (tau, last float32) {
 	tau = neverReached
 	for _, entry := range s.Entry {
@@ -156,8 +162,9 @@ func (s *State) threshold() (tau, last float32) {
 	return tau, -tau
 }
 
-// astray compares what is stored beside a state for look-ups and filters with what statePoint makes of the state.
-func (s *State) astray(fields payload, vector []float32) string {
+// inconsistency compares the stored τ, vector component and marker with the values that statePoint would
+// store for the state. It returns the first difference as a text, or "".
+func (s *State) inconsistency(fields payload, vector []float32) string {
 	tau, last := s.threshold()
 	switch {
 	case float32Of(fields[fieldTau]) != tau:
@@ -170,7 +177,7 @@ func (s *State) astray(fields payload, vector []float32) string {
 	return ""
 }
 
-// checkState refuses what Qdrant would not give back as it was.
+// checkState refuses values that Qdrant would not return unchanged.
 func (x *Index) checkState(s *State) error {
 	if s.QueryID == "" {
 		return errors.New("the query id is empty")
@@ -242,7 +249,7 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 		}
 		put(&s.Applied, int32(partition), offset.GetIntegerValue())
 	}
-	s.Astray = s.astray(fields, vector)
+	s.Astray = s.inconsistency(fields, vector)
 	return s, nil
 }
 
@@ -253,7 +260,7 @@ func publishedOf(v *qdrant.Value) (published map[string]int) {
 	return published
 }
 
-// put sets an entry of a map that is nil while empty.
+// put sets an entry of a map, and makes the map first if it is nil.
 func put[K comparable, V any](m *map[K]V, key K, value V) {
 	if *m == nil {
 		*m = make(map[K]V)
@@ -319,7 +326,7 @@ func intervalValue(i mining.Interval) *qdrant.Value {
 func intervalOf(v *qdrant.Value) mining.Interval {
 	ends := v.GetListValue().GetValues()
 	if len(ends) != 2 {
-		return mining.Interval{Low: float32(math.Inf(-1)), High: float32(math.Inf(1))} // unreadable: in doubt, a refresh
+		return mining.Interval{Low: float32(math.Inf(-1)), High: float32(math.Inf(1))} // unreadable: every document may enter, which costs a refresh but misses none
 	}
 	return mining.Interval{Low: boundOf(ends[0], math.Inf(-1)), High: boundOf(ends[1], math.Inf(1))}
 }

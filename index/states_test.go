@@ -18,7 +18,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// interesting draws int64 values at which float64 and int32 break.
+// interesting draws int64 values that float64 or int32 cannot hold.
 var interesting = rapid.OneOf(rapid.Int64(), rapid.SampledFrom([]int64{0, 1, -1, 1<<53 + 1, math.MaxInt64, math.MinInt64, 1 << 31}))
 
 var cosine = rapid.Float32Range(-1, 1)
@@ -43,7 +43,7 @@ func orNilMap[K comparable, V any](m map[K]V) map[K]V {
 	return m
 }
 
-// anyState draws states of every shape, with empty slices and maps as nil.
+// anyState draws states of every shape. Empty slices and maps are nil.
 var anyState = rapid.Custom(func(t *rapid.T) index.State {
 	word := rapid.String()
 	slot := rapid.Custom(func(t *rapid.T) mining.Slot {
@@ -89,7 +89,7 @@ var anyState = rapid.Custom(func(t *rapid.T) index.State {
 func TestStateRoundTrip(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x := open(t, config)
-		token := int64(1) // grows, so that no guard keeps an older state
+		token := int64(1) // grows with each write, so that the guard never keeps an older state
 		rapid.Check(t, func(rt *rapid.T) {
 			token++
 			s := anyState.Draw(rt, "state")
@@ -141,7 +141,7 @@ func TestDocumentRoundTrip(t *testing.T) {
 	})
 }
 
-// sameJSON compares values, whole numbers exactly.
+// sameJSON compares JSON values. Whole numbers must be exactly equal.
 func sameJSON(a, b json.RawMessage) bool {
 	decode := func(raw json.RawMessage) (v any) {
 		decoder := json.NewDecoder(strings.NewReader(string(raw)))
@@ -182,7 +182,8 @@ func state(r *rand.Rand, id string, token int64) index.State {
 	return index.State{QueryID: id, Text: "text of " + id, Vector: unit(r, dimensions), Token: token}
 }
 
-// TestStateAstray: what is stored beside a state for look-ups is compared with the state as it is read.
+// TestStateAstray: a read compares the values that are stored for look-ups with the rest of the state, and
+// reports the first one that does not follow from it.
 func TestStateAstray(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, r := open(t, config), random(t)
@@ -303,7 +304,8 @@ func TestWatching(t *testing.T) {
 		if err := x.WriteStates(t.Context(), states, 1); err != nil {
 			t.Fatal(err)
 		}
-		// Some states are written again with another watch: what they watched before must be forgotten.
+		// Some states are written again with another watch. The documents that they watched before must not
+		// find them.
 		for i := 0; i < n; i += 3 {
 			states[i].Watch = []string{fmt.Sprintf("d%d", r.IntN(600)), "popular"}
 		}
@@ -311,7 +313,7 @@ func TestWatching(t *testing.T) {
 			t.Fatal(err)
 		}
 		var many []string
-		for i := range 400 { // more than one filter holds
+		for i := range 400 { // more ids than one filter holds
 			many = append(many, fmt.Sprintf("d%d", i))
 		}
 		for name, ids := range map[string][]string{"none": {"unknown"}, "one": {"d5"}, "some": {"d1", "d2", "unknown"}, "many": many, "all": {"popular"}, "empty": nil} {
@@ -335,12 +337,12 @@ func TestWatching(t *testing.T) {
 func TestEntering(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, r := open(t, config), random(t)
-		const n = 1500 // an easy document enters more than the first two limits
+		const n = 1500 // so many that an easy document gets more hits than the first two limits
 		states := make([]index.State, n)
 		for i := range states {
 			states[i] = state(r, fmt.Sprintf("q%04d", i), 1)
 			switch i % 5 {
-			case 0: // can never be entered
+			case 0: // no document can enter
 			case 1:
 				states[i].Vector, states[i].Text = nil, "" // forgotten
 			case 2:
@@ -387,7 +389,8 @@ func TestEntering(t *testing.T) {
 	})
 }
 
-// checkEntering compares with every state, leaving a doubt of 1e-4 to the look-up, and returns the number of sure hits.
+// checkEntering compares the found ids with every state. A query must be found if an interval contains the
+// cosine, and may be found if one does within 1e-4. It returns the number of queries that must be found.
 func checkEntering(t *testing.T, states []index.State, probe []float32, got []string) int {
 	t.Helper()
 	found := make(map[string]bool)
@@ -432,7 +435,7 @@ func checkEntering(t *testing.T, states []index.State, probe []float32, got []st
 	return sure
 }
 
-// TestEnteringInDoubt has intervals that miss the cosine by less than float32 sums may differ.
+// TestEnteringInDoubt: intervals that miss the cosine by less than the error of float32 sums count as hits.
 func TestEnteringInDoubt(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, r := open(t, config), random(t)
@@ -484,7 +487,7 @@ func TestScanAndCountStates(t *testing.T) {
 	})
 }
 
-// TestPayloadIsReadable looks at the points with a stock client, by the field names that users are promised.
+// TestPayloadIsReadable reads points with another client, by the field names that users are promised.
 func TestPayloadIsReadable(t *testing.T) {
 	each(t, func(t *testing.T, config index.Config) {
 		x, r := open(t, config), random(t)

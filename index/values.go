@@ -14,7 +14,7 @@ import (
 	"github.com/qdrant/go-client/qdrant"
 )
 
-// Payload fields. Their names are part of the contract: users look at them with any Qdrant client.
+// Names of payload fields. They are part of the contract, because users read them with any Qdrant client.
 const (
 	fieldDocument = "doc_id"
 	fieldTitle    = "title"
@@ -22,7 +22,7 @@ const (
 	fieldHash     = "hash"
 	fieldUpdated  = "updated_at"
 	fieldMetadata = "metadata"
-	fieldDeleted  = "deleted" // of queries: forgotten
+	fieldDeleted  = "deleted" // for a query: it is forgotten
 	fieldSource   = "src"
 	fieldOffset   = "off"
 	fieldMinHash  = "minhash"
@@ -44,17 +44,19 @@ const (
 	fieldStored      = "stored_at"
 )
 
-// DocumentPointID returns the point id of a document.
+// DocumentPointID returns the point id of a document: the UUIDv5 (RFC 9562, URL namespace) of
+// "hardneg:document:" and the document's id.
 func DocumentPointID(id string) string {
 	return uuid.NewSHA1(uuid.NameSpaceURL, []byte("hardneg:document:"+id)).String()
 }
 
-// QueryPointID returns the point id of a query.
+// QueryPointID returns the point id of a query: the UUIDv5 (RFC 9562, URL namespace) of "hardneg:query:" and
+// the query's id.
 func QueryPointID(queryID string) string {
 	return uuid.NewSHA1(uuid.NameSpaceURL, []byte("hardneg:query:"+queryID)).String()
 }
 
-// point ids of documents or queries.
+// pointIDs applies pointID, which is DocumentPointID or QueryPointID, to all ids.
 func pointIDs(ids []string, pointID func(string) string) []*qdrant.PointId {
 	points := make([]*qdrant.PointId, len(ids))
 	for i, id := range ids {
@@ -81,7 +83,7 @@ func list[T any](items []T, value func(T) *qdrant.Value) *qdrant.Value {
 	return qdrant.NewValueList(&qdrant.ListValue{Values: values})
 }
 
-// items reads a list; an empty or missing one is nil.
+// items reads a list. An empty or missing list is nil.
 func items[T any](v *qdrant.Value, item func(*qdrant.Value) T) []T {
 	values := v.GetListValue().GetValues()
 	if len(values) == 0 {
@@ -96,7 +98,7 @@ func items[T any](v *qdrant.Value, item func(*qdrant.Value) T) []T {
 
 func stringOf(v *qdrant.Value) string { return v.GetStringValue() }
 
-// float32Of reads a number; JSON storage may have turned a whole one into an integer.
+// float32Of reads a number. A server that stores JSON may return a whole number as an integer.
 func float32Of(v *qdrant.Value) float32 {
 	if _, ok := v.GetKind().(*qdrant.Value_IntegerValue); ok {
 		return float32(v.GetIntegerValue())
@@ -104,7 +106,7 @@ func float32Of(v *qdrant.Value) float32 {
 	return float32(v.GetDoubleValue())
 }
 
-// bound is one end of an interval; null is unbounded, for JSON has no infinities.
+// bound encodes one end of an interval. An infinity becomes null, because JSON has no infinities.
 func bound(f float32) *qdrant.Value {
 	if math.IsInf(float64(f), 0) {
 		return qdrant.NewValueNull()
@@ -120,7 +122,8 @@ func boundOf(v *qdrant.Value, unbounded float64) float32 {
 	return float32Of(v)
 }
 
-// encodeFloats is base64 of little-endian float32, the form in which records carry vectors.
+// encodeFloats returns a vector as base64 of little-endian float32, which is the form of vectors in Kafka
+// records.
 func encodeFloats(vector []float32) string {
 	buf := make([]byte, 0, 4*len(vector))
 	for _, f := range vector {
@@ -144,7 +147,8 @@ func decodeFloats(s string) ([]float32, error) {
 	return vector, nil
 }
 
-// objectFromJSON turns a JSON object into a value. Integers that fit int64 stay exact; other numbers are float64.
+// objectFromJSON turns a JSON object into a Qdrant value. Integers within int64 stay exact, other numbers
+// become float64.
 func objectFromJSON(raw json.RawMessage) (*qdrant.Value, error) {
 	decoder := json.NewDecoder(strings.NewReader(string(raw)))
 	decoder.UseNumber()
@@ -199,7 +203,7 @@ func valueFromJSON(v any) (*qdrant.Value, error) {
 	return nil, fmt.Errorf("a %T is no JSON", v)
 }
 
-// jsonOf is the inverse of objectFromJSON, with sorted keys; nil where there is no object.
+// jsonOf is the inverse of objectFromJSON. Keys are sorted. It returns nil if v is not an object.
 func jsonOf(v *qdrant.Value) (json.RawMessage, error) {
 	if v.GetStructValue() == nil {
 		return nil, nil
@@ -233,7 +237,7 @@ func anyOf(v *qdrant.Value) any {
 	return nil
 }
 
-// denseOf returns the vector of an answer without copying it. Servers before 1.17 fill the older field.
+// denseOf returns the vector of an answer without a copy. Servers before 1.17 fill the older field.
 func denseOf(v *qdrant.VectorsOutput) []float32 {
 	if dense := v.GetVector().GetDense(); dense != nil {
 		return dense.GetData()

@@ -13,8 +13,9 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
-// OffsetsAt returns for each partition the offset of its first record at or after a time, as the record's timestamp has
-// it, that read_committed readers see; -1: there is none.
+// OffsetsAt returns, for each partition of a topic, the offset of the first record whose timestamp is at or
+// after the given time. It is -1 for a partition without such a record below its last stable offset. It
+// returns ErrUnknownTopic if the topic does not exist.
 func (c *Client) OffsetsAt(ctx context.Context, topic string, at time.Time) ([]int64, error) {
 	n, err := c.Partitions(ctx, topic)
 	if err != nil {
@@ -22,7 +23,7 @@ func (c *Client) OffsetsAt(ctx context.Context, topic string, at time.Time) ([]i
 	}
 	const committed = 1
 	offsets := make([]int64, n)
-	err = again(ctx, harmless, func() error {
+	err = retryWhile(ctx, retriableOrLost, func() error {
 		return c.listOffsets(ctx, topic, n, max(at.UnixMilli(), 0), committed, func(p int32, offset int64) { offsets[p] = offset })
 	})
 	if err != nil {
@@ -31,7 +32,7 @@ func (c *Client) OffsetsAt(ctx context.Context, topic string, at time.Time) ([]i
 	return offsets, nil
 }
 
-// Topics lists the topics that exist, sorted.
+// Topics lists the names of all topics that the client may see, sorted.
 func (c *Client) Topics(ctx context.Context) ([]string, error) {
 	names, err := c.topicNames(ctx)
 	if err != nil {
@@ -45,13 +46,13 @@ func (c *Client) Topics(ctx context.Context) ([]string, error) {
 	return all, nil
 }
 
-// DeleteTopics deletes topics with all their records, and returns once the brokers do not list them any more. What
-// does not exist is passed over.
+// DeleteTopics deletes topics with all their records, and waits up to 30 s until the brokers no longer list
+// them. Topics that do not exist are no error.
 func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 	if len(topics) == 0 {
 		return nil
 	}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := c.api.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: topics})
 		if err != nil {
 			return unreachable(c.brokers, err)
@@ -62,13 +63,13 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 				errs = append(errs, fmt.Errorf("topic %s: %w", name, err))
 			}
 		}
-		return worst(errs)
+		return mostSevere(errs)
 	})
 	if err != nil {
 		return fmt.Errorf("deleting topics: %w", err)
 	}
 	c.plain.Lock()
-	c.plain.producer = nil // in a topic of that name made anew, its sequence numbers would be out of order
+	c.plain.producer = nil // a new topic of the same name would refuse its sequence numbers
 	c.plain.Unlock()
 	wait := backoff{least: 10 * time.Millisecond, most: 500 * time.Millisecond}
 	for start := time.Now(); ; {
@@ -80,8 +81,8 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 		if at < 0 {
 			return nil
 		}
-		if time.Since(start) > patience {
-			return fmt.Errorf("topic %s is still there %v after its deletion was accepted", topics[at], patience)
+		if time.Since(start) > retryFor {
+			return fmt.Errorf("topic %s is still there %v after its deletion was accepted", topics[at], retryFor)
 		}
 		if err := wait.pause(ctx); err != nil {
 			return err
@@ -89,16 +90,16 @@ func (c *Client) DeleteTopics(ctx context.Context, topics ...string) error {
 	}
 }
 
-// Groups lists the consumer groups that exist, sorted.
+// Groups lists the names of all consumer groups, sorted.
 func (c *Client) Groups(ctx context.Context) ([]string, error) {
 	var groups []string
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		groups = nil
 		cluster, err := call[*metadata.Response](ctx, c, &metadata.Request{TopicNames: []string{}})
 		if err != nil {
 			return err
 		}
-		for _, broker := range cluster.Brokers { // each knows those that it coordinates
+		for _, broker := range cluster.Brokers { // a broker knows only the groups that it coordinates
 			found, err := c.groupsOf(ctx, broker.NodeID)
 			if err != nil {
 				return err
@@ -114,13 +115,14 @@ func (c *Client) Groups(ctx context.Context) ([]string, error) {
 	return slices.Compact(groups), nil
 }
 
-// groupsOf is of our own making, for kafka-go's drops the error of a coordinator that is still loading.
+// groupsOf lists the groups that one broker coordinates. It has its own request, because kafka-go's
+// ListGroups drops the error of a coordinator that is still loading.
 func (c *Client) groupsOf(ctx context.Context, broker int32) ([]string, error) {
 	res, err := call[*cursor](ctx, c, &brokerFrame{frame: frame{key: protocol.ListGroups, version: 1, client: c.clientID}, id: broker})
 	if err != nil {
 		return nil, err
 	}
-	res.int32() // throttled for, ms
+	res.int32() // throttle time, ms
 	if err := check(res.int16(), "broker %d", broker); err != nil {
 		return nil, err
 	}
@@ -132,19 +134,19 @@ func (c *Client) groupsOf(ctx context.Context, broker int32) ([]string, error) {
 	return groups, res.err
 }
 
-// Members counts the members of a consumer group; a group that does not exist has none.
+// Members returns the number of members of a consumer group. For a group that does not exist it is 0.
 func (c *Client) Members(ctx context.Context, group string) (int, error) {
 	body := binary.BigEndian.AppendUint32(nil, 1)
 	body = appendString(body, group)
 	members := 0
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.DescribeGroups, version: 1, client: c.clientID, body: body}, group: group,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttled for, ms
+		res.int32() // throttle time, ms
 		if n := res.length(); n != 1 {
 			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.err), n)
 		}
@@ -164,23 +166,23 @@ func (c *Client) Members(ctx context.Context, group string) (int, error) {
 	return members, nil
 }
 
-// ErrGroupInUse says that a consumer group has members.
+// ErrGroupInUse means that a consumer group has members, so that it cannot be deleted.
 var ErrGroupInUse = errors.New("the group has members")
 
-// DeleteGroup deletes a consumer group with its offsets. One that does not exist is passed over, one with members is an
-// ErrGroupInUse.
+// DeleteGroup deletes a consumer group with its committed offsets. It returns ErrGroupInUse if the group has
+// members. A group that does not exist is no error.
 func (c *Client) DeleteGroup(ctx context.Context, group string) error {
 	body := binary.BigEndian.AppendUint32(nil, 1)
 	body = appendString(body, group)
-	err := again(ctx, harmless, func() error {
-		// Of our own making: kafka-go's has the lengths of another version.
+	err := retryWhile(ctx, retriableOrLost, func() error {
+		// Not kafka-go's DeleteGroups: it encodes lengths as another version of the request does.
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.DeleteGroups, version: 1, client: c.clientID, body: body}, group: group,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttled for, ms
+		res.int32() // throttle time, ms
 		if n := res.length(); n != 1 {
 			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.err), n)
 		}

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestFence: an owner that began before cannot commit any more, with an open transaction or without, and one that
-// begins after can.
+// TestFence: after Fence, earlier owners cannot commit any more, with an open transaction or without one. An
+// owner that begins after Fence can.
 func TestFence(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "fence-in", 2), testTopic(t, c, "fence-out", 1)
@@ -23,7 +23,7 @@ func TestFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, p := range owners {
-		err := p.commit(testContext(t), membership{group: unique("group"), generation: -1}, place{in, int32(i)}, 1, "", numbered(out, 10, 1))
+		err := p.commit(testContext(t), membership{group: unique("group"), generation: -1}, topicPartition{in, int32(i)}, 1, "", numbered(out, 10, 1))
 		if err == nil {
 			t.Errorf("the owner of partition %d committed after it was fenced", i)
 		}
@@ -37,8 +37,8 @@ func TestFence(t *testing.T) {
 	}
 }
 
-// TestGroupBegins: a group begins at the offsets that were set for it, which works only while it has no members; nor can
-// it be deleted while it has.
+// TestGroupBegins: a group begins at the offsets that CommitOffsets set. While it has members, its offsets
+// cannot be set and it cannot be deleted.
 func TestGroupBegins(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "begin-in", 2), testTopic(t, c, "begin-out", 1)
@@ -51,7 +51,7 @@ func TestGroupBegins(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	if err := c.CommitOffsets(testContext(t), s.Group, in, map[int32]int64{0: 3}); err != nil {
 		t.Fatal(err)

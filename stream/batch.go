@@ -13,7 +13,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// Where the fields of a record batch (format 2) are.
+// Byte positions of the fields of a record batch in format 2, and the bits of its attributes.
 const (
 	atLength    = 8
 	atMagic     = 16
@@ -36,13 +36,14 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// recordBatch is one batch as it came from a broker.
+// recordBatch is one batch in the bytes that a broker sent.
 type recordBatch []byte
 
 func (b recordBatch) baseOffset() int64 { return int64(binary.BigEndian.Uint64(b)) }
 
-// lastOffset is the offset of the batch's last record when it was written. It stays when compaction takes that
-// record away, which is why only this, and not the last record's offset, says where to go on.
+// lastOffset is the offset that the batch's last record had when it was written. Compaction may remove that
+// record but keeps this number. So only lastOffset says where to go on; the offset of the last remaining
+// record does not.
 func (b recordBatch) lastOffset() int64 {
 	return b.baseOffset() + int64(int32(binary.BigEndian.Uint32(b[atLastDelta:])))
 }
@@ -55,7 +56,8 @@ func (b recordBatch) compression() compress.Compression {
 	return compress.Compression(b.attributes() & attrCodec)
 }
 
-// cutBatch cuts the first batch off raw. A batch that raw does not hold in full is nil: brokers cut the last one.
+// cutBatch splits the first batch from raw and verifies its checksum. batch is nil if raw does not hold the
+// batch in full, because brokers cut off the last one.
 func cutBatch(raw []byte) (batch recordBatch, rest []byte, err error) {
 	if len(raw) < atLength+4 {
 		return nil, nil, nil
@@ -78,7 +80,8 @@ func cutBatch(raw []byte) (batch recordBatch, rest []byte, err error) {
 	return batch, raw[size:], nil
 }
 
-// records appends the batch's records from the offset on to dst. They share no memory with the batch.
+// records appends the batch's records with offsets of at least from to dst. They share no memory with the
+// batch.
 func (b recordBatch) records(dst []Record, topic string, partition int32, from int64) ([]Record, error) {
 	payload := []byte(b[atRecords:])
 	if codec := b.compression().Codec(); codec != nil {
@@ -114,7 +117,8 @@ func (b recordBatch) records(dst []Record, topic string, partition int32, from i
 	return dst, nil
 }
 
-// readRecord reads one record. Its fields are copied, so that a record that is kept does not keep its batch.
+// readRecord reads one record. It copies the fields, so that a caller who keeps a record does not keep its
+// whole batch in memory.
 func readRecord(c *cursor) (r Record, timeDelta, offsetDelta int64) {
 	body := &cursor{b: c.varbytes()}
 	body.int8() // attributes, unused
@@ -135,15 +139,16 @@ func readRecord(c *cursor) (r Record, timeDelta, offsetDelta int64) {
 	return r, timeDelta, offsetDelta
 }
 
-// codec of what is written: texts and JSON shrink to a third or less, at little cost on either side. Small batches
-// stay as they are, for its writer works in blocks of megabytes.
+// Batches are written with LZ4: texts and JSON shrink to a third or less, at little cost for writer and
+// reader. Batches below compressFrom bytes stay uncompressed, because the LZ4 writer works in blocks of
+// megabytes.
 const (
 	codec        = compress.Lz4
 	compressFrom = 2048 // bytes
 )
 
-// encodeBatch encodes records as one batch, led by its length in 4 bytes as rawproduce wants it. Those without a time of
-// their own get now.
+// encodeBatch encodes outputs as one batch, after its length in 4 bytes as rawproduce needs it. Outputs with
+// a zero time get now as their timestamp.
 func encodeBatch(outputs []Output, now time.Time) ([]byte, error) {
 	records := make([]protocol.Record, len(outputs))
 	size := 0
@@ -169,8 +174,9 @@ func encodeBatch(outputs []Output, now time.Time) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// stamp makes an encoded batch that of a producer, for kafka-go writes it as that of none.
-func stamp(encoded []byte, producer int64, epoch int16, sequence int32, transactional bool) {
+// setProducer writes the producer's id, epoch, sequence number and the transactional bit into an encoded
+// batch, and a new checksum. kafka-go encodes batches without a producer.
+func setProducer(encoded []byte, producer int64, epoch int16, sequence int32, transactional bool) {
 	b := encoded[4:]
 	if transactional {
 		b[atAttribute+1] |= attrTransactional
@@ -181,12 +187,12 @@ func stamp(encoded []byte, producer int64, epoch int16, sequence int32, transact
 	binary.BigEndian.PutUint32(b[atCRC:], crc32.Checksum(b[atAttribute:], castagnoli))
 }
 
-// addSequence counts on as Kafka does: after 2³¹−1 comes 0.
+// addSequence adds n to a sequence number as Kafka does: after 2³¹−1 comes 0.
 func addSequence(sequence int32, n int) int32 {
 	return int32((int64(sequence) + int64(n)) % (math.MaxInt32 + 1))
 }
 
-// size is about what an output takes in a batch, before compression.
+// size estimates the bytes that an output takes in a batch, before compression.
 func (o *Output) size() int {
 	n := 32 + len(o.Key) + len(o.Value)
 	for _, h := range o.Headers {

@@ -18,7 +18,7 @@ import (
 
 func contains(err error, s string) bool { return err != nil && strings.Contains(err.Error(), s) }
 
-// optional are bytes that may be null, which is not the same as empty.
+// optional generates bytes that may be null or empty, which are different things in Kafka.
 func optional() *rapid.Generator[[]byte] {
 	return rapid.Custom(func(t *rapid.T) []byte {
 		switch rapid.IntRange(0, 3).Draw(t, "kind") {
@@ -53,7 +53,7 @@ func TestBatchRoundTrip(t *testing.T) {
 		if int(binary.BigEndian.Uint32(encoded)) != len(encoded)-4 {
 			t.Fatal("wrong size in front")
 		}
-		stamp(encoded, 77, 3, 12345, true)
+		setProducer(encoded, 77, 3, 12345, true)
 		b, rest, err := cutBatch(encoded[4:])
 		if err != nil || len(rest) != 0 {
 			t.Fatalf("cut: %v, %d left", err, len(rest))
@@ -83,7 +83,8 @@ func TestBatchRoundTrip(t *testing.T) {
 	})
 }
 
-// frameBatch writes a batch by franz-go's code, at an offset, with a tail of tail offsets that compaction has taken.
+// frameBatch encodes a batch with franz-go's code. tail is the number of records at its end that compaction
+// has removed.
 func frameBatch(offset int64, values []string, tail int32, producer int64, attributes int16) []byte {
 	var records []byte
 	for i, v := range values {
@@ -116,7 +117,7 @@ func TestDecode(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		raw     []byte
-		aborted []aborted
+		aborted []abortedTransaction
 		want    string
 		next    int64
 		err     string
@@ -135,19 +136,19 @@ func TestDecode(t *testing.T) {
 		{name: "aborted, marker, then committed by the same producer", raw: join(
 			frameBatch(10, []string{"a", "b"}, 0, 7, transactional), marker(12, 7),
 			frameBatch(13, []string{"c"}, 0, 7, transactional), marker(14, 7)),
-			aborted: []aborted{{7, 10}}, want: "c", next: 15},
+			aborted: []abortedTransaction{{7, 10}}, want: "c", next: 15},
 		{name: "two producers interleaved, the list unsorted", raw: join(
 			frameBatch(10, []string{"a"}, 0, 7, transactional), frameBatch(11, []string{"b"}, 0, 8, transactional),
 			frameBatch(12, []string{"c"}, 0, 9, transactional), frameBatch(13, []string{"d"}, 0, -1, 0),
 			marker(14, 7), marker(15, 8), marker(16, 9)),
-			aborted: []aborted{{9, 12}, {7, 10}}, want: "bd", next: 17},
+			aborted: []abortedTransaction{{9, 12}, {7, 10}}, want: "bd", next: 17},
 		{name: "aborted, with records before the fetch", raw: join(frameBatch(11, []string{"b"}, 0, 7, transactional), marker(12, 7)),
-			aborted: []aborted{{7, 5}}, want: "", next: 13},
+			aborted: []abortedTransaction{{7, 5}}, want: "", next: 13},
 		{name: "aborted later only", raw: join(
 			frameBatch(10, []string{"a"}, 0, 7, transactional), marker(11, 7),
 			frameBatch(12, []string{"b"}, 0, 7, transactional), marker(13, 7)),
-			aborted: []aborted{{7, 12}}, want: "a", next: 14},
-		{name: "outside of transactions by a producer that aborts", raw: frameBatch(10, []string{"a"}, 0, 7, 0), aborted: []aborted{{7, 10}}, want: "a", next: 11},
+			aborted: []abortedTransaction{{7, 12}}, want: "a", next: 14},
+		{name: "outside of transactions by a producer that aborts", raw: frameBatch(10, []string{"a"}, 0, 7, 0), aborted: []abortedTransaction{{7, 10}}, want: "a", next: 11},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := Fetched{Next: 10}
@@ -178,7 +179,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		got := Fetched{Next: 10}
-		_ = got.decode(raw, "t", 0, []aborted{{producer, 10}})
+		_ = got.decode(raw, "t", 0, []abortedTransaction{{producer, 10}})
 		if got.Next < 10 {
 			t.Fatalf("next is %d", got.Next)
 		}
@@ -198,7 +199,7 @@ func TestSequences(t *testing.T) {
 }
 
 func TestPartitionFor(t *testing.T) {
-	// Of Kafka's own UtilsTest.testMurmur2, positive and modulo 1000.
+	// The values of Kafka's own UtilsTest.testMurmur2, made positive and taken modulo 1000.
 	for key, hash := range map[string]int32{
 		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,
 		"a-little-bit-longer-string": -1486304829, "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971, "abc": 479470107,
@@ -245,13 +246,13 @@ func TestDeadLetter(t *testing.T) {
 	if !reflect.DeepEqual(l.Record, r) {
 		t.Errorf("the record came back as %+v", l.Record)
 	}
-	// A dead letter of a dead letter, as one that somebody sent back unchanged makes it.
-	again := DeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
-	l, err = ParseLetter(Record{Headers: again.Headers})
+	// A dead letter of a dead letter: somebody sent the first one back unchanged, and it was refused again.
+	second := DeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
+	l, err = ParseLetter(Record{Headers: second.Headers})
 	if err != nil || l.Reason != "again" || l.Record.Offset != 43 || len(l.Record.Headers) != 8 {
 		t.Errorf("%+v %v", l, err)
 	}
-	for _, ms := range []int64{-1, 0, 1 << 43, 1 << 50} { // any that a producer may give
+	for _, ms := range []int64{-1, 0, 1 << 43, 1 << 50} { // a producer may send any number
 		far := DeadLetter("dead", "indexer", Record{Topic: "in", Time: time.UnixMilli(ms)}, errors.New("e"))
 		if l, err := ParseLetter(Record{Headers: far.Headers}); err != nil || l.Record.Time.UnixMilli() != ms {
 			t.Errorf("%d ms came back as %v, %v", ms, l.Record.Time, err)

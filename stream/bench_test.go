@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// texts are n records of about size bytes that shrink like text does.
+// texts returns n records of about size bytes that compress like text.
 func texts(topic string, n, size int) []Output {
 	rng := rand.New(rand.NewPCG(1, 2))
 	out := make([]Output, n)
@@ -68,7 +68,7 @@ func BenchmarkFetch(b *testing.B) {
 	rate(b, b.N*n)
 }
 
-// BenchmarkStage passes records of 1 KB on, in transactions of 500.
+// BenchmarkStage copies records of 1 KB to another topic, in transactions of 500.
 func BenchmarkStage(b *testing.B) {
 	for _, partitions := range []int{1, 4} {
 		b.Run(fmt.Sprintf("%d-partitions", partitions), func(b *testing.B) {
@@ -77,7 +77,7 @@ func BenchmarkStage(b *testing.B) {
 			const n = 50_000
 			fill(b, c, in, n, 1000)
 			for range b.N {
-				w := &watch{t: b}
+				w := &recorder{t: b}
 				s := stageOf(in, w, passOn(out))
 				stop := runStage(b, c, s)
 				eventually(b, "assigned", func() bool { return len(w.all(Assigned)) == partitions })
@@ -101,7 +101,7 @@ func BenchmarkStage(b *testing.B) {
 	}
 }
 
-// BenchmarkTransaction is the time of a transaction of one small record.
+// BenchmarkTransaction measures a transaction with one small record.
 func BenchmarkTransaction(b *testing.B) {
 	c := testClient(b)
 	in, out := testTopic(b, c, "bench-in", 1), testTopic(b, c, "bench-out", 1)
@@ -109,7 +109,7 @@ func BenchmarkTransaction(b *testing.B) {
 	m := membership{group: unique("group"), generation: -1}
 	b.ResetTimer()
 	for i := range b.N {
-		if err := p.commit(testContext(b), m, place{in, 0}, int64(i), "1", numbered(out, i, 1)); err != nil {
+		if err := p.commit(testContext(b), m, topicPartition{in, 0}, int64(i), "1", numbered(out, i, 1)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	embedded "hardneg/internal/embedded/kafka"
 )
 
-// faultyBroker starts an embedded broker of its own whose calls fail by the plan.
+// faultyBroker starts a separate embedded broker whose calls fail as the plan says.
 func faultyBroker(t *testing.T, plan *fault.Plan) *Client {
 	t.Helper()
 	server, err := embedded.Start(embedded.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop(), Faults: plan})
@@ -28,52 +28,52 @@ func faultyBroker(t *testing.T, plan *fault.Plan) *Client {
 	return clientOf(t, server.Addr())
 }
 
-// outcome is what a stage makes of a fault.
+// outcome is how a stage reacts to a fault.
 type outcome string
 
 const (
-	unnoticed outcome = "unnoticed" // the call is repeated
-	restarted outcome = "restarted" // a new epoch, token and Processor
-	rejoined  outcome = "rejoined"  // the instance leaves the group and joins again
+	unnoticed outcome = "unnoticed" // it repeats the call
+	restarted outcome = "restarted" // it begins again with a new epoch, token and Processor
+	rejoined  outcome = "rejoined"  // it leaves the group and joins again
 )
 
-// faultyStage is a stage that passes records on, on a broker that fails by the plan.
+// faultyStage is a stage that copies records from in to out, on a broker whose calls fail as the plan says.
 type faultyStage struct {
-	*watch
+	*recorder
 	t       *testing.T
 	plan    *fault.Plan
 	c       *Client
 	in, out string
-	n       int // records that went in
+	n       int // number of records written to in
 
-	poking sync.Mutex
-	poke   error // of the next batch
+	triggerMu sync.Mutex
+	trigger   error // what the Processor returns for the next batch
 }
 
 func newFaultyStage(t *testing.T) *faultyStage {
-	f := &faultyStage{watch: &watch{t: t}, t: t, plan: fault.New(1)}
+	f := &faultyStage{recorder: &recorder{t: t}, t: t, plan: fault.New(1)}
 	f.c = faultyBroker(t, f.plan)
 	f.in, f.out = testTopic(t, f.c, "in", 1), testTopic(t, f.c, "out", 2)
-	s := stageOf(f.in, f.watch, func(a Assignment) Processor {
+	s := stageOf(f.in, f.recorder, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
-			f.poking.Lock()
-			poke := f.poke
-			f.poke = nil
-			f.poking.Unlock()
-			if poke != nil {
-				return nil, poke
+			f.triggerMu.Lock()
+			trigger := f.trigger
+			f.trigger = nil
+			f.triggerMu.Unlock()
+			if trigger != nil {
+				return nil, trigger
 			}
 			return passOn(f.out)(a).Process(ctx, batch)
 		})
 	})
-	s.SessionTimeout = 6 * time.Second // some faults cost it its membership
+	s.SessionTimeout = 6 * time.Second // short, because some faults end its membership
 	runStage(t, f.c, s)
 	f.more(3)
 	f.done()
 	return f
 }
 
-// more sends n records in.
+// more writes n records to in.
 func (f *faultyStage) more(n int) {
 	f.t.Helper()
 	if err := f.c.Produce(testContext(f.t), numbered(f.in, f.n, n)); err != nil {
@@ -82,38 +82,39 @@ func (f *faultyStage) more(n int) {
 	f.n += n
 }
 
-// done waits until all that went in is committed.
+// done waits until all records of in are committed.
 func (f *faultyStage) done() {
 	f.t.Helper()
 	eventually(f.t, "all is committed", func() bool {
-		// Where only the answer to a commit was lost, the next owner says it.
+		// If only the answer to a commit was lost, there is no Committed event; the next owner's Assigned
+		// event shows it.
 		return slices.ContainsFunc(append(f.all(Committed), f.all(Assigned)...), func(e Event) bool { return e.Offset >= int64(f.n) })
 	})
 }
 
-// try has one call fail, and tells what came of it. Poke is the error that has the stage make the call, if it does not
-// anyway.
-func (f *faultyStage) try(rule fault.Rule, poke error) outcome {
+// try makes one call fail and returns how the stage reacted. trigger is an error that makes the stage send
+// the call, for calls that it does not send with every batch.
+func (f *faultyStage) try(rule fault.Rule, trigger error) outcome {
 	f.t.Helper()
 	failed, fenced, hits := len(f.all(Failed)), len(f.all(Fenced)), f.plan.Hits()[rule.Calls[0]]
-	f.poking.Lock()
-	f.poke = poke
-	f.poking.Unlock()
+	f.triggerMu.Lock()
+	f.trigger = trigger
+	f.triggerMu.Unlock()
 	f.plan.Set(rule)
 	f.more(3)
 	f.done()
 	eventually(f.t, "the fault was injected", func() bool { return f.plan.Hits()[rule.Calls[0]] > hits })
 	f.plan.Set()
-	f.more(1) // whoever commits this has told of the fault before
+	f.more(1) // once this is committed, the events of the fault have been observed
 	f.done()
 	for _, e := range f.all(Failed)[failed:] {
-		if !errors.Is(e.Err, poke) {
+		if !errors.Is(e.Err, trigger) {
 			f.t.Log(e.Err)
 			return restarted
 		}
 	}
 	for _, e := range f.all(Fenced)[fenced:] {
-		if !errors.Is(e.Err, poke) {
+		if !errors.Is(e.Err, trigger) {
 			f.t.Log(e.Err)
 			return rejoined
 		}
@@ -121,20 +122,20 @@ func (f *faultyStage) try(rule fault.Rule, poke error) outcome {
 	return unnoticed
 }
 
-// exactlyOnce checks what came out.
+// exactlyOnce checks that out has each record once.
 func (f *faultyStage) exactlyOnce() {
 	f.t.Helper()
 	if d := diff(numbers(f.n), valuesOf(fetchAll(f.t, f.c, f.out))); d != "" {
 		f.t.Errorf("%s: %s", f.out, d)
 	}
-	tokensGrow(f.t, f.watch)
+	tokensGrow(f.t, f.recorder)
 	f.t.Logf("faults by call: %v", f.plan.Hits())
 }
 
 // Each call of a transaction fails in each way, once before and once after it took effect.
 func TestEachCallSurvivesEachFault(t *testing.T) {
 	f := newFaultyStage(t)
-	poke := errors.New("poked")
+	trigger := errors.New("poked")
 	transactional := func(request any) bool {
 		switch r := request.(type) {
 		case *kmsg.ProduceRequest:
@@ -145,13 +146,13 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 		return true
 	}
 	calls := []struct {
-		name string
-		read bool  // may be repeated whatever happened
-		poke error // the call comes with a new assignment alone
+		name    string
+		read    bool  // a read, which may be repeated in every case
+		trigger error // not nil: the stage sends the call only when an assignment begins
 	}{
-		{"InitProducerID", true, poke},
-		{"OffsetFetch", true, poke},
-		{"ListOffsets", true, poke},
+		{"InitProducerID", true, trigger},
+		{"OffsetFetch", true, trigger},
+		{"ListOffsets", true, trigger},
 		{"Fetch", true, nil},
 		{"AddPartitionsToTxn", false, nil},
 		{"Produce", false, nil},
@@ -186,14 +187,14 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 		} {
 			want := byCode(code)
 			if call.name == "ListOffsets" && code == kerr.UnknownServerError {
-				want = unnoticed // by this code kafka-go tells of an exchange that failed
+				want = unnoticed // kafka-go turns a failed exchange into this code, which is retried
 			}
 			ways = append(ways, way{code.Message, fault.Fault{Err: code}, want})
 		}
 		for _, way := range ways {
 			t.Run(call.name+" "+way.name, func(t *testing.T) {
 				f.t = t
-				got := f.try(fault.Rule{Calls: []string{call.name}, When: transactional, Times: 1, Fault: way.fault}, call.poke)
+				got := f.try(fault.Rule{Calls: []string{call.name}, When: transactional, Times: 1, Fault: way.fault}, call.trigger)
 				if got != way.want {
 					t.Errorf("%s, want %s", got, way.want)
 				}
@@ -204,7 +205,8 @@ func TestEachCallSurvivesEachFault(t *testing.T) {
 	f.exactlyOnce()
 }
 
-// What joins a group and finds the way fails, too. kafka-go decides what it does then; no record may be lost or doubled.
+// Requests for metadata, coordinators and group membership fail, too. kafka-go decides what happens then. No
+// record may be lost or come out twice.
 func TestGroupCallsSurviveFaults(t *testing.T) {
 	for _, test := range []struct {
 		call, name string

@@ -22,7 +22,7 @@ import (
 	"hardneg/internal/embedded/kafka"
 )
 
-// brokerAddr is what the tests of this package run on: HARDNEG_TEST_KAFKA, or else an embedded broker.
+// brokerAddr is the broker of all tests: HARDNEG_TEST_KAFKA if that is set, otherwise an embedded one.
 var brokerAddr string
 
 func onRealKafka() bool { return os.Getenv("HARDNEG_TEST_KAFKA") != "" }
@@ -77,7 +77,7 @@ func clientOf(t testing.TB, brokers ...string) *Client {
 // unique returns a name that no earlier run on the same broker used.
 func unique(kind string) string { return fmt.Sprintf("t-%s-%08x", kind, rand.Uint32()) }
 
-// testTopic makes a topic and returns its name.
+// testTopic creates a topic with a unique name and returns the name.
 func testTopic(t testing.TB, c *Client, kind string, partitions int) string {
 	t.Helper()
 	name := unique(kind)
@@ -87,16 +87,16 @@ func testTopic(t testing.TB, c *Client, kind string, partitions int) string {
 	return name
 }
 
-// seen is what the independent reader knows of a record.
-type seen struct {
+// logRecord is a record as readAll read it.
+type logRecord struct {
 	partition int32
 	offset    int64
 	record    *kgo.Record
 }
 
-// readAll reads a topic with franz-go, which shares no code with this package, up to its end at the time of the
-// call. Uncommitted ones are included if committed is false.
-func readAll(t testing.TB, topic string, committed bool) []seen {
+// readAll reads a topic up to its end at the time of the call. It uses franz-go, which shares no code with
+// this package. If committed is false, records of open and aborted transactions are included.
+func readAll(t testing.TB, topic string, committed bool) []logRecord {
 	t.Helper()
 	ctx := testContext(t)
 	isolation := kgo.ReadCommitted()
@@ -112,7 +112,7 @@ func readAll(t testing.TB, topic string, committed bool) []seen {
 	ends := endOffsets(t, cl, topic, committed)
 	starts := startOffsets(t, cl, topic)
 	at := maps.Clone(starts)
-	var all []seen
+	var all []logRecord
 	for {
 		done := true
 		for p, end := range ends {
@@ -128,11 +128,11 @@ func readAll(t testing.TB, topic string, committed bool) []seen {
 		fetches.EachRecord(func(r *kgo.Record) {
 			at[r.Partition] = max(at[r.Partition], r.Offset+1)
 			if !r.Attrs.IsControl() && r.Offset < ends[r.Partition] {
-				all = append(all, seen{r.Partition, r.Offset, r})
+				all = append(all, logRecord{r.Partition, r.Offset, r})
 			}
 		})
 	}
-	slices.SortFunc(all, func(a, b seen) int {
+	slices.SortFunc(all, func(a, b logRecord) int {
 		if a.partition != b.partition {
 			return int(a.partition - b.partition)
 		}
@@ -188,7 +188,7 @@ func listed(t testing.TB, cl *kgo.Client, topic string, timestamp int64, isolati
 	return offsets
 }
 
-func values(all []seen) []string {
+func values(all []logRecord) []string {
 	var vs []string
 	for _, s := range all {
 		vs = append(vs, string(s.record.Value))
@@ -196,7 +196,7 @@ func values(all []seen) []string {
 	return vs
 }
 
-// numbered are n outputs with their number as key and value.
+// numbered returns n outputs for the numbers from from on, each with its number as key and value.
 func numbered(topic string, from, n int) []Output {
 	out := make([]Output, n)
 	for i := range out {
@@ -221,7 +221,8 @@ func sorted(s []string) []string {
 	return s
 }
 
-// diff says how two sorted lists differ, shortly.
+// diff describes in one line how two lists differ, whatever their order. It is empty if they hold the same
+// values.
 func diff(want, got []string) string {
 	count := map[string]int{}
 	for _, w := range want {
@@ -245,14 +246,14 @@ func diff(want, got []string) string {
 	return fmt.Sprintf("%d missing %.5v, %d too many %.5v", len(missing), missing, len(extra), extra)
 }
 
-// processFunc is a Processor.
+// processFunc is a Processor made from a function.
 type processFunc func(context.Context, []Record) ([]Output, error)
 
 func (f processFunc) Process(ctx context.Context, batch []Record) ([]Output, error) {
 	return f(ctx, batch)
 }
 
-// passOn copies records to another topic.
+// passOn makes Processors that copy records to another topic.
 func passOn(to string) func(Assignment) Processor {
 	return func(Assignment) Processor {
 		return processFunc(func(_ context.Context, batch []Record) ([]Output, error) {
@@ -265,20 +266,20 @@ func passOn(to string) func(Assignment) Processor {
 	}
 }
 
-// watch collects events.
-type watch struct {
+// recorder keeps all events of a stage.
+type recorder struct {
 	mu     sync.Mutex
 	events []Event
 	t      testing.TB
 }
 
-func (w *watch) observe(e Event) {
+func (w *recorder) observe(e Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = append(w.events, e)
 }
 
-func (w *watch) all(kind EventKind) []Event {
+func (w *recorder) all(kind EventKind) []Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var found []Event
@@ -290,9 +291,9 @@ func (w *watch) all(kind EventKind) []Event {
 	return found
 }
 
-// stageOf is a stage of its own group with short time-outs, but for that of the session: a machine that stalls should be no
-// member that died.
-func stageOf(topic string, w *watch, make func(Assignment) Processor) Stage {
+// stageOf returns a stage with its own group and short time-outs. Only the session time-out is long, so that
+// a slow test machine does not look like a dead member.
+func stageOf(topic string, w *recorder, make func(Assignment) Processor) Stage {
 	group := unique("group")
 	return Stage{
 		Name: "test", Group: group, Topic: topic, TransactionalPrefix: group,
@@ -329,7 +330,7 @@ func eventually(t testing.TB, what string, f func() bool) {
 	}
 }
 
-// noLag tells whether the group has consumed the topic.
+// noLag reports whether the group has committed the topic up to its end.
 func noLag(t testing.TB, c *Client, group, topic string) bool {
 	t.Helper()
 	ctx := testContext(t)
@@ -349,7 +350,7 @@ func noLag(t testing.TB, c *Client, group, topic string) bool {
 	return true
 }
 
-// be32 is a number as a value of 4 bytes and more.
+// be32 returns a value of size bytes, at least 4, that begins with the number n.
 func be32(n, size int) []byte {
 	b := make([]byte, max(size, 4))
 	binary.BigEndian.PutUint32(b, uint32(n))

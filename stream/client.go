@@ -21,16 +21,17 @@ import (
 	"github.com/segmentio/kafka-go/sasl/scram"
 )
 
-// Config says how to reach Kafka. Brokers of version 2.5 or newer are needed.
+// Config says how to reach Kafka. Brokers must have version 2.5 or newer.
 type Config struct {
-	Brokers  []string    // host:port
+	Brokers  []string    // host:port of one or more brokers; the others of the cluster are found through them
 	TLS      *tls.Config // nil: plain text
 	SASL     SASL
-	ClientID string
-	Log      zerolog.Logger
+	ClientID string         // shows up in the broker's logs and quotas
+	Log      zerolog.Logger // the zero value logs nothing
 }
 
-// SASL is how to authenticate: Mechanism plain, scram-sha-256 or scram-sha-512, empty for none.
+// SASL says how to authenticate. Mechanism is plain, scram-sha-256 or scram-sha-512 in any case of letters,
+// or empty for no authentication.
 type SASL struct{ Mechanism, Username, Password string }
 
 func (s SASL) mechanism() (sasl.Mechanism, error) {
@@ -49,11 +50,11 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 
 const (
 	requestTimeout = 30 * time.Second
-	metadataTTL    = 2 * time.Second // how late a moved leader or a topic made elsewhere is noticed, at worst
-	patience       = 30 * time.Second
+	metadataTTL    = 2 * time.Second // at worst, a moved leader or a topic made by others is noticed this late
+	retryFor       = 30 * time.Second
 )
 
-// Client is a connection pool to one cluster, for any number of goroutines.
+// Client is a connection pool to one Kafka cluster. Any number of goroutines may use it at the same time.
 type Client struct {
 	brokers  []string
 	clientID string
@@ -64,15 +65,16 @@ type Client struct {
 	log      zerolog.Logger
 	stop     context.CancelFunc
 
-	tellUnstable time.Duration // after this long of waiting for offsets that are not stable, say for what
+	explainUnstableAfter time.Duration // after waiting this long for stable offsets, log which transaction is open
 
-	plain struct { // the producer of Produce
+	plain struct { // the producer that Produce uses
 		sync.Mutex
 		*producer
 	}
 }
 
-// New checks the configuration. It connects to nothing; see Ping.
+// New checks the configuration and makes a client. It opens no connection, see Ping. It returns an error if
+// no broker is named, if an address is not host:port, or if the SASL mechanism is unknown.
 func New(cfg Config) (*Client, error) {
 	if len(cfg.Brokers) == 0 {
 		return nil, errors.New("no Kafka brokers are configured")
@@ -105,24 +107,26 @@ func New(cfg Config) (*Client, error) {
 		log:  cfg.Log,
 		stop: stop,
 
-		tellUnstable: 5 * time.Second,
+		explainUnstableAfter: 5 * time.Second,
 	}, nil
 }
 
-// Close closes the connections. Stages must have ended before.
+// Close closes the connections. Every Run must have returned before.
 func (c *Client) Close() {
 	c.tr.CloseIdleConnections()
 	c.stop()
 }
 
-// Ping connects, and authenticates where that is configured, to the first broker that answers. An error is an
-// ErrUnreachable unless a broker refused.
+// Ping connects to the brokers one after the other until one answers, and authenticates if that is
+// configured. It returns ErrUnreachable if none answers, and the broker's own error if a broker refuses, for
+// example a wrong password.
 func (c *Client) Ping(ctx context.Context) error {
 	var errs []error
 	for _, broker := range c.brokers {
 		conn, err := c.dialer.DialContext(ctx, "tcp", broker)
 		if err == nil {
-			// The dialer's time-out ends with the dialing: something silent would hold the question for ever.
+			// The dialer's time-out covers the dialing alone. Without a deadline, a peer that accepts and
+			// then says nothing would block this call for ever.
 			deadline, ok := ctx.Deadline()
 			if !ok {
 				deadline = time.Now().Add(c.dialer.Timeout)
@@ -143,10 +147,11 @@ func (c *Client) Ping(ctx context.Context) error {
 	return fmt.Errorf("%w at %s: %w", ErrUnreachable, strings.Join(c.brokers, ","), errors.Join(errs...))
 }
 
-// roundTrip sends one request. It always has a deadline, for kafka-go keeps the connection until then.
+// roundTrip sends one request. It sets a deadline in every case, because kafka-go keeps the connection busy
+// until then.
 func (c *Client) roundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err // kafka-go might send it nevertheless, and an InitProducerId that is too late fences others
+		return nil, err // kafka-go might still send it, and a late InitProducerId would fence the rightful owner
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -154,7 +159,7 @@ func (c *Client) roundTrip(ctx context.Context, req protocol.Message) (protocol.
 	return res, unreachable(c.brokers, err)
 }
 
-// call is roundTrip with the answer's type.
+// call is roundTrip with an answer of type T.
 func call[T protocol.Message](ctx context.Context, c *Client, req protocol.Message) (T, error) {
 	res, err := c.roundTrip(ctx, req)
 	if err != nil {
@@ -176,7 +181,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// backoff is a pause that doubles from Least to Most, with up to half of it at random.
+// backoff makes pauses that double from least to most. Half of each pause is random, so that instances that
+// failed together do not come back together.
 type backoff struct{ next, least, most time.Duration }
 
 func (b *backoff) pause(ctx context.Context) error {
@@ -185,13 +191,14 @@ func (b *backoff) pause(ctx context.Context) error {
 	return pause(ctx, d/2+rand.N(d/2+1))
 }
 
-// again repeats f while repeat says so of its error, for as long as patience, or ctx, lasts. An error after which ctx was
-// cancelled is a context.Canceled too: it is no failure that would not have passed.
-func again(ctx context.Context, repeat func(error) bool, f func() error) error {
+// retryWhile calls f until it succeeds, until repeat says no to its error, until retryFor has passed, or
+// until ctx ends. If ctx is cancelled while it waits, the error is also a context.Canceled: the caller gave
+// up, and the failure might have passed.
+func retryWhile(ctx context.Context, repeat func(error) bool, f func() error) error {
 	wait := backoff{least: time.Millisecond, most: 500 * time.Millisecond}
 	for start := time.Now(); ; {
 		err := f()
-		if err == nil || !repeat(err) || time.Since(start) > patience {
+		if err == nil || !repeat(err) || time.Since(start) > retryFor {
 			return err
 		}
 		Waiting(ctx)
@@ -205,24 +212,28 @@ func again(ctx context.Context, repeat func(error) bool, f func() error) error {
 	}
 }
 
-// harmless is for again: what only reads may be repeated after a lost answer too.
-func harmless(err error) bool { return actionFor(err) == retry || lost(err) }
+// retriableOrLost lets retryWhile repeat requests whose answer was lost, too. It is for requests that may
+// take effect twice without harm, such as reads.
+func retriableOrLost(err error) bool { return actionFor(err) == retry || lost(err) }
 
-// refused is for again: nothing happened.
-func refused(err error) bool { return actionFor(err) == retry }
+// retriable lets retryWhile repeat only requests that had no effect. It is for requests that must not be sent
+// twice.
+func retriable(err error) bool { return actionFor(err) == retry }
 
-// Partitions returns the number of partitions of a topic, or ErrUnknownTopic.
+// Partitions returns the number of partitions of a topic. It returns ErrUnknownTopic if the topic does not
+// exist.
 func (c *Client) Partitions(ctx context.Context, topic string) (int, error) {
 	leaders, err := c.leaders(ctx, topic)
 	return len(leaders), err
 }
 
-// leaders returns the leader of each partition as kafka-go sees it; it fetches metadata every second or so. A
-// topic that is not there yet is looked up directly, and waited for if it exists.
+// leaders returns the leader of each partition from kafka-go's metadata, which are up to metadataTTL old. If
+// they do not have the topic, a broker is asked directly; if the topic exists, the call waits until the
+// metadata have it.
 func (c *Client) leaders(ctx context.Context, topic string) ([]int32, error) {
 	var leaders []int32
 	looked := false
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*metadata.Response](ctx, c, &metadata.Request{TopicNames: []string{topic}})
 		if err != nil {
 			return err
@@ -261,14 +272,16 @@ func leadersOf(res *metadata.Response, topic string) ([]int32, error) {
 	return nil, protocol.NewErrNoTopic(topic)
 }
 
-// Offsets are the bounds of a partition: the log starts at Start; read_committed readers see what is before
-// LastStable, the others what is before HighWatermark.
+// Offsets are the bounds of one partition. The log starts at Start. read_committed readers see records with
+// offsets below LastStable; read_uncommitted readers see records with offsets below HighWatermark. The two
+// differ while a transaction is open.
 type Offsets struct {
 	Partition                        int32
 	Start, HighWatermark, LastStable int64
 }
 
-// Offsets returns the bounds of every partition of a topic.
+// Offsets returns the bounds of every partition of a topic, in the order of partitions. It returns
+// ErrUnknownTopic if the topic does not exist.
 func (c *Client) Offsets(ctx context.Context, topic string) ([]Offsets, error) {
 	n, err := c.Partitions(ctx, topic)
 	if err != nil {
@@ -289,7 +302,7 @@ func (c *Client) Offsets(ctx context.Context, topic string) ([]Offsets, error) {
 		{last, uncommitted, func(o *Offsets) *int64 { return &o.HighWatermark }},
 		{last, committed, func(o *Offsets) *int64 { return &o.LastStable }},
 	} {
-		err := again(ctx, harmless, func() error {
+		err := retryWhile(ctx, retriableOrLost, func() error {
 			return c.listOffsets(ctx, topic, n, q.timestamp, q.isolation, func(p int32, offset int64) {
 				*q.field(&all[p]) = offset
 			})
@@ -317,7 +330,7 @@ func (c *Client) listOffsets(ctx context.Context, topic string, n int, timestamp
 	for _, t := range res.Topics {
 		for _, p := range t.Partitions {
 			switch {
-			case p.ErrorCode == -1: // kafka-go's word for an exchange that failed
+			case p.ErrorCode == -1: // kafka-go's code for a failed exchange with one of the brokers
 				errs = append(errs, fmt.Errorf("partition %d: %w", p.Partition, kafka.BrokerNotAvailable))
 			case p.ErrorCode != 0:
 				errs = append(errs, check(p.ErrorCode, "partition %d", p.Partition))
@@ -330,5 +343,5 @@ func (c *Client) listOffsets(ctx context.Context, topic string, n int, timestamp
 	if len(errs) == 0 && seen != n {
 		return fmt.Errorf("%d of %d partitions were answered", seen, n)
 	}
-	return worst(errs)
+	return mostSevere(errs)
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// closer notes in which order Processors of a partition begin and end.
+// closer checks in which order the Processors of a partition begin and are closed.
 type closer struct {
 	processFunc
 	end func() error
@@ -15,14 +15,15 @@ type closer struct {
 
 func (c closer) Close() error { return c.end() }
 
-// A Processor that is an io.Closer is closed once, before the next one begins, after an error and at the end.
+// A Processor that is an io.Closer is closed once, after an error and at the end of the stage, and before the
+// next Processor of the partition begins.
 func TestProcessorIsClosed(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 1)
 	var mu sync.Mutex
-	opened := map[int32]int{} // Processors that are not closed
+	opened := map[int32]int{} // by partition, the number of Processors that are not closed
 	made, failed := 0, 0
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(a Assignment) Processor {
 		mu.Lock()
 		defer mu.Unlock()

@@ -30,7 +30,7 @@ func valuesOf(records []Record) []string {
 	return vs
 }
 
-// Leaders and coordinators are spread over brokers, and move while a stage runs.
+// Several brokers share leaders and coordinators, which move between them while a stage runs.
 func TestSeveralBrokers(t *testing.T) {
 	cluster := fakeCluster(t, kfake.NumBrokers(3))
 	c := clientOf(t, cluster.ListenAddrs()...)
@@ -39,7 +39,7 @@ func TestSeveralBrokers(t *testing.T) {
 	if err := c.Produce(testContext(t), numbered(in, 0, n)); err != nil {
 		t.Fatal(err)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(Assignment) Processor {
 		return processFunc(func(_ context.Context, batch []Record) ([]Output, error) {
 			var out []Output
@@ -93,7 +93,7 @@ func TestTLSAndSASL(t *testing.T) {
 			if err := c.Produce(testContext(t), numbered(in, 0, 100)); err != nil {
 				t.Fatal(err)
 			}
-			s := stageOf(in, &watch{t: t}, passOn(out))
+			s := stageOf(in, &recorder{t: t}, passOn(out))
 			stop := runStage(t, c, s)
 			eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
 			if err := stop(); err != nil {

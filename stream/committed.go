@@ -11,19 +11,22 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// committed is a group's committed offset with what was noted beside it.
+// committed is a committed offset of a group, with the metadata that were committed with it.
 type committed struct {
 	offset   int64
 	metadata string
 }
 
-// Committed returns the committed offsets of a group, by partition; one without is absent. It waits while a
-// transaction with offsets of the group is open (require_stable), for as long as ctx or half a minute lasts.
+// Committed returns the committed offsets of a group, by partition. A partition without one is not in the
+// map. While a transaction that holds offsets of the group is open, the call waits (Kafka's require_stable),
+// for up to 30 s. Then it returns an error that names the transaction and says what to do. It returns
+// ErrUnknownTopic if the topic does not exist.
 func (c *Client) Committed(ctx context.Context, group, topic string) (map[int32]int64, error) {
 	return c.committedOffsets(ctx, group, topic, true)
 }
 
-// CommittedSoFar is Committed without the wait: a transaction that is open, or whose commit is under way, is not in it.
+// CommittedSoFar is Committed without the wait. It leaves out the offsets of open transactions, and of
+// transactions whose commit is not finished.
 func (c *Client) CommittedSoFar(ctx context.Context, group, topic string) (map[int32]int64, error) {
 	return c.committedOffsets(ctx, group, topic, false)
 }
@@ -48,7 +51,8 @@ func (c *Client) committedOffsets(ctx context.Context, group, topic string, stab
 	return offsets, nil
 }
 
-// CommitOffsets sets where a group without members begins, by partition.
+// CommitOffsets sets the committed offsets of a group, by partition, so that it begins to read there. The
+// group must have no members; otherwise the broker refuses.
 func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets map[int32]int64) error {
 	if len(offsets) == 0 {
 		return nil
@@ -57,7 +61,7 @@ func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets
 	for partition, offset := range offsets {
 		req.Topics[topic] = append(req.Topics[topic], kafka.OffsetCommit{Partition: int(partition), Offset: offset})
 	}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := c.api.OffsetCommit(ctx, req)
 		if err != nil {
 			return unreachable(c.brokers, err)
@@ -68,7 +72,7 @@ func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets
 				errs = append(errs, fmt.Errorf("partition %d: %w", p.Partition, p.Error))
 			}
 		}
-		return worst(errs)
+		return mostSevere(errs)
 	})
 	if err != nil {
 		return fmt.Errorf("setting the offsets of group %s for %s: %w", group, topic, err)
@@ -76,13 +80,14 @@ func (c *Client) CommitOffsets(ctx context.Context, group, topic string, offsets
 	return nil
 }
 
-// committed is what Committed returns, with what was noted beside the offsets.
+// committed is Committed for some partitions, with the metadata beside the offsets.
 func (c *Client) committed(ctx context.Context, group, topic string, partitions []int32) (map[int32]committed, error) {
 	return c.fetchCommitted(ctx, group, topic, partitions, true)
 }
 
-// fetchCommitted asks by OffsetFetch 7, the first version with require_stable: the older ones that kafka-go speaks, and
-// the offsets that come with its generations, overlook a transaction whose commit is under way.
+// fetchCommitted sends OffsetFetch version 7, the first one with require_stable. The older versions that
+// kafka-go speaks, and the offsets that its generations bring, overlook a transaction whose commit is not
+// finished.
 func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partitions []int32, stable bool) (map[int32]committed, error) {
 	b := appendCompact(nil, group)
 	b = binary.AppendUvarint(b, 1+1)
@@ -100,9 +105,9 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 	b = append(b, 0) // nor in the request
 
 	var found map[int32]committed
-	began, told := time.Now(), ""
-	var unstable error // what it was repeated for: the last attempt may end with ctx
-	err := again(ctx, harmless, func() error {
+	began, explanation := time.Now(), ""
+	var unstable error // kept for the message, because the last attempt may end with an error of ctx
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.OffsetFetch, version: 7, flexible: true, client: c.clientID, body: b}, group: group,
 		})
@@ -112,22 +117,22 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 		if errors.Is(err, kafka.UnstableOffsetCommit) {
 			unstable = err
 		}
-		if told == "" && unstable != nil && time.Since(began) > c.tellUnstable {
-			told = c.whyUnstable(ctx, group)
-			c.log.Warn().Err(unstable).Str("group", group).Str("topic", topic).Msg("waiting for the end of a transaction: " + told)
+		if explanation == "" && unstable != nil && time.Since(began) > c.explainUnstableAfter {
+			explanation = c.explainUnstable(ctx, group)
+			c.log.Warn().Err(unstable).Str("group", group).Str("topic", topic).Msg("waiting for the end of a transaction: " + explanation)
 		}
 		return err
 	})
-	if errors.Is(err, kafka.GroupIdNotFound) { // a group that never was
+	if errors.Is(err, kafka.GroupIdNotFound) { // nobody has committed for this group
 		return nil, nil
 	}
 	if err != nil {
 		err = fmt.Errorf("committed offsets of group %s for %s: %w", group, topic, err)
-		if told != "" {
+		if explanation != "" {
 			if !errors.Is(err, kafka.UnstableOffsetCommit) {
 				err = fmt.Errorf("%w, after %w", err, unstable)
 			}
-			err = fmt.Errorf("%w; %s", err, told)
+			err = fmt.Errorf("%w; %s", err, explanation)
 		}
 		return nil, err
 	}
@@ -137,7 +142,7 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 func decodeCommitted(c *cursor) (map[int32]committed, error) {
 	found := map[int32]committed{}
 	var errs []error
-	c.int32() // throttled for, ms
+	c.int32() // throttle time, ms
 	for topics := c.compactLength(); topics > 0 && c.err == nil; topics-- {
 		c.compact()
 		for n := c.compactLength(); n > 0 && c.err == nil; n-- {
@@ -161,5 +166,5 @@ func decodeCommitted(c *cursor) (map[int32]committed, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return found, worst(errs)
+	return found, mostSevere(errs)
 }

@@ -10,23 +10,26 @@ import (
 	"unicode/utf8"
 )
 
-// Headers that a dead letter has beside those of the record.
+// Headers of a dead letter. They come after the headers of the record.
 const (
 	HeaderError     = "hardneg-error"
 	HeaderStage     = "hardneg-stage"
 	HeaderTopic     = "hardneg-topic"
 	HeaderPartition = "hardneg-partition"
 	HeaderOffset    = "hardneg-offset"
-	HeaderTimestamp = "hardneg-timestamp" // of the record, RFC 3339 with milliseconds, UTC; Unix milliseconds beyond the year 9999
+	// HeaderTimestamp is the record's timestamp: RFC 3339 in UTC with milliseconds, or Unix milliseconds for
+	// a time that RFC 3339 cannot express (before the year 0 or after 9999).
+	HeaderTimestamp = "hardneg-timestamp"
 
-	// HeaderReplayed is what a note has, a record of the same topic without a value: the place of the dead letter whose record
-	// was sent again, as in Letter.At. It comes with HeaderTopic, HeaderPartition and HeaderOffset.
+	// HeaderReplayed marks a note, which is a record without a value in the topic of dead letters. It says
+	// that the record of a dead letter was sent again. The header's value is Letter.At of that dead letter.
+	// HeaderTopic, HeaderPartition and HeaderOffset of the note name the record.
 	HeaderReplayed = "hardneg-replayed"
 )
 
 const letterTime = "2006-01-02T15:04:05.000Z07:00"
 
-// formatTime is the timestamp's header: RFC 3339 as far as that goes, and else Unix milliseconds.
+// formatTime returns the value of HeaderTimestamp.
 func formatTime(t time.Time) string {
 	if t = t.UTC(); t.Year() < 0 || t.Year() > 9999 {
 		return strconv.FormatInt(t.UnixMilli(), 10)
@@ -41,11 +44,15 @@ func parseTime(text string) (time.Time, error) {
 	return time.Parse(letterTime, text)
 }
 
-// maxReason bounds the error text, for a dead letter must not be much larger than its record.
+// maxReason bounds the error text in bytes, because a dead letter must not be much larger than its record.
 const maxReason = 4096
 
-// DeadLetter is the record as it was, byte for byte, with headers that say where it was, and why it is here. Records
-// with a key keep their order; those without go by their source partition.
+// DeadLetter returns an output for topic that holds a record which a stage could not use. Key, value and
+// headers are the record's own, byte for byte. Six headers are added: the reason (cut to 4,096 bytes), the
+// name of the stage, and the topic, partition, offset and timestamp of the record. ParseLetter reads it back.
+//
+// The partition is chosen by the key, so that dead letters of one key keep their order. Without a key it is
+// chosen by the source partition, so that dead letters of one source partition keep theirs.
 func DeadLetter(topic, stage string, r Record, reason error) Output {
 	o := Output{Topic: topic, Partition: ByKey, Key: r.Key, Value: r.Value}
 	if r.Key == nil {
@@ -62,28 +69,30 @@ func DeadLetter(topic, stage string, r Record, reason error) Output {
 	return o
 }
 
-// Letter is a dead letter as it is read from its topic.
+// Letter is a dead letter that was read from its topic.
 type Letter struct {
-	Partition     int32 // of the dead letter
-	Offset        int64
-	Time          time.Time
+	Partition     int32     // of the dead letter in its topic
+	Offset        int64     // of the dead letter in its topic
+	Time          time.Time // when the dead letter was written
 	Stage, Reason string
-	Record        Record // as it was, with the place and the time that it had
+	Record        Record // the record as the stage read it, with the topic, partition, offset and time it had there
 }
 
-// At is the dead letter's place in its topic, PARTITION/OFFSET.
+// At returns where the dead letter is in its topic, as PARTITION/OFFSET.
 func (l Letter) At() string { return fmt.Sprintf("%d/%d", l.Partition, l.Offset) }
 
-// ParseLetter reads a dead letter. Its own headers are the last ones: a record may have had some of the same names.
+// ParseLetter reads a dead letter. It looks only at the last six headers, because the record may itself have
+// headers of these names, for example if it was a dead letter. It returns an error if they are not the
+// headers of a dead letter; a note with HeaderReplayed is such a case.
 func ParseLetter(r Record) (Letter, error) {
 	names := []string{HeaderError, HeaderStage, HeaderTopic, HeaderPartition, HeaderOffset, HeaderTimestamp}
-	theirs := len(r.Headers) - len(names)
+	recordHeaders := len(r.Headers) - len(names)
 	values := make([]string, len(names))
 	for i, name := range names {
-		if theirs < 0 || r.Headers[theirs+i].Key != name {
+		if recordHeaders < 0 || r.Headers[recordHeaders+i].Key != name {
 			return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: its last headers are not those of one", r.Topic, r.Partition, r.Offset)
 		}
-		values[i] = string(r.Headers[theirs+i].Value)
+		values[i] = string(r.Headers[recordHeaders+i].Value)
 	}
 	l := Letter{Partition: r.Partition, Offset: r.Offset, Time: r.Time, Reason: values[0], Stage: values[1], Record: r}
 	partition, wrong := strconv.ParseUint(values[3], 10, 31)
@@ -93,15 +102,15 @@ func ParseLetter(r Record) (Letter, error) {
 		return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: %w", r.Topic, r.Partition, r.Offset, err)
 	}
 	l.Record.Topic, l.Record.Partition, l.Record.Offset, l.Record.Time = values[2], int32(partition), int64(offset), at
-	l.Record.Headers = r.Headers[:theirs:theirs]
+	l.Record.Headers = r.Headers[:recordHeaders:recordHeaders]
 	return l, nil
 }
 
-// origin says, for an error, which record a dead letter is of; "" for other outputs.
+// origin names the record that a dead letter holds, for the text of an error. For other outputs it is empty.
 func (o *Output) origin() string {
 	header := map[string]string{}
 	for _, h := range o.Headers {
-		header[h.Key] = string(h.Value) // ours come after those of the record
+		header[h.Key] = string(h.Value) // the dead letter's headers come last and win over the record's
 	}
 	if header[HeaderStage] == "" {
 		return ""
@@ -109,7 +118,7 @@ func (o *Output) origin() string {
 	return fmt.Sprintf(", dead letter of %s/%s, offset %s", header[HeaderTopic], header[HeaderPartition], header[HeaderOffset])
 }
 
-// cut returns valid UTF-8 of n bytes at most.
+// cut shortens s to at most n bytes of valid UTF-8.
 func cut(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= n {

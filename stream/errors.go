@@ -14,41 +14,51 @@ import (
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 )
 
-// The errors that callers tell apart.
+// The errors that callers can tell apart with errors.Is. See also ErrGroupInUse, ErrOpenTransaction and
+// ErrStalled.
 var (
-	ErrUnreachable      = errors.New("cannot reach Kafka")
-	ErrUnknownTopic     = errors.New("topic does not exist")
+	// ErrUnreachable means that no connection to a broker could be made. It may pass.
+	ErrUnreachable = errors.New("cannot reach Kafka")
+	// ErrUnknownTopic means that a topic, or a partition of it, does not exist.
+	ErrUnknownTopic = errors.New("topic does not exist")
+	// ErrOffsetOutOfRange means that an offset is below the start of the log or above its end.
 	ErrOffsetOutOfRange = errors.New("offset is outside the log")
-	ErrCorrupt          = errors.New("record batch is corrupt")
-	ErrFenced           = errors.New("fenced by a newer owner of the partition")
-	ErrTooLarge         = errors.New("record is larger than the topic's max.message.bytes")
+	// ErrCorrupt means that bytes from a broker cannot be read: a wrong checksum, a wrong length or an
+	// unknown format.
+	ErrCorrupt = errors.New("record batch is corrupt")
+	// ErrFenced means that a newer owner exists. A Processor may return it, too.
+	ErrFenced = errors.New("fenced by a newer owner of the partition")
+	// ErrTooLarge means that a topic does not take a record of this size. The text names the record, the
+	// topic and the command that raises the limit.
+	ErrTooLarge = errors.New("record is larger than the topic's max.message.bytes")
 )
 
-// FencedError is an ErrFenced with the token of the newer owner, where a Processor saw it in a stored state: the
-// next token of this partition will be greater.
+// FencedError is an ErrFenced that names the token of the newer owner. A Processor returns it when it finds a
+// higher token than its own in a database. This instance's next token for the partition will be greater than
+// Token.
 type FencedError struct{ Token int64 }
 
 func (e *FencedError) Error() string { return fmt.Sprintf("%v, whose token is %d", ErrFenced, e.Token) }
 
-// Is makes a FencedError an ErrFenced.
+// Is makes errors.Is(err, ErrFenced) true for a FencedError.
 func (e *FencedError) Is(target error) bool { return target == ErrFenced }
 
-// action is what to do about an error of a broker.
+// action is the reaction to an error of a broker.
 type action uint8
 
 const (
-	restart action = iota // the effect is unknown or the transaction is lost: drop it, begin a new epoch
-	retry                 // nothing happened: send the same request again after a pause
-	fenced                // somebody else owns the partition: leave
-	fatal                 // no repetition helps: a person must change something
+	restart action = iota // the effect is unknown, or the transaction is lost: drop it and begin a new epoch
+	retry                 // the request had no effect: send it again after a pause
+	fenced                // another instance owns the partition: leave the group and join again
+	fatal                 // a retry cannot help: a person must change something
 )
 
 func (a action) String() string {
 	return [...]string{restart: "restart", retry: "retry", fenced: "fenced", fatal: "fatal"}[a]
 }
 
-// actions holds what is known of each error code; what is not listed is a restart, which is always safe. See
-// docs/exactly-once.md for the reasons of the less obvious ones.
+// actions is the one table from error codes to actions. A code that is not listed means restart, which is
+// always safe. docs/exactly-once.md gives the reasons that are not obvious.
 var actions = map[kafka.Error]action{
 	kafka.UnknownTopicOrPartition:      retry, // 3: a new topic takes a moment to reach every broker
 	kafka.LeaderNotAvailable:           retry, // 5
@@ -98,14 +108,14 @@ var actions = map[kafka.Error]action{
 	kafka.InvalidRecord:                      fatal, // 87: a record without a key in a compacted topic
 }
 
-// actionFor says what to do about err, which came from a broker, from kafka-go, or from this package.
+// actionFor returns the action for err, which may come from a broker, from kafka-go or from this package.
 func actionFor(err error) action {
 	var code kafka.Error
 	var unsent *rawproduce.Error
 	switch {
 	case errors.Is(err, ErrFenced):
 		return fenced
-	case errors.Is(err, ErrTooLarge), errors.Is(err, ErrOffsetOutOfRange), errors.Is(err, errForeign):
+	case errors.Is(err, ErrTooLarge), errors.Is(err, ErrOffsetOutOfRange), errors.Is(err, errForeignGroup):
 		return fatal
 	case errors.As(err, &code):
 		return actions[code]
@@ -118,21 +128,24 @@ func actionFor(err error) action {
 	return restart
 }
 
-// Transient tells whether err passes by itself: the broker cannot be reached or is not ready, or somebody's transaction
-// is open, which lasts up to its time-out.
+// Transient reports whether err passes by itself, so that the caller can try again later: a broker cannot be
+// reached, is not ready or did not answer in time, or a transaction is open, which lasts at most for its
+// time-out.
 func Transient(err error) bool {
 	var code kafka.Error
 	return errors.Is(err, ErrUnreachable) || actionFor(err) == retry || errors.As(err, &code) && lost(err)
 }
 
-// RefusesRecord tells whether a broker will not take a record, whatever else goes with it.
+// RefusesRecord reports whether a broker refuses a record for its own sake: its size, its timestamp, or a
+// missing key in a compacted topic. Sending it again, alone or with others, will not help.
 func RefusesRecord(err error) bool {
 	return errors.Is(err, ErrTooLarge) || errors.Is(err, kafka.InvalidTimestamp) || errors.Is(err, kafka.InvalidRecord)
 }
 
-// lost tells whether err leaves open what the broker did: no answer came, or that it does not know.
+// lost reports whether err leaves the effect of a request unknown: no answer came, or the broker itself does
+// not know.
 func lost(err error) bool {
-	var code kafka.Error // which is a net.Error, too, but mostly a definite answer
+	var code kafka.Error // checked first: a kafka.Error is a net.Error, too, but most codes are definite answers
 	if errors.As(err, &code) {
 		return code == kafka.RequestTimedOut || code == kafka.NetworkException
 	}
@@ -141,7 +154,7 @@ func lost(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network)
 }
 
-// check turns the error code of an answer into an error; more says what it was about.
+// check turns the error code of an answer into an error. more and args say what the request was about.
 func check(code int16, more string, args ...any) error {
 	if code == 0 {
 		return nil
@@ -149,19 +162,20 @@ func check(code int16, more string, args ...any) error {
 	return fmt.Errorf("%s: %w", fmt.Sprintf(more, args...), kafka.Error(code))
 }
 
-// worst picks, of the errors of several partitions, the one that decides what to do.
-func worst(errs []error) error {
+// mostSevere picks the error that decides the action when several partitions of one request failed.
+func mostSevere(errs []error) error {
 	if len(errs) == 0 {
 		return nil
 	}
 	rank := func(err error) int {
-		// What is fenced must not be retried, and a retry must not hide that another part is lost.
+		// A fenced producer must not retry, and a partition that may be retried must not hide a lost one.
 		return slices.Index([]action{retry, restart, fatal, fenced}, actionFor(err))
 	}
 	return slices.MaxFunc(errs, func(a, b error) int { return rank(a) - rank(b) })
 }
 
-// unreachable adds ErrUnreachable and the addresses to an error that says that no connection was made.
+// unreachable adds ErrUnreachable and the brokers' addresses to an error that means that no connection was
+// made.
 func unreachable(brokers []string, err error) error {
 	var op *net.OpError
 	var dns *net.DNSError

@@ -30,7 +30,7 @@ func TestActions(t *testing.T) {
 			continue
 		}
 		err := fmt.Errorf("step: %w", check(int16(code), "topic/0"))
-		if got := actionFor(err); got != expected[code] { // not listed: restart
+		if got := actionFor(err); got != expected[code] { // a code that is not listed means restart
 			t.Errorf("code %d: %v, want %v", code, got, expected[code])
 		}
 		if got := lost(err); got != (code == 7 || code == 13) {
@@ -53,7 +53,7 @@ func TestActions(t *testing.T) {
 		{fmt.Errorf("state of q1: %w", &FencedError{Token: 7}), fenced, false},
 		{fmt.Errorf("x: %w", ErrTooLarge), fatal, false},
 		{fmt.Errorf("x: %w", ErrOffsetOutOfRange), fatal, false},
-		{errForeign, fatal, false},
+		{errForeignGroup, fatal, false},
 		{protocol.NewErrNoTopic("t"), retry, false},
 		{protocol.NewErrNoPartition("t", 1), retry, false},
 		{protocol.NewErrNoLeader("t", 1), retry, false},
@@ -69,19 +69,19 @@ func TestActions(t *testing.T) {
 }
 
 func TestWorst(t *testing.T) {
-	again, indefinite := kafka.NotLeaderForPartition, io.EOF
+	moving, indefinite := kafka.NotLeaderForPartition, io.EOF
 	stop, zombie := kafka.TopicAuthorizationFailed, kafka.ProducerFenced
 	for _, c := range []struct {
 		errs []error
 		want error
 	}{
 		{nil, nil},
-		{[]error{again}, again},
-		{[]error{again, indefinite}, indefinite},
-		{[]error{stop, again, indefinite}, stop},
-		{[]error{again, zombie, stop}, zombie},
+		{[]error{moving}, moving},
+		{[]error{moving, indefinite}, indefinite},
+		{[]error{stop, moving, indefinite}, stop},
+		{[]error{moving, zombie, stop}, zombie},
 	} {
-		if got := worst(c.errs); got != c.want {
+		if got := mostSevere(c.errs); got != c.want {
 			t.Errorf("worst(%v) = %v, want %v", c.errs, got, c.want)
 		}
 	}
@@ -101,11 +101,12 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestAgainCancelled: who stops a service while it waits for something gets no failure.
+// TestAgainCancelled: if ctx is cancelled while retryWhile waits, the error is a context.Canceled, so
+// that the stop of a service does not look like a failure.
 func TestAgainCancelled(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		cancel()
 		return fmt.Errorf("topic x: %w", kafka.UnknownTopicOrPartition)
 	})

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// faultyConn loses answers: what was asked happens, and the connection breaks.
+// faultyConn loses answers: the request takes effect, and then the connection breaks.
 type faultyConn struct {
 	net.Conn
 	faults *faults
 	broken atomic.Bool
 }
 
-// faults are what goes wrong on the connections of a client.
+// faults says what goes wrong on the connections of a client.
 type faults struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
 	lose   float64       // probability that a request's answer is lost
-	refuse float64       // probability that a request does not get there
+	refuse float64       // probability that a request never reaches the broker
 	frozen chan struct{} // not nil: nothing moves until it is closed
 	lost   int
 }
@@ -88,7 +88,8 @@ func (c *faultyConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// faultyClient is a client with faults on the connections of its transport, and of its groups if groups is set.
+// faultyClient returns a client with faults on the connections of its transport. If groups is set, the
+// connections for group membership have faults, too.
 func faultyClient(t *testing.T, f *faults, groups bool) *Client {
 	c := clientOf(t, brokerAddr)
 	dial := c.tr.Dial
@@ -105,18 +106,19 @@ func faultyClient(t *testing.T, f *faults, groups bool) *Client {
 	return c
 }
 
-// Answers and requests get lost at any step, and still every record comes out once.
+// Answers and requests are lost at any step, and still every record comes out once.
 func TestLostAnswers(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 2)
 	f := &faults{rng: rand.New(rand.NewPCG(seed, 0)), lose: 0.01, refuse: 0.002}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.MaxRecords = 10
 	runStage(t, faultyClient(t, f, false), s)
-	// By chance few answers may be lost while a round of records passes, so there are as many rounds as it takes.
+	// In one round of records few answers may be lost by chance, so the test runs rounds until enough were
+	// lost.
 	n, deadline := 0, time.Now().Add(time.Minute)
 	for f.losses() < 5 || len(w.all(Failed)) < 2 || !noLag(t, c, s.Group, in) {
 		if noLag(t, c, s.Group, in) {
@@ -135,8 +137,8 @@ func TestLostAnswers(t *testing.T) {
 	t.Logf("%d records, %d answers lost, %d failures, %d assignments", n, f.losses(), len(w.all(Failed)), len(w.all(Assigned)))
 }
 
-// An instance hangs for longer than its session, another takes over, and the first wakes up in the middle of what
-// it did.
+// An instance hangs for longer than its session. Another one takes over. Then the first one wakes up in the
+// middle of a transaction.
 func TestFrozenInstance(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
@@ -148,7 +150,7 @@ func TestFrozenInstance(t *testing.T) {
 	var thaw func()
 	frozen := make(chan struct{})
 	var batches atomic.Int64
-	first, second := &watch{t: t}, &watch{t: t}
+	first, second := &recorder{t: t}, &recorder{t: t}
 	s := stageOf(in, first, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
 			if batches.Add(1) == 5 {

@@ -13,24 +13,28 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// FetchOptions bound a fetch. Zero values are 500 ms and 4 MiB.
+// FetchOptions bound a fetch. A zero value means the default.
 type FetchOptions struct {
-	MaxWait  time.Duration // how long the broker may wait for a first byte
-	MaxBytes int           // a first batch that is larger comes nevertheless
+	MaxWait  time.Duration // how long the broker waits for new records at the end of the log; default 500 ms
+	MaxBytes int           // bytes of the answer; default 4 MiB. A first batch that is larger comes in full.
 }
 
-// Fetched is what a fetch found.
+// Fetched is the result of a fetch.
 type Fetched struct {
-	Records []Record // committed ones alone, ascending by offset
-	// Next is where to go on: past markers, aborted records and what compaction left of a batch, too.
+	Records []Record // committed records only, in the order of their offsets
+	// Next is the offset of the next fetch. It lies behind transaction markers, aborted records and records
+	// that compaction has removed, so it can grow although Records is empty.
 	Next int64
-	// The bounds of the partition, see Offsets.
+	// The bounds of the partition at the time of the fetch, see Offsets.
 	Start, HighWatermark, LastStable int64
 }
 
-// Fetch reads a partition from the offset on, as read_committed. At the end of the log it waits for MaxWait and
-// then returns no records. Outside of the log it is an ErrOffsetOutOfRange, with Start, HighWatermark and
-// LastStable set.
+// Fetch reads a partition from an offset on, as a read_committed reader. At the end of the log it waits for
+// MaxWait and then returns no records.
+//
+// It returns ErrOffsetOutOfRange if the log does not have the offset; Start, HighWatermark and LastStable of
+// the result are set then. It returns ErrUnknownTopic if the topic or the partition does not exist, and
+// ErrCorrupt if a batch cannot be read.
 func (c *Client) Fetch(ctx context.Context, topic string, partition int32, offset int64, o FetchOptions) (Fetched, error) {
 	if o.MaxWait <= 0 {
 		o.MaxWait = 500 * time.Millisecond
@@ -39,9 +43,9 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int32, offse
 		o.MaxBytes = 4 << 20
 	}
 	var f Fetched
-	err := again(ctx, harmless, func() (err error) {
+	err := retryWhile(ctx, retriableOrLost, func() (err error) {
 		f, err = c.fetch(ctx, topic, partition, offset, o)
-		if errors.Is(err, protocol.ErrNoTopic) { // not there yet, or not at all?
+		if errors.Is(err, protocol.ErrNoTopic) { // new and not in the metadata yet, or not existing?
 			_, found := c.leaders(ctx, topic)
 			err = cmp.Or(found, err)
 		}
@@ -56,7 +60,7 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int32, offse
 	return f, nil
 }
 
-// outOfRange asks for the range, which brokers do not give with the error.
+// outOfRange asks for the bounds of the partition, which the broker does not send with the error.
 func (c *Client) outOfRange(ctx context.Context, topic string, partition int32, offset int64) (Fetched, error) {
 	all, err := c.Offsets(ctx, topic)
 	if err != nil {
@@ -71,24 +75,25 @@ func (c *Client) outOfRange(ctx context.Context, topic string, partition int32, 
 			ErrOffsetOutOfRange, topic, partition, r.Start, r.HighWatermark, offset)
 }
 
-// fetch sends a Fetch in version 11 of its own making: kafka-go's would hide where a batch ends.
+// fetch sends Fetch version 11 as a frame of its own, because kafka-go's answer hides the last offset of a
+// batch.
 func (c *Client) fetch(ctx context.Context, topic string, partition int32, offset int64, o FetchOptions) (Fetched, error) {
 	const readCommitted = 1
 	b := make([]byte, 0, 96+len(topic))
 	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // replica: none
 	b = binary.BigEndian.AppendUint32(b, uint32(o.MaxWait.Milliseconds()))
-	b = binary.BigEndian.AppendUint32(b, 1) // least bytes
+	b = binary.BigEndian.AppendUint32(b, 1) // minimum bytes
 	b = binary.BigEndian.AppendUint32(b, uint32(o.MaxBytes))
 	b = append(b, readCommitted)
 	b = binary.BigEndian.AppendUint32(b, 0)          // session: none
-	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // and no wish for one
+	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // session epoch: start none
 	b = binary.BigEndian.AppendUint32(b, 1)          // topics
 	b = appendString(b, topic)
 	b = binary.BigEndian.AppendUint32(b, 1) // partitions
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // leader epoch: unknown
 	b = binary.BigEndian.AppendUint64(b, uint64(offset))
-	b = binary.BigEndian.AppendUint64(b, ^uint64(0)) // log start, for followers
+	b = binary.BigEndian.AppendUint64(b, ^uint64(0)) // log start: only followers send one
 	b = binary.BigEndian.AppendUint32(b, uint32(o.MaxBytes))
 	b = binary.BigEndian.AppendUint32(b, 0) // topics to forget
 	b = appendString(b, "")                 // rack
@@ -104,11 +109,12 @@ func (c *Client) fetch(ctx context.Context, topic string, partition int32, offse
 	return decodeFetch(res.(*cursor), topic, partition, offset)
 }
 
-// aborted says that what a producer wrote from an offset on, up to its next marker, was aborted.
-type aborted struct{ producer, from int64 }
+// abortedTransaction is an entry of a fetch's list of aborted transactions: the transactional records of
+// producer from offset from up to its next marker were aborted.
+type abortedTransaction struct{ producer, from int64 }
 
 func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetched, error) {
-	c.int32() // throttled for, ms
+	c.int32() // throttle time, ms
 	code := c.int16()
 	c.int32() // session
 	if err := check(code, "whole request"); err != nil {
@@ -124,9 +130,9 @@ func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetche
 	c.int32()
 	code = c.int16()
 	f := Fetched{Next: offset, HighWatermark: c.int64(), LastStable: c.int64(), Start: c.int64()}
-	abortions := make([]aborted, c.length())
-	for i := range abortions {
-		abortions[i] = aborted{producer: c.int64(), from: c.int64()}
+	abortedTransactions := make([]abortedTransaction, c.length())
+	for i := range abortedTransactions {
+		abortedTransactions[i] = abortedTransaction{producer: c.int64(), from: c.int64()}
 	}
 	c.int32() // preferred replica
 	raw := c.take(int(max(c.int32(), 0)))
@@ -136,13 +142,14 @@ func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetche
 	if err := check(code, "partition"); err != nil {
 		return Fetched{}, err
 	}
-	return f, f.decode(raw, topic, partition, abortions)
+	return f, f.decode(raw, topic, partition, abortedTransactions)
 }
 
-// decode walks the batches, leaving out markers and what was aborted.
-func (f *Fetched) decode(raw []byte, topic string, partition int32, abortions []aborted) error {
-	slices.SortFunc(abortions, func(a, b aborted) int { return int(max(-1, min(1, a.from-b.from))) })
-	open := map[int64]bool{} // producers whose records are aborted from here on, until their marker
+// decode reads the batches in raw and appends their records, without markers and aborted records. The list of
+// aborted transactions need not be sorted, and may begin below the fetched offset.
+func (f *Fetched) decode(raw []byte, topic string, partition int32, abortedTransactions []abortedTransaction) error {
+	slices.SortFunc(abortedTransactions, func(a, b abortedTransaction) int { return int(max(-1, min(1, a.from-b.from))) })
+	open := map[int64]bool{} // producers whose records are aborted from here up to their next marker
 	from := f.Next
 	whole := false
 	for len(raw) > 0 {
@@ -150,16 +157,16 @@ func (f *Fetched) decode(raw []byte, topic string, partition int32, abortions []
 		if err != nil {
 			return fmt.Errorf("after offset %d: %w", f.Next-1, err)
 		}
-		if batch == nil { // cut off by the broker: the next fetch has it
+		if batch == nil { // the broker cut the last batch off; the next fetch brings it in full
 			if !whole {
 				return fmt.Errorf("%w: %d bytes are not even one batch", ErrCorrupt, len(raw))
 			}
 			return nil
 		}
 		whole, raw = true, rest
-		for len(abortions) > 0 && abortions[0].from <= batch.lastOffset() {
-			open[abortions[0].producer] = true
-			abortions = abortions[1:]
+		for len(abortedTransactions) > 0 && abortedTransactions[0].from <= batch.lastOffset() {
+			open[abortedTransactions[0].producer] = true
+			abortedTransactions = abortedTransactions[1:]
 		}
 		switch {
 		case batch.control():

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestLedger publishes with marks, takes over, and checks that the old owner is fenced and the marks are those of what
-// is published.
+// TestLedger publishes with marks and then opens the ledger again. The old owner is fenced, and the marks
+// that the new owner gets are the marks of the last commit.
 func TestLedger(t *testing.T) {
 	ctx, c := testContext(t), testClient(t)
 	in, out, id := testTopic(t, c, "ledger-in", 3), testTopic(t, c, "ledger-out", 2), unique("ledger")
@@ -44,8 +44,8 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-// TestLedgerAfterALostAnswer commits again what may have been committed: it goes out once, and not at all where another
-// owner has committed since.
+// TestLedgerAfterALostAnswer commits a second time after an answer was lost. The outputs are published once.
+// If another owner has committed meanwhile, they are not published, and the commit is fenced.
 func TestLedgerAfterALostAnswer(t *testing.T) {
 	ctx, c := testContext(t), testClient(t)
 	in, out, id := testTopic(t, c, "ledger-in", 1), testTopic(t, c, "ledger-out", 1), unique("ledger")
@@ -57,7 +57,7 @@ func TestLedgerAfterALostAnswer(t *testing.T) {
 	if err := l.Commit(ctx, one, numbered(out, 0, 5)); err != nil {
 		t.Fatal(err)
 	}
-	l.marks, l.producer = map[int32]Mark{}, nil // as if the answer had not come
+	l.marks, l.producer = map[int32]Mark{}, nil // as after a lost answer
 	if err := l.Commit(ctx, one, numbered(out, 0, 5)); err != nil {
 		t.Fatal(err)
 	}
@@ -80,8 +80,8 @@ func TestLedgerAfterALostAnswer(t *testing.T) {
 	}
 }
 
-// count counts records, without markers.
-func count(all []seen) int {
+// count returns the number of records, without transaction markers.
+func count(all []logRecord) int {
 	n := 0
 	for _, s := range all {
 		if !s.record.Attrs.IsControl() {
@@ -108,7 +108,7 @@ func TestOffsetsAt(t *testing.T) {
 	}
 }
 
-// TestDeletions deletes groups and topics, again where they are gone.
+// TestDeletions deletes groups and topics, each twice: the second time there is nothing to delete.
 func TestDeletions(t *testing.T) {
 	ctx, c := testContext(t), testClient(t)
 	in, group := testTopic(t, c, "deleted", 2), unique("group")

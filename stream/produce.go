@@ -17,11 +17,13 @@ import (
 )
 
 const (
-	maxBatch   = 900_000 // bytes before compression, under the default max.message.bytes of 1,048,588
-	maxRequest = 16 << 20
+	maxBatch   = 900_000  // bytes of a batch before compression, below the default max.message.bytes of 1,048,588
+	maxRequest = 16 << 20 // bytes of one round of requests
 )
 
-// PartitionFor is the choice of Kafka's default partitioner for a key that is not null: murmur2.
+// PartitionFor returns the partition that Kafka's default partitioner chooses for a key: the murmur2 hash of
+// the key, without its sign bit, modulo the number of partitions. The formula is that of Kafka's Java client
+// (Utils.murmur2 and Utils.toPositive), so records land where any producer with default settings puts them.
 func PartitionFor(key []byte, partitions int) int32 {
 	all := make([]int, partitions)
 	for i := range all {
@@ -31,25 +33,25 @@ func PartitionFor(key []byte, partitions int) int32 {
 }
 
 // place is a partition of a topic.
-type place struct {
+type topicPartition struct {
 	topic     string
 	partition int32
 }
 
-// producer is an epoch of an idempotent or transactional producer. It is used by one goroutine at a time.
+// producer is one epoch of an idempotent or transactional producer. Only one goroutine may use it at a time.
 type producer struct {
 	client          *Client
-	transactionalID string // empty: idempotent, without transactions
+	transactionalID string // empty: an idempotent producer without transactions
 	id              int64
 	epoch           int16
-	sequences       map[place]int32
+	sequences       map[topicPartition]int32
 }
 
-// newProducer asks for a producer id and epoch. With a transactional id this fences its former owner, and returns
-// only when that one's transaction is committed or aborted.
+// newProducer asks for a producer id and epoch (InitProducerId). With a transactional id this fences the
+// previous owner of the id, and returns only after the previous owner's transaction is committed or aborted.
 func (c *Client) newProducer(ctx context.Context, transactionalID string, timeout time.Duration) (*producer, error) {
-	p := &producer{client: c, transactionalID: transactionalID, sequences: map[place]int32{}}
-	err := again(ctx, harmless, func() error {
+	p := &producer{client: c, transactionalID: transactionalID, sequences: map[topicPartition]int32{}}
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*initproducerid.Response](ctx, c, &initproducerid.Request{
 			TransactionalID: transactionalID, TransactionTimeoutMs: int32(timeout.Milliseconds()),
 			ProducerID: -1, ProducerEpoch: -1,
@@ -66,14 +68,15 @@ func (c *Client) newProducer(ctx context.Context, transactionalID string, timeou
 	return p, nil
 }
 
-// transactionalID is that of the owner of an input partition.
+// transactionalID names the transactional id of an input partition. Every owner of the partition uses the
+// same one.
 func transactionalID(prefix, topic string, partition int32) string {
 	return fmt.Sprintf("%s-%s-%d", prefix, topic, partition)
 }
 
-// Fence ends whatever the owners of a topic's partitions do under a TransactionalPrefix: their open transactions are
-// aborted, and none of theirs commits any more. An owner that begins after this is not concerned. A topic that does
-// not exist has no owners.
+// Fence stops the present owners of all partitions of a topic that work under a TransactionalPrefix: their
+// open transactions are aborted, and all their later commits are refused. Owners that begin after Fence are
+// not affected. If the topic does not exist there is nothing to do.
 func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
 	n, err := c.Partitions(ctx, topic)
 	if errors.Is(err, ErrUnknownTopic) {
@@ -83,7 +86,7 @@ func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
 		return err
 	}
 	for partition := range int32(n) {
-		// No transaction follows, so that any time-out will do that no broker finds too long.
+		// No transaction follows, so the time-out does not matter as long as no broker finds it too long.
 		if _, err := c.newProducer(ctx, transactionalID(prefix, topic, partition), time.Second); err != nil {
 			return fmt.Errorf("fencing the owner of %s/%d: %w", topic, partition, err)
 		}
@@ -91,14 +94,14 @@ func (c *Client) Fence(ctx context.Context, prefix, topic string) error {
 	return nil
 }
 
-// pending are the outputs for one partition that are still to be sent, in order.
+// pending holds the outputs for one partition that are not written yet, in order.
 type pending struct {
-	place
+	topicPartition
 	outputs []Output
-	limit   int // bytes of a batch
+	limit   int // bytes of one batch
 }
 
-// next is how many of the outputs go into the next batch.
+// next returns how many of the outputs go into the next batch.
 func (p *pending) next() int {
 	size := 0
 	for i := range p.outputs {
@@ -109,10 +112,10 @@ func (p *pending) next() int {
 	return len(p.outputs)
 }
 
-// spread sorts outputs by the partition they go to.
-func (c *Client) spread(ctx context.Context, outputs []Output) ([]*pending, error) {
+// groupByPartition chooses the partition of each output and groups the outputs by partition.
+func (c *Client) groupByPartition(ctx context.Context, outputs []Output) ([]*pending, error) {
 	counts := map[string]int{}
-	index := map[place]*pending{}
+	index := map[topicPartition]*pending{}
 	var all []*pending
 	for _, o := range outputs {
 		n, ok := counts[o.Topic]
@@ -123,7 +126,7 @@ func (c *Client) spread(ctx context.Context, outputs []Output) ([]*pending, erro
 			}
 			counts[o.Topic] = n
 		}
-		to := place{o.Topic, o.Partition}
+		to := topicPartition{o.Topic, o.Partition}
 		if o.Partition == ByKey {
 			key := o.Hash
 			if key == nil {
@@ -133,7 +136,7 @@ func (c *Client) spread(ctx context.Context, outputs []Output) ([]*pending, erro
 		}
 		p := index[to]
 		if p == nil {
-			p = &pending{place: to, limit: maxBatch}
+			p = &pending{topicPartition: to, limit: maxBatch}
 			index[to] = p
 			all = append(all, p)
 		}
@@ -142,19 +145,19 @@ func (c *Client) spread(ctx context.Context, outputs []Output) ([]*pending, erro
 	return all, nil
 }
 
-// piece is the batch of a partition that is on its way.
-type piece struct {
+// produceBatch is the batch of one partition that is being sent.
+type produceBatch struct {
 	*pending
-	n        int // of its outputs
+	n        int // number of its outputs
 	sequence int32
 	encoded  []byte
 }
 
-// send writes all outputs, in rounds: Kafka takes one batch of a partition in a request. A batch is sent again, as
-// it was, while the error says so by repeat.
+// send writes all outputs. It works in rounds, because Kafka takes only one batch of a partition in a
+// request. A batch whose error repeat accepts is sent again unchanged, so that the broker can recognise it.
 func (p *producer) send(ctx context.Context, all []*pending, repeat func(error) bool) error {
 	for {
-		var round []*piece
+		var round []*produceBatch
 		size := 0
 		for _, todo := range all {
 			if len(todo.outputs) == 0 || size > maxRequest {
@@ -165,13 +168,13 @@ func (p *producer) send(ctx context.Context, all []*pending, repeat func(error) 
 			if err != nil {
 				return fmt.Errorf("encoding records for %s/%d: %w", todo.topic, todo.partition, err)
 			}
-			round = append(round, &piece{pending: todo, n: n, sequence: p.sequences[todo.place], encoded: encoded})
+			round = append(round, &produceBatch{pending: todo, n: n, sequence: p.sequences[todo.topicPartition], encoded: encoded})
 			size += len(encoded)
 		}
 		if len(round) == 0 {
 			return nil
 		}
-		if err := again(ctx, repeat, func() (err error) {
+		if err := retryWhile(ctx, repeat, func() (err error) {
 			round, err = p.sendRound(ctx, round)
 			return err
 		}); err != nil {
@@ -180,71 +183,73 @@ func (p *producer) send(ctx context.Context, all []*pending, repeat func(error) 
 	}
 }
 
-// sendRound sends each piece to the leader of its partition and returns those that are not written.
-func (p *producer) sendRound(ctx context.Context, round []*piece) ([]*piece, error) {
+// sendRound sends each batch to the leader of its partition and returns the batches that are not written yet.
+func (p *producer) sendRound(ctx context.Context, round []*produceBatch) ([]*produceBatch, error) {
 	byLeader, err := p.client.byLeader(ctx, round)
 	if err != nil {
 		return round, err
 	}
 	var mu sync.Mutex
 	var requests sync.WaitGroup
-	var left []*piece
+	var left []*produceBatch
 	var errs []error
-	for _, pieces := range byLeader {
+	for _, batches := range byLeader {
 		requests.Go(func() {
-			results, err := p.request(ctx, pieces)
+			results, err := p.request(ctx, batches)
 			mu.Lock()
 			defer mu.Unlock()
-			for i, piece := range pieces {
+			for i, batch := range batches {
 				perr := err
 				if err == nil {
-					perr = p.settle(piece, results[i])
+					perr = p.applyResult(batch, results[i])
 				}
 				if perr != nil {
-					left = append(left, piece)
+					left = append(left, batch)
 					errs = append(errs, perr)
 				}
 			}
 		})
 	}
 	requests.Wait()
-	return left, worst(errs)
+	return left, mostSevere(errs)
 }
 
-func (c *Client) byLeader(ctx context.Context, round []*piece) (map[int32][]*piece, error) {
+func (c *Client) byLeader(ctx context.Context, round []*produceBatch) (map[int32][]*produceBatch, error) {
 	leaders := map[string][]int32{}
-	by := map[int32][]*piece{}
-	for _, piece := range round {
-		known, ok := leaders[piece.topic]
+	by := map[int32][]*produceBatch{}
+	for _, batch := range round {
+		known, ok := leaders[batch.topic]
 		if !ok {
 			var err error
-			if known, err = c.leaders(ctx, piece.topic); err != nil {
+			if known, err = c.leaders(ctx, batch.topic); err != nil {
 				return nil, err
 			}
-			leaders[piece.topic] = known
+			leaders[batch.topic] = known
 		}
-		if int(piece.partition) >= len(known) || piece.partition < 0 {
-			return nil, protocol.NewErrNoPartition(piece.topic, piece.partition)
+		if int(batch.partition) >= len(known) || batch.partition < 0 {
+			return nil, protocol.NewErrNoPartition(batch.topic, batch.partition)
 		}
-		leader := known[piece.partition]
-		by[leader] = append(by[leader], piece)
+		leader := known[batch.partition]
+		by[leader] = append(by[leader], batch)
 	}
 	return by, nil
 }
 
-// settle takes the outcome of a piece over into the state of its partition.
-func (p *producer) settle(piece *piece, err error) error {
-	todo := piece.pending
+// applyResult updates the outputs, sequence number and size limit of a partition after the answer to its
+// batch.
+func (p *producer) applyResult(batch *produceBatch, err error) error {
+	todo := batch.pending
 	tooLarge := errors.Is(err, kafka.MessageSizeTooLarge) || errors.Is(err, kafka.RecordListTooLarge)
 	switch {
-	case err == nil, errors.Is(err, kafka.DuplicateSequenceNumber): // written, perhaps by a try whose answer was lost
-		p.sequences[todo.place] = addSequence(piece.sequence, piece.n)
-		todo.outputs = todo.outputs[piece.n:]
+	case err == nil, errors.Is(err, kafka.DuplicateSequenceNumber): // duplicate: written before, the answer was lost
+		p.sequences[todo.topicPartition] = addSequence(batch.sequence, batch.n)
+		todo.outputs = todo.outputs[batch.n:]
 		return nil
-	case tooLarge && piece.n > 1:
-		// This topic allows less than others. Nothing was written, and no sequence number used.
+	case tooLarge && batch.n > 1:
+		// The topic's limit is below maxBatch. Nothing was written and no sequence number used, so halve the
+		// batch.
 		todo.limit = 0
-		for i := range todo.outputs[:piece.n] {
+		for i := range todo.outputs[:batch.n] {
 			todo.limit += todo.outputs[i].size()
 		}
 		todo.limit /= 2
@@ -253,43 +258,43 @@ func (p *producer) settle(piece *piece, err error) error {
 		o := todo.outputs[0]
 		return fmt.Errorf("%w: %s/%d, key %.80q%s, key and value of %d bytes, %d bytes in all before compression; nothing after it "+
 			"can be written until the topic takes it, for example by\n  %s", ErrTooLarge, todo.topic, todo.partition, o.Key, o.origin(),
-			len(o.Key)+len(o.Value), o.size(), p.client.alter(todo.topic, maxMessageBytes, strconv.Itoa(o.size()+atRecords)))
+			len(o.Key)+len(o.Value), o.size(), p.client.alterCommand(todo.topic, maxMessageBytes, strconv.Itoa(o.size()+atRecords)))
 	}
 	return fmt.Errorf("produce to %s/%d: %w", todo.topic, todo.partition, err)
 }
 
-// request sends pieces for one leader, and returns an error for each.
-func (p *producer) request(ctx context.Context, pieces []*piece) ([]error, error) {
+// request sends the batches of one leader, and returns an error for each batch.
+func (p *producer) request(ctx context.Context, batches []*produceBatch) ([]error, error) {
 	const allReplicas = -1
 	req := &rawproduce.Request{
 		TransactionalID: p.transactionalID, Acks: allReplicas, Timeout: int32((requestTimeout / 2).Milliseconds()),
 	}
 	topics := map[string]int{}
-	for _, piece := range pieces {
-		stamp(piece.encoded, p.id, p.epoch, piece.sequence, p.transactionalID != "")
-		at, ok := topics[piece.topic]
+	for _, batch := range batches {
+		setProducer(batch.encoded, p.id, p.epoch, batch.sequence, p.transactionalID != "")
+		at, ok := topics[batch.topic]
 		if !ok {
 			at = len(req.Topics)
-			topics[piece.topic] = at
-			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: piece.topic})
+			topics[batch.topic] = at
+			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: batch.topic})
 		}
 		req.Topics[at].Partitions = append(req.Topics[at].Partitions, rawproduce.RequestPartition{
-			Partition: piece.partition, RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(piece.encoded)},
+			Partition: batch.partition, RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(batch.encoded)},
 		})
 	}
 	res, err := call[*produce.Response](ctx, p.client, req)
 	if err != nil {
 		return nil, fmt.Errorf("produce: %w", err)
 	}
-	codes := map[place]error{}
+	codes := map[topicPartition]error{}
 	for _, t := range res.Topics {
 		for _, answer := range t.Partitions {
-			codes[place{t.Topic, answer.Partition}] = check(answer.ErrorCode, "answer")
+			codes[topicPartition{t.Topic, answer.Partition}] = check(answer.ErrorCode, "answer")
 		}
 	}
-	results := make([]error, len(pieces))
-	for i, piece := range pieces {
-		code, ok := codes[piece.place]
+	results := make([]error, len(batches))
+	for i, batch := range batches {
+		code, ok := codes[batch.topicPartition]
 		if !ok {
 			code = errors.New("the answer leaves it out")
 		}
@@ -298,13 +303,16 @@ func (p *producer) request(ctx context.Context, pieces []*piece) ([]error, error
 	return results, nil
 }
 
-// Produce writes outputs outside of any transaction: acknowledged by all replicas in sync, in order within a
-// partition, and once (by an idempotent producer) unless it returns an error; then some may be written.
+// Produce writes outputs without a transaction. When it returns nil, all in-sync replicas have acknowledged
+// each output, each is written once (the producer is idempotent), and outputs for one partition are in the
+// given order. When it returns an error, some outputs may be written. It returns ErrUnknownTopic if a topic
+// does not exist, and ErrTooLarge if a record is too large for its topic. Calls from several goroutines wait
+// for each other.
 func (c *Client) Produce(ctx context.Context, outputs []Output) error {
 	if len(outputs) == 0 {
 		return nil
 	}
-	all, err := c.spread(ctx, outputs)
+	all, err := c.groupByPartition(ctx, outputs)
 	if err != nil {
 		return err
 	}
@@ -315,8 +323,9 @@ func (c *Client) Produce(ctx context.Context, outputs []Output) error {
 			return err
 		}
 	}
-	// Sequence numbers let the broker drop what it has already, so a lost answer may be asked for again.
-	if err := c.plain.send(ctx, all, harmless); err != nil {
+	// The broker drops batches whose sequence numbers it has seen, so a batch may be sent again after a lost
+	// answer.
+	if err := c.plain.send(ctx, all, retriableOrLost); err != nil {
 		c.plain.producer = nil // its sequence numbers may have a gap
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// DeleteRecords deletes what a partition holds before an offset, for every reader. The broker frees whole segments, when
-// it next looks for old ones.
+// DeleteRecords deletes all records of a partition with offsets below before, for every reader. The broker
+// frees disk space in whole segments, when it next looks for old ones.
 func (c *Client) DeleteRecords(ctx context.Context, topic string, partition int32, before int64) error {
 	const timeout = 10 * time.Second
 	b := binary.BigEndian.AppendUint32(nil, 1) // topics
@@ -21,14 +21,14 @@ func (c *Client) DeleteRecords(ctx context.Context, topic string, partition int3
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(before))
 	b = binary.BigEndian.AppendUint32(b, uint32(timeout.Milliseconds()))
-	err := again(ctx, harmless, func() error { // a second time it finds nothing to delete
+	err := retryWhile(ctx, retriableOrLost, func() error { // may run twice: the second time there is nothing to delete
 		res, err := call[*cursor](ctx, c, &partitionFrame{
 			frame: frame{key: protocol.DeleteRecords, version: 1, client: c.clientID, body: b}, topic: topic, partition: partition,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttled for, ms
+		res.int32() // throttle time, ms
 		if n := res.length(); n != 1 {
 			return fmt.Errorf("%w: %d topics in the answer", errors.Join(ErrCorrupt, res.err), n)
 		}
@@ -37,7 +37,7 @@ func (c *Client) DeleteRecords(ctx context.Context, topic string, partition int3
 			return fmt.Errorf("%w: %d partitions in the answer", errors.Join(ErrCorrupt, res.err), n)
 		}
 		res.int32() // partition
-		res.int64() // where the log starts now
+		res.int64() // new start of the log
 		return errors.Join(check(res.int16(), "answer"), res.err)
 	})
 	if err != nil {
@@ -46,8 +46,9 @@ func (c *Client) DeleteRecords(ctx context.Context, topic string, partition int3
 	return nil
 }
 
-// purge deletes what the owner of the partition has committed, every so often, until ctx ends. A former owner that does
-// not know of its end deletes nothing else: what it committed is behind what its successor began with.
+// purge deletes, every PurgeEvery until ctx ends, the records that the owner of the partition has committed.
+// A former owner that has not noticed its end does no harm: all it has committed lies below the offset at
+// which its successor began.
 func (t *task) purge(ctx context.Context, committed *atomic.Int64) {
 	tick := time.NewTicker(t.run.stage.PurgeEvery)
 	defer tick.Stop()

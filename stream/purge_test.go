@@ -34,7 +34,7 @@ func TestDeleteRecords(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // the same again is no error
+	for range 2 { // the second time there is nothing to delete, which is no error
 		if err := c.DeleteRecords(ctx, topic, 1, 13); err != nil {
 			t.Fatal(err)
 		}
@@ -53,11 +53,12 @@ func TestDeleteRecords(t *testing.T) {
 	}
 }
 
-// The owner of a partition deletes what it has committed, and no more; whoever comes next goes on where it was.
+// The owner of a partition deletes what it has committed, and no more. The next owner goes on where it
+// stopped.
 func TestPurge(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 1)
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.MaxRecords, s.PurgeEvery = 7, 20*time.Millisecond
 	n := 0
@@ -68,7 +69,7 @@ func TestPurge(t *testing.T) {
 				t.Fatal(err)
 			}
 			n += 40
-			at := starts(t, c, in) // before what is committed, which only grows
+			at := starts(t, c, in) // read before the committed offset, which only grows
 			committed, err := c.Committed(testContext(t), s.Group, in)
 			if err != nil {
 				t.Fatal(err)

@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// ReadToEnd calls f with every committed record of a topic, partition by partition, from the start of the log to
-// where its stable end was when the call was made. An error of f ends it.
+// ReadToEnd calls f with every committed record of a topic, partition by partition. It reads from the start
+// of the log to the last stable offset at the time of the call. An error of f ends the reading and is
+// returned unchanged. It returns ErrUnknownTopic if the topic does not exist.
 func (c *Client) ReadToEnd(ctx context.Context, topic string, f func(Record) error) error {
 	ends, err := c.Offsets(ctx, topic)
 	if err != nil {
@@ -25,8 +26,9 @@ func (c *Client) ReadToEnd(ctx context.Context, topic string, f func(Record) err
 	return nil
 }
 
-// ReadRange is ReadToEnd up to, not including, an offset of each partition that is named, and from one on where from names it.
-// What is not stable yet is waited for.
+// ReadRange is ReadToEnd for the partitions that to names. It reads each of them up to, not including, the
+// offset in to, and begins at the offset in from, or at 0 if from does not name the partition. It waits for
+// records that are not stable yet.
 func (c *Client) ReadRange(ctx context.Context, topic string, from, to map[int32]int64, f func(Record) error) error {
 	for _, partition := range slices.Sorted(maps.Keys(to)) {
 		if err := c.readPartition(ctx, topic, partition, from[partition], to[partition], f); err != nil {
@@ -36,7 +38,7 @@ func (c *Client) ReadRange(ctx context.Context, topic string, from, to map[int32
 	return nil
 }
 
-// readPartition reads the offsets from up to, not including, to.
+// readPartition calls f with the committed records from offset from up to, not including, to.
 func (c *Client) readPartition(ctx context.Context, topic string, partition int32, from, to int64, f func(Record) error) error {
 	for offset := from; offset < to; {
 		got, err := c.fetchOrSkip(ctx, topic, partition, offset, FetchOptions{})
@@ -56,13 +58,14 @@ func (c *Client) readPartition(ctx context.Context, topic string, partition int3
 	return nil
 }
 
-// ErrOpenTransaction says that a transaction is open, behind which nothing can be read.
+// ErrOpenTransaction means that a transaction is open. read_committed readers see nothing behind its first
+// record.
 var ErrOpenTransaction = errors.New("a transaction is open")
 
-// AwaitStable waits until the transactions have ended that had written to a topic when it was called, and returns the bounds of
-// the partitions at that time: of what lies before a HighWatermark, read_committed readers see all that was committed. It is an
-// ErrOpenTransaction if one is still open after the time.
-func (c *Client) AwaitStable(ctx context.Context, topic string, most time.Duration) ([]Offsets, error) {
+// AwaitStable waits until all transactions that had written to a topic before the call have ended. It returns
+// the bounds of the partitions at the time of the call: read_committed readers then see every committed
+// record below HighWatermark. It returns ErrOpenTransaction if a transaction is still open after timeout.
+func (c *Client) AwaitStable(ctx context.Context, topic string, timeout time.Duration) ([]Offsets, error) {
 	written, err := c.Offsets(ctx, topic)
 	if err != nil {
 		return nil, err
@@ -75,9 +78,9 @@ func (c *Client) AwaitStable(ctx context.Context, topic string, most time.Durati
 		if at < 0 {
 			return written, nil
 		}
-		if time.Since(start) > most {
+		if time.Since(start) > timeout {
 			return nil, fmt.Errorf("%w in %s/%d since offset %d, for more than %v: it ends by its time-out, try again then",
-				ErrOpenTransaction, topic, now[at].Partition, now[at].LastStable, most)
+				ErrOpenTransaction, topic, now[at].Partition, now[at].LastStable, timeout)
 		}
 		if err := wait.pause(ctx); err != nil {
 			return nil, err
@@ -88,7 +91,8 @@ func (c *Client) AwaitStable(ctx context.Context, topic string, most time.Durati
 	}
 }
 
-// fetchOrSkip is Fetch for readers that keep no place: what retention has deleted under them is passed over.
+// fetchOrSkip is Fetch for readers without committed offsets. It passes over records that retention deletes
+// while they read.
 func (c *Client) fetchOrSkip(ctx context.Context, topic string, partition int32, offset int64, o FetchOptions) (Fetched, error) {
 	got, err := c.Fetch(ctx, topic, partition, offset, o)
 	if errors.Is(err, ErrOffsetOutOfRange) && offset < got.Start {
@@ -98,9 +102,10 @@ func (c *Client) fetchOrSkip(ctx context.Context, topic string, partition int32,
 	return got, err
 }
 
-// Tail calls f with the committed records of all partitions of a topic, from the start of the log or from its end,
-// and goes on with new ones, also of partitions that are added, until ctx ends (nil) or f returns an error. Order
-// holds within a partition; f is never called twice at a time.
+// Tail calls f with the committed records of all partitions of a topic, from the start of the log or from its
+// end, and goes on with new records and new partitions. It returns nil when ctx ends, and an error of f
+// unchanged. Records of one partition come in the order of their offsets. f is never called by two goroutines
+// at the same time. It returns ErrUnknownTopic if the topic does not exist.
 func (c *Client) Tail(ctx context.Context, topic string, fromStart bool, f func(Record) error) error {
 	at, err := c.Offsets(ctx, topic)
 	if err != nil {
@@ -145,7 +150,7 @@ func (c *Client) Tail(ctx context.Context, topic string, fromStart bool, f func(
 		case <-look.C:
 			n, err := c.Partitions(ctx, topic)
 			if err != nil {
-				continue // a topic that is gone for good is the readers' error
+				continue // if the topic is gone for good, follow returns that error
 			}
 			for ; known < n; known++ {
 				follow(int32(known), 0)
@@ -154,7 +159,7 @@ func (c *Client) Tail(ctx context.Context, topic string, fromStart bool, f func(
 	}
 }
 
-// follow sends the records of one partition until ctx ends.
+// follow sends the records of one partition to batches until ctx ends.
 func (c *Client) follow(ctx context.Context, topic string, partition int32, offset int64, batches chan<- []Record) error {
 	for ctx.Err() == nil {
 		got, err := c.fetchOrSkip(ctx, topic, partition, offset, FetchOptions{})

@@ -22,7 +22,7 @@ var (
 	brokerCycles = flag.Int("broker-cycles", 10, "restarts of TestBrokerRestarts")
 )
 
-// node is a broker of .ci/kafka.sh, whose command line says how to start it again.
+// node is a broker that .ci/kafka.sh started. Its own command line is used to start it again.
 type node struct {
 	dir     string
 	command []string
@@ -62,7 +62,7 @@ func (n *node) end(t *testing.T, signal syscall.Signal) {
 	eventually(t, "the broker ends", func() bool { return n.process.Signal(syscall.Signal(0)) != nil })
 }
 
-// start starts the broker and waits until it says that it runs.
+// start starts the broker and waits until its log says that it runs.
 func (n *node) start(t *testing.T) {
 	t.Helper()
 	path := filepath.Join(n.dir, "kafka.log")
@@ -94,18 +94,18 @@ func (n *node) start(t *testing.T) {
 	}
 }
 
-// committer commits the offsets of one partition in transaction after transaction, as a task does, and begins anew after
-// each error. It tells when it last committed.
+// committer commits the offsets of one partition in one transaction after the other, as a task does. After
+// each error it begins with a new epoch. It notes when it last committed.
 type committer struct {
 	c      *Client
 	id     string
 	group  string
-	input  place
+	input  topicPartition
 	output string
 
 	mu       sync.Mutex
 	last     time.Time
-	waiting  string // what it is doing
+	waiting  string // the step that is under way
 	commits  int
 	restarts int
 }
@@ -145,10 +145,10 @@ func (w *committer) own(ctx context.Context, m membership, rng *rand.Rand) error
 	offset := at[w.input.partition].offset
 	for ctx.Err() == nil {
 		outputs := []Output{{Topic: w.output, Partition: w.input.partition, Key: []byte(w.id), Value: be32(int(offset), 4)}}
-		if rng.IntN(20) == 0 { // killed with an open transaction
+		if rng.IntN(20) == 0 { // leave the transaction open, as a kill does
 			w.doing("leaving a transaction open")
-			all, err := w.c.spread(ctx, outputs)
-			if err == nil && p.addPartitions(ctx, all) == nil && p.send(ctx, all, refused) == nil && p.addOffsets(ctx, w.group) == nil {
+			all, err := w.c.groupByPartition(ctx, outputs)
+			if err == nil && p.addPartitions(ctx, all) == nil && p.send(ctx, all, retriable) == nil && p.addOffsets(ctx, w.group) == nil {
 				_ = p.commitOffsets(ctx, m, w.input.topic, map[int32]committed{w.input.partition: {offset + 1, "1"}})
 			}
 			return nil
@@ -168,8 +168,8 @@ func (w *committer) own(ctx context.Context, m membership, rng *rand.Rand) error
 	return nil
 }
 
-// A broker that is stopped or killed at any moment of a transaction, and started again, goes on: each partition commits
-// again. Each output of the read_committed log stands for one committed offset.
+// A broker is stopped or killed at any moment of a transaction and started again. After that each partition
+// commits again. In the end each read_committed output belongs to one committed offset.
 func TestBrokerRestarts(t *testing.T) {
 	if *brokerDir == "" {
 		t.Skip("needs a broker to restart: -broker-dir DIR of .ci/kafka.sh, with HARDNEG_TEST_KAFKA")
@@ -185,7 +185,7 @@ func TestBrokerRestarts(t *testing.T) {
 	var running sync.WaitGroup
 	var all []*committer
 	for i := range n {
-		w := &committer{c: c, id: unique("restart"), group: unique("group"), input: place{in, int32(i)}, output: out}
+		w := &committer{c: c, id: unique("restart"), group: unique("group"), input: topicPartition{in, int32(i)}, output: out}
 		all = append(all, w)
 		own := rand.New(rand.NewPCG(seed, uint64(i+1)))
 		running.Go(func() {

@@ -10,75 +10,82 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// Stage is a consumer group that turns the records of one topic into outputs. Zero values are the defaults named.
+// Stage is a consumer group that turns the records of one topic into outputs. Group, Topic,
+// TransactionalPrefix and New are required. For every other field the zero value means the default that its
+// comment names.
 type Stage struct {
-	Name  string // in events and logs
+	Name  string // for events, logs and errors
 	Group string
 	Topic string
-	// TransactionalPrefix: the transactional id of a partition is <prefix>-<topic>-<partition>. It must be the same
-	// in every instance of the stage, and belong to this group alone.
+	// TransactionalPrefix makes the transactional id of a partition: <prefix>-<topic>-<partition>. It must be
+	// the same in every instance of the stage, and no other group may use it: the id is how a new owner
+	// fences the old one.
 	TransactionalPrefix string
 
-	MaxRecords int // records in one batch and transaction: 500
-	MaxBytes   int // of one fetch: 4 MiB
+	MaxRecords int // records in one batch, which is one transaction; default 500
+	MaxBytes   int // bytes of one fetch; default 4 MiB
 
-	SessionTimeout     time.Duration // 30 s: after this long without heartbeats an instance is taken for dead
-	TransactionTimeout time.Duration // 1 min: what an instance that died leaves open is aborted after this
-	DrainTimeout       time.Duration // a third of SessionTimeout, 10 s at most: to finish a batch when leaving
+	SessionTimeout     time.Duration // without heartbeats for this long an instance counts as dead; default 30 s
+	TransactionTimeout time.Duration // the broker aborts an open transaction after this; default 1 min
+	DrainTimeout       time.Duration // time to finish a batch when leaving; default SessionTimeout/3, at most 10 s
 
-	// A batch that makes no progress for StallAfter is told by Stalled events, and after AbandonAfter its context is
-	// cancelled and the partition starts again. A batch that was given up gets twice the time when it comes again, so
-	// that one that is only slow ends some day.
-	StallAfter   time.Duration // twice SessionTimeout, 1 min at least: a request alone may take half of that
-	AbandonAfter time.Duration // five times StallAfter
+	// If a batch makes no progress for StallAfter, Stalled events report it. After AbandonAfter its context
+	// is cancelled and the partition starts again. Each retry gets twice as long, so a batch that is merely
+	// slow finishes in the end. See Waiting for what counts as progress.
+	StallAfter   time.Duration // default 2*SessionTimeout, at least 1 min: a single request may take 30 s
+	AbandonAfter time.Duration // default 5*StallAfter
 
-	// PurgeEvery is how often what a partition's owner has committed is deleted from the topic, for everybody: for a topic
-	// that this stage alone reads. 0: never.
+	// PurgeEvery is the interval at which the owner of a partition deletes from the topic what it has
+	// committed. The records are gone for every reader, so use it only for a topic that no other group reads.
+	// 0: never.
 	PurgeEvery time.Duration
 
-	// OutOfRange says what to do where the committed offset is no longer (or not yet) in the log: earliest, latest,
-	// or fail, which is the default. A partition without a committed offset begins at its earliest record.
+	// OutOfRange says what to do if the committed offset is not in the log: "earliest", "latest", or "fail"
+	// (the default), which ends Run with ErrOffsetOutOfRange. A partition without a committed offset begins
+	// at its earliest record.
 	OutOfRange string
 
-	// Until bounds what is read: it returns an offset of the partition behind one that is committed, once there is one, and
-	// no record from there on is processed before it is asked again. It waits until then, or until ctx ends. nil: no bound.
+	// Until bounds what is processed. It gets the offset up to which the partition is committed, and returns
+	// a higher offset. Records from the returned offset on are not processed until Until has been called
+	// again. It blocks until it has such an offset, or until ctx ends. An error restarts the partition. nil:
+	// no bound.
 	Until func(ctx context.Context, partition int32, committed int64) (int64, error)
 
-	New     func(Assignment) Processor
-	Observe func(Event) // may be called by several goroutines at a time; nil: nobody watches
+	New     func(Assignment) Processor // makes the Processor of an assignment
+	Observe func(Event)                // gets every event, from several goroutines at the same time; nil: no observer
 }
 
-// EventKind is what happened.
+// EventKind names what happened to a stage or to one of its partitions.
 type EventKind string
 
 // The kinds of events.
 const (
 	Joined    EventKind = "joined"    // the group has a new generation; Records is the number of partitions assigned
-	Assigned  EventKind = "assigned"  // a partition is owned: Offset and End are where it begins and where the log ends
-	Committed EventKind = "committed" // a batch is done: Offset is the next one to read
+	Assigned  EventKind = "assigned"  // this instance owns a partition; it begins at Offset, the log ends at End
+	Committed EventKind = "committed" // a batch is committed; Offset is the next one to read
 	Failed    EventKind = "failed"    // an error; the partition starts again after a pause, or the stage ends
-	Skipped   EventKind = "skipped"   // OutOfRange took effect; Offset is where it goes on, Err says from where
-	Fenced    EventKind = "fenced"    // a newer owner exists; the instance joins the group again
+	Skipped   EventKind = "skipped"   // OutOfRange took effect; reading goes on at Offset, Err names the old offset
+	Fenced    EventKind = "fenced"    // a newer owner exists; the instance leaves the group and joins again
 	Revoked   EventKind = "revoked"   // the partition is given back
-	Stalled   EventKind = "stalled"   // a batch of Records from Offset on makes no progress; it is told again and again
+	Stalled   EventKind = "stalled"   // a batch of Records from Offset on makes no progress; repeats while that lasts
 )
 
-// Event is what a Stage tells its observer.
+// Event is one report of a Stage to its Observe function. Which fields are set depends on Kind.
 type Event struct {
 	Stage     string
 	Topic     string
 	Partition int32 // -1: the whole stage
 	Kind      EventKind
-	Token     int64
+	Token     int64 // of the assignment
 	Offset    int64
-	End       int64 // the last stable offset when it was last fetched: End-Offset is the lag
-	Records   int
-	Outputs   int
-	Took      time.Duration // from handing the batch to the Processor to the commit
+	End       int64         // last stable offset at the latest fetch: End-Offset is the lag
+	Records   int           // in the batch
+	Outputs   int           // that the batch became
+	Took      time.Duration // from the call of Process to the commit; for Stalled, how long without progress
 	Err       error
 }
 
-// check fills in the defaults.
+// check fills in the defaults and refuses settings that contradict each other.
 func (s Stage) check() (Stage, error) {
 	if s.MaxRecords <= 0 {
 		s.MaxRecords = 500
@@ -115,41 +122,44 @@ func (s Stage) check() (Stage, error) {
 	case s.AbandonAfter < s.StallAfter:
 		return s, fmt.Errorf("stage %s: a batch cannot be given up after %v when it is told of after %v", s.Name, s.AbandonAfter, s.StallAfter)
 	case s.DrainTimeout > s.SessionTimeout/2:
-		// kafka-go stops the heartbeats when a generation ends, so what is drained later is fenced anyway.
+		// kafka-go stops the heartbeats when a generation ends, so a batch that drains for longer is fenced
+		// anyway.
 		return s, fmt.Errorf("stage %s: a drain time-out of %v needs a session time-out of at least twice that, not %v",
 			s.Name, s.DrainTimeout, s.SessionTimeout)
 	}
 	return s, nil
 }
 
-// heartbeat is how often to tell the coordinator that this instance lives.
+// heartbeat is the interval between heartbeats to the group's coordinator.
 func (s *Stage) heartbeat() time.Duration {
 	return min(max(s.SessionTimeout/10, 100*time.Millisecond), 3*time.Second)
 }
 
-// run is one call of Run.
+// run is the state of one call of Run.
 type run struct {
 	client *Client
 	stage  Stage
 	fail   context.CancelCauseFunc // ends the stage with an error
 	tasks  sync.WaitGroup
 
-	partitions int // of the topic, before the generation began
+	partitions int // number of the topic's partitions before the generation began
 
-	mu   sync.Mutex
-	seen map[int32]int64 // highest token that a Processor met in a stored state, by partition
+	mu         sync.Mutex
+	seenTokens map[int32]int64 // by partition, the highest token that a Processor reported in a FencedError
 }
 
-// Run joins the group and works on the partitions that it is assigned until ctx ends. Then it finishes the batch
-// and transaction under way, within DrainTimeout, leaves the group, and returns nil. It returns an error where no
-// repetition would help: a topic that is missing, rights that are missing, an offset out of range, a record that
-// is too large. Whatever else goes wrong is told to Observe, and tried again.
+// Run joins the group and works on the partitions that the group assigns to it, until ctx ends. Then it
+// finishes the batches under way within DrainTimeout, leaves the group, and returns nil.
+//
+// It returns an error only if a retry cannot help: ErrUnknownTopic, ErrOffsetOutOfRange, ErrTooLarge, missing
+// rights, a setting that the broker refuses, a contradiction in stage, or a group that another program uses.
+// After any other error it calls Observe and tries again.
 func (c *Client) Run(ctx context.Context, stage Stage) error {
 	stage, err := stage.check()
 	if err != nil {
 		return err
 	}
-	// Without its topic a group has an empty assignment, and nobody would notice.
+	// A group whose topic does not exist gets an empty assignment, and nobody would notice.
 	partitions, err := c.Partitions(ctx, stage.Topic)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -159,7 +169,7 @@ func (c *Client) Run(ctx context.Context, stage Stage) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &run{client: c, stage: stage, partitions: partitions, seen: map[int32]int64{}}
+	r := &run{client: c, stage: stage, partitions: partitions, seenTokens: map[int32]int64{}}
 	var failure error
 	var once sync.Once
 	r.fail = func(err error) {
@@ -197,7 +207,7 @@ func (c *Client) Run(ctx context.Context, stage Stage) error {
 	return nil
 }
 
-// joinFailed reports an error of group membership. kafka-go pauses and tries again.
+// joinFailed reports an error from joining the group. kafka-go pauses and joins again.
 func (r *run) joinFailed(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
@@ -209,7 +219,7 @@ func (r *run) joinFailed(ctx context.Context, err error) {
 	}
 }
 
-// start begins a task for each partition of the generation. A task that ends, ends the generation.
+// start begins a task for each partition of the generation. When one task ends, kafka-go ends the generation.
 func (r *run) start(ctx context.Context, g *kafka.Generation) {
 	assigned := g.Assignments[r.stage.Topic]
 	r.observe(Event{Partition: -1, Kind: Joined, Records: len(assigned)})
@@ -220,7 +230,7 @@ func (r *run) start(ctx context.Context, g *kafka.Generation) {
 	})
 	m := membership{group: r.stage.Group, generation: g.ID, member: g.MemberID}
 	for _, a := range assigned {
-		t := &task{run: r, input: place{r.stage.Topic, int32(a.ID)}, member: m}
+		t := &task{run: r, input: topicPartition{r.stage.Topic, int32(a.ID)}, member: m}
 		r.tasks.Add(1)
 		g.Start(func(generation context.Context) {
 			defer r.tasks.Done()
@@ -229,8 +239,9 @@ func (r *run) start(ctx context.Context, g *kafka.Generation) {
 	}
 }
 
-// watchPartitions ends the generation when the topic has got more partitions than before it began. kafka-go's own
-// watcher first counts after the assignment is made, and overlooks for ever what is added in between.
+// watchPartitions ends the generation if partitions were added to the topic since before the generation
+// began. kafka-go has such a watcher, but it counts for the first time after the assignment, and never
+// notices partitions that were added in between.
 func (r *run) watchPartitions(stage, generation context.Context) {
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -243,7 +254,7 @@ func (r *run) watchPartitions(stage, generation context.Context) {
 		case <-tick.C:
 		}
 		if n, err := r.client.Partitions(stage, r.stage.Topic); err == nil && n != r.partitions {
-			r.partitions = n // the only one of its kind that runs: generations follow each other
+			r.partitions = n // no lock: generations follow each other, so only one watchPartitions runs at a time
 			return
 		}
 	}
@@ -254,20 +265,22 @@ func (r *run) observe(e Event) {
 	r.stage.Observe(e)
 }
 
-// sawToken remembers the token of a newer owner, so that the next one of this partition is greater.
+// sawToken remembers the token of a newer owner, so that this instance's next token for the partition is
+// greater.
 func (r *run) sawToken(partition int32, err error) {
 	var f *FencedError
 	if errors.As(err, &f) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.seen[partition] = max(r.seen[partition], f.Token)
+		r.seenTokens[partition] = max(r.seenTokens[partition], f.Token)
 	}
 }
 
-// nextToken is greater than the one before and than any that was seen, and otherwise the time in Unix
-// milliseconds: so it also grows where committed offsets were lost.
+// nextToken returns a token greater than the previous one and greater than any token in seenTokens. It is at
+// least the time in Unix milliseconds, so tokens also grow if the committed offsets, and the tokens beside
+// them, were lost.
 func (r *run) nextToken(partition int32, previous int64) int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return max(previous+1, r.seen[partition]+1, time.Now().UnixMilli())
+	return max(previous+1, r.seenTokens[partition]+1, time.Now().UnixMilli())
 }

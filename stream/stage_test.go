@@ -15,7 +15,7 @@ import (
 )
 
 // noFailures fails the test if a partition failed or was fenced.
-func (w *watch) noFailures() {
+func (w *recorder) noFailures() {
 	w.t.Helper()
 	for _, e := range slices.Concat(w.all(Failed), w.all(Fenced)) {
 		if e.Partition >= 0 { // joining may take several tries on a fresh cluster
@@ -24,8 +24,8 @@ func (w *watch) noFailures() {
 	}
 }
 
-// tokensGrow checks that each owner of a partition has a greater token than the one before.
-func tokensGrow(t *testing.T, watches ...*watch) {
+// tokensGrow checks that each owner of a partition has a greater token than the owner before.
+func tokensGrow(t *testing.T, watches ...*recorder) {
 	t.Helper()
 	last := map[int32][]int64{}
 	for _, w := range watches {
@@ -65,7 +65,7 @@ func TestPassThrough(t *testing.T) {
 	if err := c.Produce(testContext(t), numbered(in, 0, n)); err != nil {
 		t.Fatal(err)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	stop := runStage(t, c, s)
 	eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
@@ -84,7 +84,8 @@ func TestPassThrough(t *testing.T) {
 	}
 }
 
-// TestUntil: nothing from a bound on is processed, and all that is before it, whatever is fetched together.
+// TestUntil: all records below the bound of Until are processed, and none from the bound on, however records
+// are distributed over fetches.
 func TestUntil(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "until-in", 1), testTopic(t, c, "until-out", 1)
@@ -93,7 +94,7 @@ func TestUntil(t *testing.T) {
 	}
 	var bound atomic.Int64
 	bound.Store(4)
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.Until = func(ctx context.Context, _ int32, committed int64) (int64, error) {
 		for bound.Load() <= committed {
@@ -121,7 +122,8 @@ func TestUntil(t *testing.T) {
 	w.noFailures()
 }
 
-// The input is itself written in transactions: its markers must not be left as lag, nor what is aborted be seen.
+// The input is itself written in transactions. The Processor must not see aborted records, and markers at the
+// end of the log must not remain as lag.
 func TestTransactionalInput(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
@@ -132,7 +134,7 @@ func TestTransactionalInput(t *testing.T) {
 		p.open(t, numbered(in, 1000, 5))
 		p.close(t, false)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	s.MaxRecords = 7
 	runStage(t, c, s)
@@ -151,7 +153,7 @@ func TestNoOutputsAndManyOutputs(t *testing.T) {
 	if err := c.Produce(testContext(t), numbered(in, 0, n)); err != nil {
 		t.Fatal(err)
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(Assignment) Processor {
 		return processFunc(func(_ context.Context, batch []Record) (out []Output, err error) {
 			for _, r := range batch {
@@ -167,7 +169,7 @@ func TestNoOutputsAndManyOutputs(t *testing.T) {
 			return out, nil
 		})
 	})
-	s.MaxRecords = 1 // batches without any output, too
+	s.MaxRecords = 1 // so that some batches have no output
 	runStage(t, c, s)
 	eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
 	w.noFailures()
@@ -192,7 +194,7 @@ func TestNoOutputsAndManyOutputs(t *testing.T) {
 	}
 }
 
-// An error of the Processor: the same records come again, but to another Processor with a greater token.
+// After an error of a Processor the same records come again, to another Processor with a greater token.
 func TestProcessorErrors(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 2), testTopic(t, c, "out", 2)
@@ -201,7 +203,7 @@ func TestProcessorErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	var calls atomic.Int64
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(Assignment) Processor {
 		failed := false
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
@@ -219,7 +221,7 @@ func TestProcessorErrors(t *testing.T) {
 	runStage(t, c, s)
 	eventually(t, "no lag", func() bool { return noLag(t, c, s.Group, in) })
 	exactlyOnce(t, out, n)
-	failed := slices.DeleteFunc(w.all(Failed), func(e Event) bool { return e.Partition < 0 }) // joining may take several tries
+	failed := slices.DeleteFunc(w.all(Failed), func(e Event) bool { return e.Partition < 0 }) // without failed joins
 	if got, want := len(w.all(Assigned)), 2+len(failed); got != want || want < 5 {
 		t.Errorf("%d assignments, want %d", got, want)
 	}
@@ -238,7 +240,7 @@ func TestFencedByAProcessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	newer := time.Now().Add(time.Hour).UnixMilli()
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, func(a Assignment) Processor {
 		return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
 			if a.Token <= newer {
@@ -256,15 +258,15 @@ func TestFencedByAProcessor(t *testing.T) {
 	tokensGrow(t, w)
 }
 
-// Instances come and go while records come in.
+// Instances start and stop while records are written.
 func TestRebalances(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 4), testTopic(t, c, "out", 2)
-	s := stageOf(in, &watch{t: t}, passOn(out))
-	s.MaxRecords, s.SessionTimeout = 10, 12*time.Second // of which a member beats the tenth part
+	s := stageOf(in, &recorder{t: t}, passOn(out))
+	s.MaxRecords, s.SessionTimeout = 10, 12*time.Second // a member sends a heartbeat every tenth of it
 	const n = 3000
 	go func() {
 		for i := 0; i < n; i += 50 {
@@ -274,16 +276,16 @@ func TestRebalances(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()
-	var all, watches []*watch // of instances that have run, and that run
+	var all, watches []*recorder // all instances so far, and the instances that run
 	var stops []func() error
-	startAs := func(w *watch) {
+	startAs := func(w *recorder) {
 		all, watches = append(all, w), append(watches, w)
 		s.Observe = w.observe
 		stops = append(stops, runStage(t, clientOf(t, brokerAddr), s))
 	}
-	start := func() { startAs(&watch{t: t}) }
-	// rebalanced waits until one of some instances has got a partition that it did not have.
-	rebalanced := func(some []*watch, what string, change func()) {
+	start := func() { startAs(&recorder{t: t}) }
+	// rebalanced waits until one of some instances has got a partition that it did not have before.
+	rebalanced := func(some []*recorder, what string, change func()) {
 		count := func() (n int) {
 			for _, w := range some {
 				n += len(w.all(Assigned))
@@ -298,8 +300,8 @@ func TestRebalances(t *testing.T) {
 	start()
 	start()
 	for range 3 {
-		w := &watch{t: t}
-		rebalanced([]*watch{w}, "a new instance gets a partition", func() { startAs(w) })
+		w := &recorder{t: t}
+		rebalanced([]*recorder{w}, "a new instance gets a partition", func() { startAs(w) })
 		rebalanced(watches[1:], "another gets those of one that ends", func() {
 			if err := stops[0](); err != nil {
 				t.Error(err)
@@ -322,7 +324,7 @@ func TestRebalances(t *testing.T) {
 	}
 }
 
-// When the context ends, the batch under way is finished.
+// When the context of Run ends, the batch under way is finished.
 func TestDrain(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
@@ -333,7 +335,7 @@ func TestDrain(t *testing.T) {
 		t.Run(fmt.Sprintf("longer than the time-out %v", slow), func(t *testing.T) {
 			entered := make(chan struct{})
 			var once sync.Once
-			w := &watch{t: t}
+			w := &recorder{t: t}
 			s := stageOf(in, w, func(Assignment) Processor {
 				return processFunc(func(ctx context.Context, batch []Record) ([]Output, error) {
 					once.Do(func() { close(entered) })
@@ -398,7 +400,7 @@ func TestFatalErrors(t *testing.T) {
 			return []Output{DeadLetter(small, "test", r, errors.New("refused"))}, nil
 		})
 	}
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	for _, test := range []struct {
 		name   string
 		change func(*Stage)
@@ -437,7 +439,7 @@ func TestFatalErrors(t *testing.T) {
 	}
 }
 
-// commitAt commits an offset as a tool would, outside of any group.
+// commitAt commits an offset as a tool would, without being a member of the group.
 func commitAt(t *testing.T, c *Client, group, topic string, offset int64, metadata string) {
 	t.Helper()
 	eventually(t, "offset is committed", func() bool {
@@ -457,7 +459,7 @@ func TestOutOfRangePolicies(t *testing.T) {
 			if err := c.Produce(testContext(t), numbered(in, 0, 10)); err != nil {
 				t.Fatal(err)
 			}
-			w := &watch{t: t}
+			w := &recorder{t: t}
 			s := stageOf(in, w, passOn(out))
 			s.OutOfRange = policy
 			commitAt(t, c, s.Group, in, 99, "")
@@ -474,11 +476,11 @@ func TestOutOfRangePolicies(t *testing.T) {
 	}
 }
 
-// Partitions that are added while the stage runs are consumed.
+// A stage also consumes partitions that are added while it runs.
 func TestAddedPartitions(t *testing.T) {
 	c := testClient(t)
 	in, out := testTopic(t, c, "in", 1), testTopic(t, c, "out", 1)
-	w := &watch{t: t}
+	w := &recorder{t: t}
 	s := stageOf(in, w, passOn(out))
 	t.Cleanup(func() {
 		if t.Failed() {

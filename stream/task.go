@@ -17,12 +17,12 @@ import (
 
 // task is the work on one partition in one generation of the group.
 type task struct {
-	run    *run
-	input  place
-	member membership
-	token  int64
-	wait   backoff
-	giveUp time.Duration // on a batch that makes no progress
+	run          *run
+	input        topicPartition
+	member       membership
+	token        int64
+	wait         backoff
+	abandonAfter time.Duration // gives up the next batch; doubles with each batch that was given up
 }
 
 func (t *task) observe(e Event) {
@@ -30,10 +30,10 @@ func (t *task) observe(e Event) {
 	t.run.observe(e)
 }
 
-// work owns the partition, again and again after errors, until the generation or the stage ends.
+// work owns the partition until the generation or the stage ends. After an error it takes ownership anew.
 func (t *task) work(stage, generation context.Context) {
-	// stop ends with the generation or the stage: begin nothing new. ctx goes on for the drain time-out: finish
-	// what is under way.
+	// stop ends with the generation or the stage: after that, no new batch begins. ctx lives longer by the
+	// drain time-out, so that the batch under way can be finished.
 	stop, cancelStop := context.WithCancel(stage)
 	defer cancelStop()
 	defer context.AfterFunc(generation, cancelStop)()
@@ -41,7 +41,7 @@ func (t *task) work(stage, generation context.Context) {
 	defer cancel()
 	defer context.AfterFunc(stop, func() { time.AfterFunc(t.run.stage.DrainTimeout, cancel) })()
 
-	t.giveUp = t.run.stage.AbandonAfter
+	t.abandonAfter = t.run.stage.AbandonAfter
 	t.wait = backoff{least: 100 * time.Millisecond, most: 10 * time.Second}
 	for {
 		var err error
@@ -67,7 +67,8 @@ func (t *task) work(stage, generation context.Context) {
 		if t.wait.pause(stop) != nil {
 			continue
 		}
-		// Only a member may fence: InitProducerId of one that was expelled would hit the rightful owner.
+		// Only a member of the group may fence. An expelled member that sends InitProducerId fences the
+		// rightful owner.
 		if err := t.stillMember(stop); err != nil && stop.Err() == nil {
 			t.observe(Event{Kind: Fenced, Err: err})
 			_ = t.wait.pause(stop)
@@ -76,22 +77,22 @@ func (t *task) work(stage, generation context.Context) {
 	}
 }
 
-// stillMember asks the coordinator whether this generation is the current one. While the coordinator cannot be
-// asked it waits: nothing else could go on either.
+// stillMember returns nil if this generation of the group is still the current one. It asks the coordinator,
+// and waits while the coordinator does not answer: without it no transaction could be committed either.
 func (t *task) stillMember(ctx context.Context) error {
 	c, m := t.run.client, t.member
 	b := appendString(nil, m.group)
 	b = binary.BigEndian.AppendUint32(b, uint32(m.generation))
 	b = appendString(b, m.member)
-	return again(ctx, harmless, func() error {
-		// Of our own making, for kafka-go's would go to any broker.
+	return retryWhile(ctx, retriableOrLost, func() error {
+		// Not kafka-go's Heartbeat: it would go to any broker in place of the coordinator.
 		res, err := call[*cursor](ctx, c, &groupFrame{
 			frame: frame{key: protocol.Heartbeat, version: 2, client: c.clientID, body: b}, group: m.group,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttled for, ms
+		res.int32() // throttle time, ms
 		return errors.Join(check(res.int16(), "heartbeat of %s in generation %d of group %s", m.member, m.generation, m.group), res.err)
 	})
 }
@@ -151,7 +152,8 @@ func (t *task) own(ctx, stop context.Context) (err error) {
 	}
 }
 
-// begin reads the committed offset, which InitProducerId has settled, and commits it again with a new token.
+// begin reads the committed offset and commits it again with a new token. InitProducerId came before, so the
+// last transaction of the previous owner has ended and the offset is final.
 func (t *task) begin(ctx, stop context.Context, p *producer) (int64, error) {
 	c, s := t.run.client, &t.run.stage
 	found, err := c.committed(stop, s.Group, t.input.topic, []int32{t.input.partition})
@@ -211,27 +213,27 @@ func (t *task) inRange(offset int64, b Offsets) (int64, error) {
 	return to, nil
 }
 
-// errForeign says that the group's offsets are not of this program's making.
-var errForeign = errors.New("the group is used by another program")
+// errForeignGroup says that another program commits offsets for this group.
+var errForeignGroup = errors.New("the group is used by another program")
 
 func formatToken(token int64) string { return strconv.FormatInt(token, 10) }
 
-// parseToken reads the token beside a committed offset. An offset that was reset by a tool has none.
+// parseToken reads the token beside a committed offset. An offset that was set by a tool has no token: 0.
 func parseToken(metadata string) (int64, error) {
 	if metadata == "" {
 		return 0, nil
 	}
 	token, err := strconv.ParseInt(metadata, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%w: the note beside the committed offset is %q, where a fencing token belongs", errForeign, metadata)
+		return 0, fmt.Errorf("%w: the note beside the committed offset is %q, where a fencing token belongs", errForeignGroup, metadata)
 	}
 	return token, nil
 }
 
-// process has one batch processed and commits its offset with its outputs.
+// process runs transact for one batch under a watchdog, and reports the result as an event.
 func (t *task) process(ctx context.Context, p *producer, processor Processor, b readBatch) error {
 	began := time.Now()
-	ctx, dog := watched(ctx, t.run.stage.StallAfter, t.giveUp, func(e Event) {
+	ctx, dog := watched(ctx, t.run.stage.StallAfter, t.abandonAfter, func(e Event) {
 		e.Records, e.Offset, e.End = len(b.records), b.next, b.end
 		if len(b.records) > 0 {
 			e.Offset = b.records[0].Offset
@@ -240,7 +242,7 @@ func (t *task) process(ctx context.Context, p *producer, processor Processor, b 
 	})
 	outputs, err := t.transact(ctx, dog, p, processor, b)
 	if dog.end() {
-		t.giveUp *= 2
+		t.abandonAfter *= 2
 		if err != nil {
 			err = fmt.Errorf("given up after %v: %w", time.Since(began).Round(time.Millisecond), err)
 		}
@@ -248,14 +250,15 @@ func (t *task) process(ctx context.Context, p *producer, processor Processor, b 
 	if err != nil {
 		return err
 	}
-	t.giveUp = t.run.stage.AbandonAfter
+	t.abandonAfter = t.run.stage.AbandonAfter
 	t.observe(Event{
 		Kind: Committed, Offset: b.next, End: b.end, Records: len(b.records), Outputs: outputs, Took: time.Since(began),
 	})
 	return nil
 }
 
-// transact is process without the watch. It returns the number of outputs.
+// transact calls the Processor and commits its outputs together with the offset behind the batch. It returns
+// the number of outputs.
 func (t *task) transact(ctx context.Context, dog *watchdog, p *producer, processor Processor, b readBatch) (int, error) {
 	var outputs []Output
 	if len(b.records) > 0 {
@@ -276,13 +279,15 @@ func (t *task) transact(ctx context.Context, dog *watchdog, p *producer, process
 	return len(outputs), nil
 }
 
-// readBatch is what one transaction consumes. It has no records where only markers and the like are left to pass.
+// readBatch is the input of one transaction. It has no records if the log holds only transaction markers and
+// aborted records before next: then the transaction only moves the committed offset, so that no lag is left.
 type readBatch struct {
 	records   []Record
 	next, end int64
 }
 
-// cut splits a batch at an offset; without records from there on, rest is the batch itself.
+// cut splits a batch at an offset. If all its records lie below until, part and rest are both the whole
+// batch.
 func (b readBatch) cut(until int64) (part, rest readBatch) {
 	n := slices.IndexFunc(b.records, func(r Record) bool { return r.Offset >= until })
 	if n < 0 {
@@ -291,7 +296,7 @@ func (b readBatch) cut(until int64) (part, rest readBatch) {
 	return readBatch{records: b.records[:n:n], next: until, end: b.end}, readBatch{records: b.records[n:], next: b.next, end: b.end}
 }
 
-// reader fetches ahead of the processor, one fetch at most.
+// reader fetches the next records while the Processor works, at most one fetch ahead.
 type reader struct {
 	batches chan readBatch
 	failed  chan error
@@ -320,13 +325,14 @@ func (t *task) fetchAhead(ctx context.Context, offset int64, batches chan<- read
 			return nil
 		}
 		if errors.Is(err, ErrOffsetOutOfRange) && s.OutOfRange != "fail" {
-			return errors.New("the log no longer holds the next offset") // begin decides anew
+			return errors.New("the log no longer holds the next offset") // begin will choose an offset by OutOfRange
 		}
 		if err != nil {
 			return err
 		}
 		offset = got.Next
-		// Markers alone are worth a commit only at the end of the log, so that a lag of zero shows as such.
+		// A stretch of markers alone is committed only at the end of the log: there it would show as lag for
+		// ever.
 		if len(got.Records) == 0 && (got.Next == committed || got.Next < got.LastStable) {
 			continue
 		}
@@ -342,7 +348,8 @@ func (t *task) fetchAhead(ctx context.Context, offset int64, batches chan<- read
 	return nil
 }
 
-// split cuts what was fetched into batches of n records; the last one goes on to Next.
+// split cuts the fetched records into batches of at most n. The last batch ends at f.Next, so that the
+// markers behind the last record are committed, too.
 func split(f Fetched, n int) []readBatch {
 	var all []readBatch
 	for rest := f.Records; len(rest) > n; rest = f.Records {
@@ -352,7 +359,7 @@ func split(f Fetched, n int) []readBatch {
 	return append(all, readBatch{records: f.Records, next: f.Next, end: f.LastStable})
 }
 
-// next waits for a batch, for an error, or for stop.
+// next waits for a batch or for an error. When stop ends it returns an empty batch and no error.
 func (r *reader) next(stop context.Context) (readBatch, error) {
 	select {
 	case b := <-r.batches:

@@ -13,26 +13,28 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
-// Topic is a topic to make sure of. Partitions or ReplicationFactor 0 or less: the broker's default.
+// Topic describes a topic for EnsureTopics and CheckTopics.
 type Topic struct {
 	Name                          string
-	Partitions, ReplicationFactor int
-	Config                        map[string]string // of a new topic
-	MaxMessageBytes               int               // what the topic must take at least, however it came to be; 0: anything
-	// Shared topics belong to others too: their settings are never changed, and another cleanup.policy is a warning. Those
-	// that are not are the caller's own: a limit below MaxMessageBytes is raised, where the broker lets it.
+	Partitions, ReplicationFactor int               // of a new topic; 0 or less: the broker's default
+	Config                        map[string]string // settings of a new topic; cleanup.policy is checked on an old one, too
+	MaxMessageBytes               int               // the topic's max.message.bytes must be at least this; 0: anything
+	// Shared says that others own the topic. Its settings are never changed, and another cleanup.policy is
+	// only a warning. A topic that is not shared is the caller's own: a limit below MaxMessageBytes is raised
+	// if the broker allows it.
 	Shared bool
 }
 
-// Settings that are compared with what a topic has.
+// The settings of existing topics that are checked.
 const (
 	cleanupPolicy   = "cleanup.policy"
 	maxMessageBytes = "max.message.bytes"
 )
 
-// EnsureTopics creates the topics that are missing and waits until all have leaders. It is an error, which says what
-// to do, where a topic has a max.message.bytes below MaxMessageBytes that is not to be raised, or where one that is not
-// shared has another cleanup.policy than is asked for.
+// EnsureTopics creates the topics that are missing, waits until all topics have leaders, and checks the
+// settings of all. It raises max.message.bytes of topics that are not shared. It returns an error, with the
+// command to run, if a limit stays too low, or if a topic that is not shared has another cleanup.policy than
+// Config asks for. Lesser findings are logged as warnings.
 func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 	existing, err := c.topicNames(ctx)
 	if err != nil {
@@ -43,8 +45,9 @@ func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 		return err
 	}
 	for _, t := range topics {
-		// Known to one broker is not known to all: wait for what routes the requests.
-		if err := again(ctx, func(err error) bool { return harmless(err) || errors.Is(err, ErrUnknownTopic) }, func() error {
+		// One broker may know the topic before the others: wait until the metadata that route requests have
+		// it.
+		if err := retryWhile(ctx, func(err error) bool { return retriableOrLost(err) || errors.Is(err, ErrUnknownTopic) }, func() error {
 			_, err := c.leaders(ctx, t.Name)
 			return err
 		}); err != nil {
@@ -56,7 +59,7 @@ func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 
 func (c *Client) topicNames(ctx context.Context) (map[string]bool, error) {
 	names := map[string]bool{}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := call[*metadata.Response](ctx, c, &metadata.Request{})
 		if err != nil {
 			return err
@@ -69,7 +72,7 @@ func (c *Client) topicNames(ctx context.Context) (map[string]bool, error) {
 	return names, err
 }
 
-// createTopics creates topics, if nobody else did meanwhile.
+// createTopics creates topics. A topic that somebody else has created meanwhile is no error.
 func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 	if len(topics) == 0 {
 		return nil
@@ -89,7 +92,7 @@ func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 		req.Topics = append(req.Topics, made)
 	}
 	var res *kafka.CreateTopicsResponse
-	if err := again(ctx, harmless, func() (err error) {
+	if err := retryWhile(ctx, retriableOrLost, func() (err error) {
 		res, err = c.api.CreateTopics(ctx, req)
 		return unreachable(c.brokers, err)
 	}); err != nil {
@@ -105,15 +108,16 @@ func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 	return errors.Join(errs...)
 }
 
-// Flaw is what is wrong with the settings of a topic.
+// Flaw is one problem with the settings of a topic.
 type Flaw struct {
 	Topic string
-	Text  string // with what to do
-	Grave bool   // a stage would stop at a record, or lose some
-	Raise [2]int // from and to: a limit that EnsureTopics raises, if it may
+	Text  string // the problem and the command that solves it
+	Grave bool   // a stage would stop at a record or lose records; otherwise a warning
+	Raise [2]int // present and needed max.message.bytes, if EnsureTopics would raise it; otherwise zeros
 }
 
-// CheckTopics is EnsureTopics without its effects: the topics that are missing, and what is wrong with the others.
+// CheckTopics changes nothing. It returns the names of the topics that EnsureTopics would create, and the
+// problems with the settings of the others. err is only set if the cluster could not be asked.
 func (c *Client) CheckTopics(ctx context.Context, topics ...Topic) (missing []string, flaws []Flaw, err error) {
 	existing, err := c.topicNames(ctx)
 	if err != nil {
@@ -131,7 +135,8 @@ func (c *Client) CheckTopics(ctx context.Context, topics ...Topic) (missing []st
 	return missing, flaws, err
 }
 
-// checkSettings mends what may be mended.
+// checkSettings raises the limits that may be raised. It returns grave problems as an error and logs the
+// others.
 func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	flaws, err := c.flaws(ctx, topics)
 	if err != nil {
@@ -140,7 +145,7 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	var errs []error
 	for _, f := range flaws {
 		switch {
-		case f.Raise[1] > 0 && c.raise(ctx, f.Topic, f.Raise[0], f.Raise[1]) == nil:
+		case f.Raise[1] > 0 && c.raiseLimit(ctx, f.Topic, f.Raise[0], f.Raise[1]) == nil:
 		case f.Grave:
 			errs = append(errs, errors.New(f.Text))
 		default:
@@ -150,8 +155,9 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	return errors.Join(errs...)
 }
 
-// flaws compares what topics have with what is needed. A view in a topic that is not compacted is lost with its
-// retention, a queue in one that is compacted loses records, and a record that its topic does not take stops a stage.
+// flaws compares the settings of topics with the settings that are needed. Retention deletes a view from a
+// topic that is not compacted, compaction deletes records of a queue, and a record that its topic does not
+// take stops a stage.
 func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 	topics = slices.DeleteFunc(slices.Clone(topics), func(t Topic) bool { return t.Config[cleanupPolicy] == "" && t.MaxMessageBytes == 0 })
 	names := make([]string, len(topics))
@@ -166,10 +172,10 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 	for _, t := range topics {
 		if want, got := t.Config[cleanupPolicy], found[t.Name][cleanupPolicy]; want != "" && !samePolicy(want, got) {
 			f := Flaw{Topic: t.Name, Grave: !t.Shared, Text: fmt.Sprintf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
-				t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want))}
+				t.Name, cleanupPolicy, got, want, c.alterCommand(t.Name, cleanupPolicy, want))}
 			if t.Shared {
 				f.Text = fmt.Sprintf("topic %s has %s=%s, where it is meant for %s, and loses what that lets it lose: consider\n  %s",
-					t.Name, cleanupPolicy, got, want, c.alter(t.Name, cleanupPolicy, want))
+					t.Name, cleanupPolicy, got, want, c.alterCommand(t.Name, cleanupPolicy, want))
 			}
 			flaws = append(flaws, f)
 		}
@@ -181,7 +187,7 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 			flaws = append(flaws, Flaw{Topic: t.Name, Grave: true, Text: err.Error()})
 		} else if got < t.MaxMessageBytes {
 			f := Flaw{Topic: t.Name, Grave: true, Text: fmt.Sprintf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
-				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alter(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes)))}
+				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alterCommand(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes)))}
 			if !t.Shared {
 				f.Raise = [2]int{got, t.MaxMessageBytes}
 			}
@@ -191,8 +197,8 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 	return flaws, nil
 }
 
-// raise changes max.message.bytes of a topic.
-func (c *Client) raise(ctx context.Context, topic string, from, to int) error {
+// raiseLimit raises max.message.bytes of a topic and logs it.
+func (c *Client) raiseLimit(ctx context.Context, topic string, from, to int) error {
 	res, err := c.api.IncrementalAlterConfigs(ctx, &kafka.IncrementalAlterConfigsRequest{
 		Resources: []kafka.IncrementalAlterConfigsRequestResource{{
 			ResourceType: kafka.ResourceTypeTopic, ResourceName: topic,
@@ -211,8 +217,9 @@ func (c *Client) raise(ctx context.Context, topic string, from, to int) error {
 	return nil
 }
 
-// alter is the command that changes a setting of a topic. Brackets keep commas within a value.
-func (c *Client) alter(topic, setting, value string) string {
+// alterCommand returns the command line that changes a setting of a topic. kafka-configs needs brackets
+// around a value with commas.
+func (c *Client) alterCommand(topic, setting, value string) string {
 	if strings.Contains(value, ",") {
 		value = "[" + value + "]"
 	}
@@ -220,8 +227,8 @@ func (c *Client) alter(topic, setting, value string) string {
 		strings.Join(c.brokers, ","), topic, setting, value)
 }
 
-// MaxMessageBytes returns the largest batch, after compression, that each topic takes: its max.message.bytes, or what
-// the broker says for it.
+// MaxMessageBytes returns, by topic, the largest batch in bytes after compression that the topic takes: its
+// own max.message.bytes, or the broker's default. It returns an error if a topic does not exist.
 func (c *Client) MaxMessageBytes(ctx context.Context, topics ...string) (map[string]int, error) {
 	found, err := c.settings(ctx, topics, maxMessageBytes)
 	if err != nil {
@@ -244,13 +251,14 @@ func limitOf(topic string, settings map[string]string) (int, error) {
 	return limit, nil
 }
 
-// Setting returns what a topic has for a setting, of its own or by default.
+// Setting returns the value of one setting of a topic, its own or the broker's default, as Kafka's text. A
+// setting that Kafka does not know is empty.
 func (c *Client) Setting(ctx context.Context, topic, name string) (string, error) {
 	found, err := c.settings(ctx, []string{topic}, name)
 	return found[topic][name], err
 }
 
-// settings returns the named settings of topics, set or by default.
+// settings returns the named settings of topics, by topic and name.
 func (c *Client) settings(ctx context.Context, topics []string, names ...string) (map[string]map[string]string, error) {
 	found := map[string]map[string]string{}
 	if len(topics) == 0 {
@@ -262,7 +270,7 @@ func (c *Client) settings(ctx context.Context, topics []string, names ...string)
 			ResourceType: kafka.ResourceTypeTopic, ResourceName: t, ConfigNames: names,
 		})
 	}
-	err := again(ctx, harmless, func() error {
+	err := retryWhile(ctx, retriableOrLost, func() error {
 		res, err := c.api.DescribeConfigs(ctx, req)
 		if err != nil {
 			return unreachable(c.brokers, err)

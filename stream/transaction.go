@@ -12,38 +12,39 @@ import (
 	"github.com/segmentio/kafka-go/protocol/txnoffsetcommit"
 )
 
-// membership is what a member of a group commits offsets with. Without it the coordinator would take commits of
-// members that it has expelled.
+// membership identifies a member of a group when it commits offsets. With it the coordinator refuses the
+// commits of members that it has expelled; without it (generation -1) it takes anybody's.
 type membership struct {
 	group      string
 	generation int32
 	member     string
 }
 
-// commit is commitAll with the offset of one partition.
-func (p *producer) commit(ctx context.Context, m membership, input place, offset int64, metadata string, outputs []Output) error {
+// commit is commitAll for the offset of one partition.
+func (p *producer) commit(ctx context.Context, m membership, input topicPartition, offset int64, metadata string, outputs []Output) error {
 	return p.commitAll(ctx, m, input.topic, map[int32]committed{input.partition: {offset, metadata}}, outputs)
 }
 
-// commitAll runs one transaction: outputs, and the offsets of partitions of a topic with the metadata beside them. After
-// an error it is unknown whether it was committed; the next epoch's InitProducerId settles that.
+// commitAll runs one transaction: it writes the outputs and commits offsets of topic's partitions with their
+// metadata. After an error it is not known whether the transaction was committed. The next InitProducerId ends
+// the transaction, and the committed offset then shows how.
 func (p *producer) commitAll(ctx context.Context, m membership, topic string, offsets map[int32]committed, outputs []Output) error {
 	if len(outputs) > 0 {
-		all, err := p.client.spread(ctx, outputs)
+		all, err := p.client.groupByPartition(ctx, outputs)
 		if err != nil {
 			return err
 		}
-		if err := again(ctx, refused, func() error { return p.addPartitions(ctx, all) }); err != nil {
+		if err := retryWhile(ctx, retriable, func() error { return p.addPartitions(ctx, all) }); err != nil {
 			return fmt.Errorf("AddPartitionsToTxn: %w", err)
 		}
-		if err := p.send(ctx, all, refused); err != nil {
+		if err := p.send(ctx, all, retriable); err != nil {
 			return err
 		}
 	}
-	if err := again(ctx, refused, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.addOffsets(ctx, m.group) }); err != nil {
 		return fmt.Errorf("AddOffsetsToTxn for group %s: %w", m.group, err)
 	}
-	if err := again(ctx, refused, func() error { return p.commitOffsets(ctx, m, topic, offsets) }); err != nil {
+	if err := retryWhile(ctx, retriable, func() error { return p.commitOffsets(ctx, m, topic, offsets) }); err != nil {
 		return fmt.Errorf("TxnOffsetCommit of %s: %w", topic, err)
 	}
 	return p.end(ctx, true)
@@ -70,7 +71,8 @@ func (p *producer) addPartitions(ctx context.Context, all []*pending) error {
 	for _, t := range res.Results {
 		for _, r := range t.Results {
 			answered++
-			// 55: not tried, for another partition of the request has an error of its own.
+			// 55 says "not attempted": another partition of the request has an error, which is reported for
+			// itself.
 			if err := check(r.ErrorCode, "%s/%d", t.Name, r.PartitionIndex); err != nil && r.ErrorCode != int16(kafka.BrokerAuthorizationFailed) {
 				errs = append(errs, err)
 			}
@@ -79,7 +81,7 @@ func (p *producer) addPartitions(ctx context.Context, all []*pending) error {
 	if len(errs) == 0 && answered != len(all) {
 		return fmt.Errorf("%d of %d partitions were answered", answered, len(all))
 	}
-	return worst(errs)
+	return mostSevere(errs)
 }
 
 func (p *producer) addOffsets(ctx context.Context, group string) error {
@@ -124,13 +126,13 @@ func (p *producer) commitOffsets(ctx context.Context, m membership, topic string
 	if len(errs) == 0 && answered != len(offsets) {
 		return fmt.Errorf("%d of %d partitions were answered", answered, len(offsets))
 	}
-	return worst(errs)
+	return mostSevere(errs)
 }
 
-// end commits or aborts. It is not asked for again when the answer is lost: the first request may still be on its
-// way, and would end the next transaction of this epoch.
+// end commits or aborts the transaction. It does not repeat a request whose answer was lost: the first
+// request may still be on its way, and would then end the next transaction of this epoch half-way.
 func (p *producer) end(ctx context.Context, commit bool) error {
-	err := again(ctx, refused, func() error {
+	err := retryWhile(ctx, retriable, func() error {
 		res, err := call[*endtxn.Response](ctx, p.client, &endtxn.Request{
 			TransactionalID: p.transactionalID, ProducerID: p.id, ProducerEpoch: p.epoch, Committed: commit,
 		})
@@ -145,8 +147,8 @@ func (p *producer) end(ctx context.Context, commit bool) error {
 	return nil
 }
 
-// abort ends a transaction that failed, so that readers need not wait for its time-out. It may fail: the next
-// InitProducerId of the same id does the same.
+// abort ends a transaction that failed, so that readers need not wait for its time-out. An error is only
+// logged, because the next InitProducerId of the same transactional id aborts it, too.
 func (p *producer) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()

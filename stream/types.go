@@ -1,5 +1,3 @@
-// Package stream reads and writes Kafka through segmentio/kafka-go: group tasks that turn batches of records into
-// outputs, exactly once to read_committed readers. docs/exactly-once.md has the protocol and its races.
 package stream
 
 import (
@@ -13,48 +11,57 @@ type Header struct {
 	Value []byte
 }
 
-// Record is a consumed record. A nil Key or Value is Kafka's null; an empty one is empty.
+// Record is a record as it was read from Kafka. A nil Key or Value is Kafka's null; a slice of length zero is
+// an empty key or value, which is something else.
 type Record struct {
 	Topic     string
 	Partition int32
 	Offset    int64
-	Time      time.Time // the record's timestamp, milliseconds
+	Time      time.Time // the record's timestamp, which Kafka keeps in milliseconds
 	Key       []byte
 	Value     []byte
 	Headers   []Header
 }
 
-// Output is a record to produce.
+// Output is a record to write.
 type Output struct {
 	Topic     string
-	Partition int32  // ByKey: the default partitioner's choice
-	Hash      []byte // what the default partitioner hashes under ByKey; nil: Key
+	Partition int32  // ByKey: chosen from Hash or Key
+	Hash      []byte // with ByKey, the bytes to hash in place of Key; nil: Key
 	Key       []byte
-	Value     []byte // nil: tombstone
+	Value     []byte // nil: Kafka's null, which a compacted topic takes as a deletion (tombstone)
 	Headers   []Header
-	Time      time.Time // the record's timestamp; zero: when it is sent
+	Time      time.Time // the record's timestamp; zero: the time at which it is sent
 }
 
-// ByKey lets Kafka's default partitioner (murmur2 of the key) choose.
+// ByKey as Output.Partition chooses the partition as Kafka's default partitioner does: by the murmur2 hash of
+// the key. See PartitionFor.
 const ByKey int32 = -1
 
-// Assignment is one partition that this instance owns, from taking its fencing token until it is revoked, fenced
-// or restarted after an error.
+// Assignment is one partition that this instance owns. It begins when the owner has committed its fencing
+// token. It ends when the partition is revoked, when a newer owner fences this one, or after an error.
 type Assignment struct {
 	Topic     string
 	Partition int32
-	Token     int64 // greater than any earlier owner's
+	Token     int64 // greater than the token of any earlier owner of the partition
 }
 
-// Processor turns the batches of one assignment into outputs.
+// Processor turns the batches of one assignment into outputs. Stage.New makes one for each assignment.
 //
-// Process may be called again with the same records after an error, a crash or a rebalance, but then on another
-// Processor with a higher token: its outputs are published together with the batch's offsets or not at all. An
-// error means that a dependency failed: the assignment ends, and a new one begins after a pause. ErrFenced means
-// that a newer owner was seen: the instance leaves the group and joins again.
+// Process gets the records of one partition, in the order of their offsets, never an empty batch, and one
+// batch at a time. The outputs that it returns are committed together with the offset behind the batch, or
+// not at all.
 //
-// A Processor that is an io.Closer is closed when its assignment ends, whatever the reason, and before the next one
-// of the partition begins in this instance.
+// After an error, a crash or a rebalance the same records come again, but always to another Processor with a
+// higher token. ctx ends when the batch is given up, see Stage.DrainTimeout and Stage.AbandonAfter.
+//
+// An error of Process means that something it needs has failed: the assignment ends, and a new one begins
+// after a pause, which grows up to 10 s. For a record that will fail every time, return a dead letter and no
+// error, or the partition never gets past that record. ErrFenced means that the Processor has met the token
+// of a newer owner: the instance leaves the group and joins again. Return a *FencedError to say which token.
+//
+// A Processor that is an io.Closer is closed when its assignment ends, for whatever reason, and before the
+// next assignment of the same partition begins in this instance.
 type Processor interface {
 	Process(ctx context.Context, batch []Record) ([]Output, error)
 }

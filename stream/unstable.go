@@ -14,33 +14,34 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
-// offsetsTopic is where Kafka keeps what groups have committed, each group in one partition.
+// offsetsTopic is Kafka's own topic of committed offsets. All offsets of a group are in one of its
+// partitions.
 const offsetsTopic = "__consumer_offsets"
 
-// The API keys that kafka-go has no names for.
+// API keys for which kafka-go has no constants.
 const (
 	describeProducers protocol.ApiKey = 61
 	listTransactions  protocol.ApiKey = 66
 )
 
-// openTransaction is a transaction that a partition waits for.
+// openTransaction is a transaction that keeps the last stable offset of a partition from growing.
 type openTransaction struct {
 	producer int64
 	epoch    int32
 	start    int64 // its first offset in the partition
 	id       string
-	state    string // that its coordinator says; empty: none knows of it
+	state    string // at its coordinator; empty: no coordinator knows the transaction
 }
 
-// lost tells whether nobody is going to end the transaction.
+// lost reports whether no coordinator is going to end the transaction.
 func (o openTransaction) lost() bool {
 	return !slices.Contains([]string{"Ongoing", "PrepareCommit", "PrepareAbort", "PrepareEpochFence"}, o.state)
 }
 
-// whyUnstable says, as far as the broker lets one see, which transactions keep a group's offsets from being stable, and
-// what to do about them.
-func (c *Client) whyUnstable(ctx context.Context, group string) string {
-	partition, open, err := c.holders(ctx, group)
+// explainUnstable describes the transactions that keep a group's offsets unstable, as far as the broker shows
+// them, and says what to do about them.
+func (c *Client) explainUnstable(ctx context.Context, group string) string {
+	partition, open, err := c.groupTransactions(ctx, group)
 	if err != nil {
 		return fmt.Sprintf("which one cannot be seen (%v); see \"A marker that never came\" in docs/exactly-once.md if it does not end", err)
 	}
@@ -69,16 +70,16 @@ func (c *Client) whyUnstable(ctx context.Context, group string) string {
 	return fmt.Sprintf("groups of %s/%d wait for %s", offsetsTopic, partition, strings.Join(all, "; for "))
 }
 
-// holders returns the partition that holds a group's offsets, and the transactions that are open in it, which need not
-// all be of that group.
-func (c *Client) holders(ctx context.Context, group string) (int32, []openTransaction, error) {
-	// Directly, for kafka-go's metadata leave internal topics out.
+// groupTransactions returns the partition that holds a group's offsets and the transactions that are open in
+// it. Some may belong to other groups in the same partition.
+func (c *Client) groupTransactions(ctx context.Context, group string) (int32, []openTransaction, error) {
+	// Ask a broker directly, because kafka-go's metadata leave out internal topics.
 	all, err := c.dialer.LookupPartitions(ctx, "tcp", c.brokers[rand.N(len(c.brokers))], offsetsTopic)
 	if err != nil {
 		return 0, nil, err
 	}
 	partition := groupPartition(group, len(all))
-	open, err := c.openOffsets(ctx, group, partition)
+	open, err := c.openInPartition(ctx, group, partition)
 	if err != nil || len(open) == 0 {
 		return partition, nil, err
 	}
@@ -86,16 +87,17 @@ func (c *Client) holders(ctx context.Context, group string) (int32, []openTransa
 	if err != nil {
 		return partition, nil, err
 	}
-	for _, b := range res.Brokers { // each coordinates some of the transactional ids
-		if err := c.nameTransactions(ctx, b.NodeID, open); err != nil {
+	for _, b := range res.Brokers { // each broker coordinates some of the transactional ids
+		if err := c.describeTransactions(ctx, b.NodeID, open); err != nil {
 			return partition, nil, err
 		}
 	}
 	return partition, open, nil
 }
 
-// groupPartition is the partition of offsetsTopic that holds a group: by the absolute value of its hash, and 0 for the one
-// number that has none, as Kafka's Utils.abs has it.
+// groupPartition returns the partition of offsetsTopic that holds a group: the absolute value of the name's
+// hash, modulo the number of partitions. As in Kafka's Utils.abs, the least int32, which has no absolute
+// value, gives 0.
 func groupPartition(group string, partitions int) int32 {
 	hash := int64(int32(javaHash(group)))
 	if hash == math.MinInt32 {
@@ -104,7 +106,7 @@ func groupPartition(group string, partitions int) int32 {
 	return int32(max(hash, -hash) % int64(partitions))
 }
 
-// javaHash is String.hashCode of a name in ASCII, by which Kafka chooses the partition of a group.
+// javaHash is Java's String.hashCode for a name in ASCII.
 func javaHash(s string) uint32 {
 	var h uint32
 	for _, c := range []byte(s) {
@@ -113,9 +115,10 @@ func javaHash(s string) uint32 {
 	return h
 }
 
-// openOffsets lists the transactions that are open in a group's partition, by DescribeProducers 0. The group's
-// coordinator is the leader of that partition.
-func (c *Client) openOffsets(ctx context.Context, group string, partition int32) ([]openTransaction, error) {
+// openInPartition lists the transactions that are open in a group's partition of offsetsTopic, by
+// DescribeProducers version 0. The request goes to the group's coordinator, which is the leader of that
+// partition.
+func (c *Client) openInPartition(ctx context.Context, group string, partition int32) ([]openTransaction, error) {
 	b := binary.AppendUvarint(nil, 1+1)
 	b = appendCompact(b, offsetsTopic)
 	b = binary.AppendUvarint(b, 1+1)
@@ -129,7 +132,7 @@ func (c *Client) openOffsets(ctx context.Context, group string, partition int32)
 	}
 	var open []openTransaction
 	var errs []error
-	res.int32() // throttled for, ms
+	res.int32() // throttle time, ms
 	for topics := res.compactLength(); topics > 0 && res.err == nil; topics-- {
 		res.compact()
 		for n := res.compactLength(); n > 0 && res.err == nil; n-- {
@@ -154,8 +157,9 @@ func (c *Client) openOffsets(ctx context.Context, group string, partition int32)
 	return open, errors.Join(append(errs, res.err)...)
 }
 
-// nameTransactions fills in what a broker knows of transactions as their coordinator, by ListTransactions 0.
-func (c *Client) nameTransactions(ctx context.Context, broker int32, open []openTransaction) error {
+// describeTransactions fills in the transactional id and state of those transactions that a broker
+// coordinates, by ListTransactions version 0.
+func (c *Client) describeTransactions(ctx context.Context, broker int32, open []openTransaction) error {
 	b := []byte{1} // all states
 	b = binary.AppendUvarint(b, uint64(len(open))+1)
 	for _, o := range open {
@@ -168,7 +172,7 @@ func (c *Client) nameTransactions(ctx context.Context, broker int32, open []open
 	if err != nil {
 		return err
 	}
-	res.int32() // throttled for, ms
+	res.int32() // throttle time, ms
 	if err := check(res.int16(), "transactions of broker %d", broker); err != nil {
 		return err
 	}

@@ -8,44 +8,46 @@ import (
 	"time"
 )
 
-// ErrStalled says that a batch made no progress for so long that it was given up.
+// ErrStalled is wrapped by the error of a Stalled event. It is also the cause (see context.Cause) with which
+// the context of a batch is cancelled that made no progress for Stage.AbandonAfter.
 var ErrStalled = errors.New("stalled")
 
-// watchdog watches one batch from the Processor to the commit. The heartbeats of the group go on whatever a Processor
-// does, so that nobody else would notice one that hangs.
+// watchdog watches one batch from the call of Process to the commit. It is needed because the heartbeats of
+// the group go on whatever a Processor does, so the group would never notice one that hangs.
 //
-// A sign of life is any attempt that failed and is made again: to wait for a server that is down is what a stage has to
-// do. Its own calls to Kafka give signs, and so does whoever calls Waiting.
+// A failed attempt that will be repeated counts as progress: a stage has to wait for a server that is down.
+// This package's own calls to Kafka count, and so does every call of Waiting.
 type watchdog struct {
-	stall, abandon time.Duration // without a sign: it is told, and given up
-	tell           func(Event)
+	stall, abandon time.Duration // without progress: time until the first report, and until the batch is given up
+	report         func(Event)
 	cancel         context.CancelCauseFunc
 
-	mu        sync.Mutex
-	over      bool
-	step      string // what is under way
-	sign      time.Time
-	abandoned bool
-	timer     *time.Timer
+	mu           sync.Mutex
+	ended        bool
+	step         string // what is under way
+	lastProgress time.Time
+	abandoned    bool
+	timer        *time.Timer
 }
 
 type watchdogKey struct{}
 
-// watched returns a context for the work on a batch, which the watchdog may cancel, and the watchdog. tell is given an
-// Event with Took and Err.
-func watched(ctx context.Context, stall, abandon time.Duration, tell func(Event)) (context.Context, *watchdog) {
+// watched starts a watchdog. It returns the context for the work on the batch, which the watchdog may cancel.
+// report gets Events of kind Stalled with Took and Err.
+func watched(ctx context.Context, stall, abandon time.Duration, report func(Event)) (context.Context, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watchdog{stall: stall, abandon: abandon, tell: tell, cancel: cancel, sign: time.Now()}
-	w.timer = time.AfterFunc(stall, w.look)
+	w := &watchdog{stall: stall, abandon: abandon, report: report, cancel: cancel, lastProgress: time.Now()}
+	w.timer = time.AfterFunc(stall, w.check)
 	return context.WithValue(ctx, watchdogKey{}, w), w
 }
 
-// Waiting tells the stage whose Process was given ctx, or one derived from it, that an attempt failed and is made again:
-// what waits for a server that is down has not stalled. Anywhere else it does nothing.
+// Waiting counts as progress of a batch. A Processor, or a client that it uses, calls it before it repeats a
+// failed request: waiting for a server that is down is not a stall. ctx must be the context of Process or be
+// derived from it; with any other context Waiting does nothing.
 func Waiting(ctx context.Context) {
 	if w, ok := ctx.Value(watchdogKey{}).(*watchdog); ok {
 		w.mu.Lock()
-		w.sign = time.Now()
+		w.lastProgress = time.Now()
 		w.mu.Unlock()
 	}
 }
@@ -54,27 +56,27 @@ func Waiting(ctx context.Context) {
 func (w *watchdog) begin(step string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.step, w.sign = step, time.Now()
+	w.step, w.lastProgress = step, time.Now()
 }
 
-// end ends the watch, and tells whether the batch was given up.
+// end stops the watchdog and reports whether the batch was given up.
 func (w *watchdog) end() (abandoned bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.over = true
+	w.ended = true
 	w.timer.Stop()
 	w.cancel(nil)
 	return w.abandoned
 }
 
-// look is called when a bound may have passed.
-func (w *watchdog) look() {
+// check runs when the time without progress may have passed one of the bounds.
+func (w *watchdog) check() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.over {
+	if w.ended {
 		return
 	}
-	idle := time.Since(w.sign)
+	idle := time.Since(w.lastProgress)
 	if idle < w.stall {
 		w.timer.Reset(w.stall - idle)
 		return
@@ -93,5 +95,5 @@ func (w *watchdog) look() {
 		next = min(next, w.abandon-idle)
 	}
 	w.timer.Reset(next)
-	w.tell(Event{Kind: Stalled, Took: idle, Err: err})
+	w.report(Event{Kind: Stalled, Took: idle, Err: err})
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// frame is a request in a version that kafka-go does not speak, or whose answer it does not show in full. It goes
-// through kafka-go's connections by the protocol.RawExchanger hook; the answer is a *cursor.
+// frame is a request in a version that kafka-go does not speak, or whose answer kafka-go does not show in
+// full. It uses kafka-go's connections through the protocol.RawExchanger interface. The answer is a *cursor.
 type frame struct {
 	key      protocol.ApiKey
 	version  int16
@@ -45,7 +45,8 @@ var (
 	_ protocol.BrokerMessage = (*brokerFrame)(nil)
 )
 
-// maxAnswer guards against taking another protocol's bytes, such as a TLS alert, for a length.
+// maxAnswer bounds the length of an answer in bytes, so that bytes of another protocol, such as a TLS alert,
+// are not taken for a length.
 const maxAnswer = 1 << 30
 
 func (f *frame) ApiKey() protocol.ApiKey                 { return f.key }
@@ -124,20 +125,21 @@ func appendString(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// appendCompact appends a string with a varint length, as flexible versions have it.
+// appendCompact appends a string with a varint length, the form of strings in flexible versions.
 func appendCompact(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s))+1)
 	return append(b, s...)
 }
 
-// cursor reads Kafka's primitive types from a buffer. The first error sticks, and all that follows is zero.
+// cursor reads Kafka's primitive types from a buffer. After the first error, err stays and every read returns
+// zero.
 type cursor struct {
-	key protocol.ApiKey // of the request that b answers
+	key protocol.ApiKey // of the request to which b is the answer
 	b   []byte
 	err error
 }
 
-// ApiKey makes a cursor the answer of a frame.
+// ApiKey makes a cursor a protocol.Message, as the answer of a frame must be.
 func (c *cursor) ApiKey() protocol.ApiKey { return c.key }
 
 // take returns the next n bytes, without a copy.
@@ -208,7 +210,7 @@ func (c *cursor) skipNumber(v uint64, n int) uint64 {
 	return v
 }
 
-// varbytes reads the bytes of a record's field; null is nil, empty is not.
+// varbytes reads the bytes of a record's field, without a copy. Null is nil; an empty field is not nil.
 func (c *cursor) varbytes() []byte {
 	n := c.varint()
 	if n < 0 || c.err != nil {
@@ -217,7 +219,7 @@ func (c *cursor) varbytes() []byte {
 	return c.take(int(min(n, maxAnswer)))
 }
 
-// string reads a string with a length of 16 bits; null is empty.
+// string reads a string with a length of 16 bits. Null becomes "".
 func (c *cursor) string() string {
 	if n := c.int16(); n > 0 {
 		return string(c.take(int(n)))
@@ -225,7 +227,7 @@ func (c *cursor) string() string {
 	return ""
 }
 
-// compact reads a string with a varint length; null is empty.
+// compact reads a string with a varint length. Null becomes "".
 func (c *cursor) compact() string {
 	if n := c.uvarint(); n > 1 {
 		return string(c.take(int(min(n, maxAnswer)) - 1))
@@ -233,12 +235,12 @@ func (c *cursor) compact() string {
 	return ""
 }
 
-// length reads the length of an array and bounds it by what is left; null is 0.
+// length reads the length of an array. A length above the number of bytes left is an error. Null becomes 0.
 func (c *cursor) length() int {
 	return c.bounded(int64(c.int32()))
 }
 
-// compactLength is length in flexible versions.
+// compactLength is length for flexible versions.
 func (c *cursor) compactLength() int {
 	return c.bounded(int64(min(c.uvarint(), maxAnswer)) - 1)
 }
