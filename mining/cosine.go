@@ -106,14 +106,14 @@ func length(v []float32) (float64, error) {
 	return math.Sqrt(squares), nil
 }
 
-// normalize gives v unit length, in place; false if it has no direction, and then v is left as it is.
-func normalize(v []float32) bool {
+// Normalize gives v unit length, in place. The error is ErrZeroVector or ErrNotFinite, and v then stays as it is.
+func Normalize(v []float32) error {
 	norm, err := length(v)
 	if err != nil {
-		return false
+		return err
 	}
 	for i, x := range v {
 		v[i] = float32(float64(x) / norm)
 	}
-	return true
+	return nil
 }

@@ -1,6 +1,7 @@
 package mining
 
 import (
+	"bytes"
 	"fmt"
 	"hash/fnv"
 	"math"
@@ -139,4 +140,26 @@ func BenchmarkMinHash(b *testing.B) {
 	for b.Loop() {
 		NewMinHash(text.String())
 	}
+}
+
+func FuzzMinHashFromBytes(f *testing.F) {
+	f.Add(NewMinHash("a text of more than five words, to be hashed").Bytes())
+	f.Add([]byte{})
+	f.Add([]byte{1, 2, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := MinHashFromBytes(b)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(h.Bytes(), b) {
+			t.Fatalf("%x was read and written as %x", b, h.Bytes())
+		}
+		want := 1.0
+		if h == nil {
+			want = 0
+		}
+		if h.Jaccard(h) != want {
+			t.Fatalf("similarity to itself is %v", h.Jaccard(h))
+		}
+	})
 }

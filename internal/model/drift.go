@@ -3,7 +3,7 @@ package model
 import (
 	"math"
 
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // HeldOut says what the axes capture of documents of the sample that they were not fitted on. It is what to expect of
@@ -23,24 +23,24 @@ const (
 
 // holdOut divides rows into those that axes are fitted on and those that are held out, evenly spread.
 type holdOut struct {
-	rest    *mining.Sample
-	control mining.Matrix
+	rest    *reduce.Sample
+	control reduce.Matrix
 	every   int // one in so many is held out; 0: none
 	rows    int // that were added
 }
 
 // newHoldOut prepares for rows of so many samples, some of which may turn out to have none.
 func newHoldOut(samples, dimensions int) *holdOut {
-	h := &holdOut{control: mining.Matrix{Cols: dimensions}}
+	h := &holdOut{control: reduce.Matrix{Cols: dimensions}}
 	if samples >= holdOutFrom {
 		h.every = max(holdOutEvery, (samples+holdOutMost-1)/holdOutMost)
 		samples -= samples / h.every
 	}
-	h.rest = mining.NewSample(samples, dimensions)
+	h.rest = reduce.NewSample(samples, dimensions)
 	return h
 }
 
-func (h *holdOut) add(rows mining.Matrix) error {
+func (h *holdOut) add(rows reduce.Matrix) error {
 	for i := range rows.Rows {
 		h.rows++
 		if h.every > 0 && h.rows%h.every == 0 {
@@ -48,7 +48,7 @@ func (h *holdOut) add(rows mining.Matrix) error {
 			h.control.Rows++
 			continue
 		}
-		if err := h.rest.Add(mining.Matrix{Rows: 1, Cols: rows.Cols, Data: rows.Row(i)}); err != nil {
+		if err := h.rest.Add(reduce.Matrix{Rows: 1, Cols: rows.Cols, Data: rows.Row(i)}); err != nil {
 			return err
 		}
 	}
@@ -56,19 +56,19 @@ func (h *holdOut) add(rows mining.Matrix) error {
 }
 
 // divided gives both. Where there were too few rows after all, none is held out.
-func (h *holdOut) divided() (rest *mining.Sample, control mining.Matrix, err error) {
+func (h *holdOut) divided() (rest *reduce.Sample, control reduce.Matrix, err error) {
 	if h.rows >= holdOutFrom {
 		return h.rest, h.control, nil
 	}
 	err = h.rest.Add(h.control)
-	return h.rest, mining.Matrix{Cols: h.control.Cols}, err
+	return h.rest, reduce.Matrix{Cols: h.control.Cols}, err
 }
 
 // Drift compares what new documents lose under a model with what was lost of those that were held out when it was
 // fitted. It is for one goroutine at a time.
 type Drift struct {
 	heldOut *HeldOut
-	recent  mining.Energy // the older, the less it weighs
+	recent  reduce.Energy // the older, the less it weighs
 	seen    int64
 }
 
@@ -85,7 +85,7 @@ const (
 func NewDrift(m Manifest) *Drift { return &Drift{heldOut: m.HeldOut} }
 
 // Add takes what was measured of the newest documents.
-func (d *Drift) Add(e mining.Energy) {
+func (d *Drift) Add(e reduce.Energy) {
 	d.recent.Decay(math.Exp(-e.Vectors / driftWindow))
 	d.recent.Add(e)
 	d.seen += int64(e.Vectors)

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -32,11 +32,11 @@ func TestEnergy(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	sample, other := sampleLike(300, 61, 0.5, seed), sampleLike(40, 61, 0.2, seed+1)
-	for _, o := range []ReducerOptions{
+	for _, o := range []Options{
 		{Variance: 0.8}, {Variance: 0.8, Normalize: true}, {Variance: 0.8, SubtractMean: true}, {Variance: 0.8, SubtractMean: true, Normalize: true},
 		{Variance: 0.3, MaxDimensions: 1}, {Variance: 0.5, MinDimensions: 50, Normalize: true},
 	} {
-		r, err := FitReducer(context.Background(), sample, o)
+		r, err := Fit(context.Background(), sample, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func TestEnergyWithoutAxes(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	sample := sampleLike(20, 5, 0, 1)
-	r, err := FitReducer(context.Background(), sample, ReducerOptions{Variance: 0.7, Normalize: true})
+	r, err := Fit(context.Background(), sample, Options{Variance: 0.7, Normalize: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package mining
+package reduce
 
 import (
 	"bytes"
@@ -116,7 +116,7 @@ func TestFitAlone(t *testing.T) {
 		timed(func() error { return s.Add(block) })
 	}
 	timed(func() error {
-		reducer, err := s.Fit(context.Background(), ReducerOptions{Variance: c.Variance, MaxDimensions: c.Most, Normalize: true})
+		reducer, err := s.Fit(context.Background(), Options{Variance: c.Variance, MaxDimensions: c.Most, Normalize: true})
 		if err == nil {
 			r.Share = reducer.Share
 		}
@@ -140,7 +140,7 @@ func processorTime() time.Duration {
 func BenchmarkReducerProject(b *testing.B) {
 	for _, d := range []int{4096, 5632} {
 		m := sampleLike(768, d, 0.6, 1)
-		r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 1, MaxDimensions: 512, MinDimensions: 512, Normalize: true})
+		r, err := Fit(context.Background(), m, Options{Variance: 1, MaxDimensions: 512, MinDimensions: 512, Normalize: true})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -6,8 +6,8 @@ import (
 	"math/rand/v2"
 )
 
-// ReducerOptions say which axes to find and how to apply them.
-type ReducerOptions struct {
+// Options say which axes to find and how to apply them.
+type Options struct {
 	Variance      float64 // share of the total variance to keep: above 0, at most 1
 	MaxDimensions int     // most axes; 0: as many as there are dimensions
 	MinDimensions int     // fewest axes, whatever they capture; filled up with random ones where the sample has no more; 0: 1
@@ -17,7 +17,7 @@ type ReducerOptions struct {
 	Progress      func(dimensions int) // is told, as the fit goes on, in how many dimensions axes have been sought; nil: nobody
 }
 
-func (o *ReducerOptions) validate(d int) error {
+func (o *Options) validate(d int) error {
 	switch {
 	case !(o.Variance > 0 && o.Variance <= 1):
 		return fmt.Errorf("reduce.variance: is %v, must be above 0 and at most 1", o.Variance)
@@ -38,8 +38,8 @@ func (o *ReducerOptions) validate(d int) error {
 // rows gained 6e-3, 2.5e-3, 2.7e-4 and 7e-6. So what is left to gain is well below the last gain.
 const converged = 5e-4
 
-// FitReducer finds the principal axes of the rows (n × d), which stay as they are: see Sample.Fit.
-func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, error) {
+// Fit finds the principal axes of the rows (n × d), which stay as they are: see Sample.Fit.
+func Fit(ctx context.Context, rows Matrix, o Options) (*Reducer, error) {
 	if err := rows.check("sample"); err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func FitReducer(ctx context.Context, rows Matrix, o ReducerOptions) (*Reducer, e
 // approximately (Johnson and Lindenstrauss), where the sample says nothing better.
 //
 // A fit can take minutes; when ctx ends it stops with ctx's error, within a block.
-func (s *Sample) Fit(ctx context.Context, o ReducerOptions) (*Reducer, error) {
+func (s *Sample) Fit(ctx context.Context, o Options) (*Reducer, error) {
 	if s.n == 0 {
 		return nil, fmt.Errorf("mining: the sample to fit on is empty")
 	}

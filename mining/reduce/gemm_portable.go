@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import "gonum.org/v1/gonum/blas/blas32"
 

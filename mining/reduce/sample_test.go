@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+
+	"hardneg/mining"
 )
 
 // TestSampleMoments compares mean, variance and covariance with float64, where the rows are kept and where they are not,
@@ -70,7 +72,7 @@ func TestSampleBlocks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r, err := s.Fit(t.Context(), ReducerOptions{Variance: 0.9, Seed: 5})
+			r, err := s.Fit(t.Context(), Options{Variance: 0.9, Seed: 5})
 			if err != nil || s.Rows() != m.Rows {
 				t.Fatal(s.Rows(), err)
 			}
@@ -91,7 +93,7 @@ func TestSampleRefuses(t *testing.T) {
 	}
 	bad := NewMatrix(4, 3)
 	bad.Row(2)[1] = float32(math.NaN())
-	if err := s.Add(bad); !errors.Is(err, ErrNotFinite) || s.Rows() != 2 {
+	if err := s.Add(bad); !errors.Is(err, mining.ErrNotFinite) || s.Rows() != 2 {
 		t.Error(err, s.Rows())
 	}
 }
@@ -115,7 +117,7 @@ func TestFitMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.Fit(t.Context(), ReducerOptions{Variance: 1, MaxDimensions: most}); err != nil {
+		if _, err := s.Fit(t.Context(), Options{Variance: 1, MaxDimensions: most}); err != nil {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)

@@ -1,8 +1,10 @@
-package mining
+package reduce
 
 import (
 	"fmt"
 	"math"
+
+	"hardneg/mining"
 )
 
 // Sample is what a reducer is fitted on. Rows are added block by block and need not be held together anywhere: of more
@@ -57,7 +59,7 @@ func (s *Sample) Add(rows Matrix) error {
 			sum += math.Abs(float64(v))
 		}
 		if math.IsNaN(sum) || math.IsInf(sum, 0) {
-			return fmt.Errorf("mining: row %d of the sample: %w", s.n, ErrNotFinite)
+			return fmt.Errorf("mining: row %d of the sample: %w", s.n, mining.ErrNotFinite)
 		}
 		copy(s.pending.Row(s.waiting), rows.Row(i))
 		s.waiting++

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas32"
+
+	"hardneg/mining"
 )
 
 // Matrix is a row-major view of float32 values: row i is Data[i*Cols:(i+1)*Cols].
@@ -100,7 +102,7 @@ func (r *Reducer) project(in, out Matrix, energy *Energy) (zero []int, err error
 		row := out.Row(i)
 		before := math.Sqrt(blas32.DDot(vector(in.Row(i)), vector(in.Row(i))))
 		after := math.Sqrt(blas32.DDot(vector(row), vector(row)))
-		if !(after > negligible*before) || !normalize(row) {
+		if !(after > negligible*before) || mining.Normalize(row) != nil {
 			clear(row)
 			zero = append(zero, i)
 		}

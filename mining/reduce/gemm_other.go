@@ -1,5 +1,5 @@
 //go:build !amd64
 
-package mining
+package reduce
 
 var kernels []kernel

@@ -1,9 +1,11 @@
-package mining
+package reduce
 
 import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"hardneg/mining"
 )
 
 const (
@@ -101,7 +103,7 @@ func (r *Reducer) UnmarshalBinary(b []byte) error {
 		out.Components = Matrix{int(k), int(d), floats(k * d)}
 	}
 	if sum != 0 {
-		return fmt.Errorf("mining: reducer: %w", ErrNotFinite)
+		return fmt.Errorf("mining: reducer: %w", mining.ErrNotFinite)
 	}
 	out.onAxes = out.meanOnAxes()
 	*r = out

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -124,7 +124,7 @@ func TestReducerAgainstExact(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%dx%d/%v/%v/%d", c.n, c.d, c.decay, c.variance, c.most), func(t *testing.T) {
 			m := sampleLike(c.n, c.d, c.decay, 1)
-			r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: c.variance, MaxDimensions: c.most, Seed: 3})
+			r, err := Fit(context.Background(), m, Options{Variance: c.variance, MaxDimensions: c.most, Seed: 3})
 			if err != nil {
 				t.Fatal(err)
 			}

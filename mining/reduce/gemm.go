@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"runtime"

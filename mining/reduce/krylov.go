@@ -1,9 +1,11 @@
-package mining
+package reduce
 
 import (
 	"math"
 
 	"gonum.org/v1/gonum/blas/blas32"
+
+	"hardneg/mining"
 )
 
 const (
@@ -137,7 +139,7 @@ func (f *fit) extend(rows Matrix, lengths []float64, full int) {
 			subtract(f.basis.slice(0, f.size), row)
 			subtract(f.basis.slice(0, f.size), row)
 		}
-		if norm(row) > breakdown*lengths[i] && normalize(row) {
+		if norm(row) > breakdown*lengths[i] && mining.Normalize(row) == nil {
 			copy(f.basis.Row(f.size), row)
 			f.size++
 		}
@@ -155,7 +157,7 @@ func (f *fit) rotate(coefficients Matrix) Matrix {
 	out := NewMatrix(coefficients.Rows, f.sample.d)
 	addMul(1, coefficients, f.basis.slice(0, f.size), out)
 	for i := range out.Rows {
-		normalize(out.Row(i))
+		_ = mining.Normalize(out.Row(i)) // products of orthonormal rows have a direction
 	}
 	return out
 }
@@ -166,7 +168,7 @@ func orthogonalise(to Matrix, row []float32) bool {
 	for range 2 {
 		subtract(to, row)
 	}
-	return norm(row) > breakdown*before && normalize(row)
+	return norm(row) > breakdown*before && mining.Normalize(row) == nil
 }
 
 // subtract takes the part along orthonormal rows away from v.

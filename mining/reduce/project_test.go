@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -7,14 +7,16 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+
+	"hardneg/mining"
 )
 
 // TestReducerDeterminism: the same rows and seed give the same bits on one processor and on several.
 func TestReducerDeterminism(t *testing.T) {
 	m := sampleLike(700, 300, 0.3, 5)
-	o := ReducerOptions{Variance: 0.9, MaxDimensions: 200, MinDimensions: 10, Normalize: true, Seed: 9}
+	o := Options{Variance: 0.9, MaxDimensions: 200, MinDimensions: 10, Normalize: true, Seed: 9}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	one, err := FitReducer(context.Background(), m, o)
+	one, err := Fit(context.Background(), m, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +26,7 @@ func TestReducerDeterminism(t *testing.T) {
 	}
 	for _, processors := range []int{2, 5} {
 		runtime.GOMAXPROCS(processors)
-		other, err := FitReducer(context.Background(), m, o)
+		other, err := Fit(context.Background(), m, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,10 +45,10 @@ func TestReducerDeterminism(t *testing.T) {
 
 func TestProject(t *testing.T) {
 	m := sampleLike(300, 60, 0.5, 2)
-	for _, o := range []ReducerOptions{
+	for _, o := range []Options{
 		{Variance: 0.8}, {Variance: 0.8, Normalize: true}, {Variance: 0.8, SubtractMean: true}, {Variance: 0.8, SubtractMean: true, Normalize: true},
 	} {
-		r, err := FitReducer(context.Background(), m, o)
+		r, err := Fit(context.Background(), m, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +123,7 @@ func TestReducerSmallSamples(t *testing.T) {
 		"one row": {sampleLike(1, 30, 0, 1), 0}, "all the same": {same, 0}, "three texts": {few, 2}, "ten rows": {sampleLike(10, 30, 0, 1), 9},
 	} {
 		for _, least := range []int{0, 5, 30, 99} {
-			r, err := FitReducer(context.Background(), c.rows, ReducerOptions{Variance: 1, MinDimensions: least, Normalize: true})
+			r, err := Fit(context.Background(), c.rows, Options{Variance: 1, MinDimensions: least, Normalize: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +136,7 @@ func TestReducerSmallSamples(t *testing.T) {
 					if i == j {
 						want = 1
 					}
-					if got := float64(Cosine(r.Components.Row(i), r.Components.Row(j))); math.Abs(got-want) > 1e-5 {
+					if got := float64(mining.Cosine(r.Components.Row(i), r.Components.Row(j))); math.Abs(got-want) > 1e-5 {
 						t.Fatalf("%s: axes %d and %d have product %v", name, i, j, got)
 					}
 				}
@@ -153,15 +155,15 @@ func TestReducerSmallSamples(t *testing.T) {
 // random ones, as far as the sample has them.
 func TestReducerLeast(t *testing.T) {
 	rows := sampleLike(300, 200, 0, 3)
-	few, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 0.3})
+	few, err := Fit(context.Background(), rows, Options{Variance: 0.3})
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 1, MaxDimensions: 120})
+	all, err := Fit(context.Background(), rows, Options{Variance: 1, MaxDimensions: 120})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 0.3, MinDimensions: 120, MaxDimensions: 150})
+	got, err := Fit(context.Background(), rows, Options{Variance: 0.3, MinDimensions: 120, MaxDimensions: 150})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +187,7 @@ func TestReducerMultiplicity(t *testing.T) {
 			m.Row(2 * i)[i], m.Row(2*i + 1)[i] = 0.1, -0.1
 		}
 	}
-	r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 0.99})
+	r, err := Fit(context.Background(), m, Options{Variance: 0.99})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,16 +200,16 @@ func TestFitReducerErrors(t *testing.T) {
 	good := sampleLike(10, 4, 0, 1)
 	bad := sampleLike(10, 4, 0, 1)
 	bad.Row(7)[2] = float32(math.Inf(-1))
-	if _, err := FitReducer(context.Background(), bad, ReducerOptions{Variance: 0.9}); !errors.Is(err, ErrNotFinite) {
+	if _, err := Fit(context.Background(), bad, Options{Variance: 0.9}); !errors.Is(err, mining.ErrNotFinite) {
 		t.Error(err)
 	}
-	for _, o := range []ReducerOptions{{}, {Variance: 1.1}, {Variance: math.NaN()}, {Variance: 0.9, MaxDimensions: -1}, {Variance: 0.9, MinDimensions: -1}} {
-		if _, err := FitReducer(context.Background(), good, o); err == nil {
+	for _, o := range []Options{{}, {Variance: 1.1}, {Variance: math.NaN()}, {Variance: 0.9, MaxDimensions: -1}, {Variance: 0.9, MinDimensions: -1}} {
+		if _, err := Fit(context.Background(), good, o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
 	for _, m := range []Matrix{{}, {Rows: 0, Cols: 3}, {Rows: 2, Cols: 2, Data: make([]float32, 3)}} {
-		if _, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 0.9}); err == nil {
+		if _, err := Fit(context.Background(), m, Options{Variance: 0.9}); err == nil {
 			t.Errorf("sample of %d × %d with %d values is accepted", m.Rows, m.Cols, len(m.Data))
 		}
 	}

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 // Energy is how far some vectors x are from the mean μ of the sample that a reducer was fitted on, and how much of
 // that its axes A capture. Over the sample itself, Share is that of the last axis in Reducer.Share: both are ratios of
