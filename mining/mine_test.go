@@ -48,10 +48,12 @@ var texts = func() (h []mining.MinHash) {
 
 func drawDocument(t *rapid.T, id string) mining.Document {
 	d := mining.Document{ID: id, Vector: drawVector(t, "vector")}
-	// Contents repeat; near-copies move a vector a little.
-	if rapid.IntRange(0, 2).Draw(t, "copy") == 0 {
+	// Contents repeat, and some documents have no hash; near-copies move a vector a little.
+	switch rapid.IntRange(0, 5).Draw(t, "copy") {
+	case 0, 1:
 		d.Hash = "h" + strconv.Itoa(rapid.IntRange(0, 4).Draw(t, "content"))
-	} else {
+	case 2:
+	default:
 		d.Hash = "own " + id + strconv.Itoa(rapid.IntRange(0, 1).Draw(t, "version"))
 	}
 	if rapid.Bool().Draw(t, "shift") {
@@ -323,6 +325,38 @@ func TestDefaultRules(t *testing.T) {
 	}
 	if !mining.SameEntry(out.Entry, []mining.Interval{{Low: 0.4, High: 0.76}, {Low: 0.9, High: 2}}) {
 		t.Errorf("entry %v", out.Entry)
+	}
+}
+
+// TestWithoutHashes: a document without a hash is no copy of another document without a hash.
+func TestWithoutHashes(t *testing.T) {
+	random := positiveAware(3)
+	random.Tiers[0].Sampling = mining.SamplingRandom
+	for name, test := range map[string]struct {
+		cfg    mining.Config
+		hashes map[string]string
+		want   []string
+	}{
+		"nobody has one":             {positiveAware(3), nil, []string{"a", "b", "c"}},
+		"nobody, drawn at random":    {random, nil, []string{"a", "b", "c"}},
+		"only the positive has one":  {positiveAware(3), map[string]string{"p": "1"}, []string{"a", "b", "c"}},
+		"only negatives have one":    {positiveAware(3), map[string]string{"a": "1", "b": "1"}, []string{"a", "c"}},
+		"copies of evidence by hash": {positiveAware(3), map[string]string{"p": "1", "a": "1"}, []string{"b", "c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := corpus{query: []float32{1, 0, 0}, live: map[string]mining.Document{}, evidence: map[string]bool{"p": true}}
+			for _, d := range []mining.Document{at("p", 0.9, 0), at("a", 0.6, 1), at("b", 0.5, 2), at("c", 0.4, 3)} {
+				d.Hash = test.hashes[d.ID]
+				c.live[d.ID] = d
+			}
+			var got []string
+			for _, slot := range newMiner(t, test.cfg).Mine(c.input(true, -1)).Pairs[0].Slots {
+				got = append(got, slot.Document)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("mined %v, want %v", got, test.want)
+			}
+		})
 	}
 }
 

@@ -76,7 +76,7 @@ func (c corpus) barred(cfg mining.Config, d mining.Document) bool {
 				}
 			}
 		}
-		if e.Hash == d.Hash || float64(dot(e.Vector, d.Vector)) >= cfg.NearDuplicate || float64(equal)/128 >= cfg.NearText {
+		if e.Hash != "" && e.Hash == d.Hash || float64(dot(e.Vector, d.Vector)) >= cfg.NearDuplicate || float64(equal)/128 >= cfg.NearText {
 			return true
 		}
 	}
@@ -160,7 +160,7 @@ func (c corpus) pair(cfg mining.Config, p mining.Document, chance func(document 
 			if t.Policy == "semantic" && !(dot(c.query, d.Vector) > dot(p.Vector, d.Vector)) {
 				continue
 			}
-			if c.barred(cfg, d) || seen[d.Hash] {
+			if c.barred(cfg, d) || d.Hash != "" && seen[d.Hash] {
 				continue
 			}
 			already := false
