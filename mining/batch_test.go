@@ -34,8 +34,8 @@ func whole(m *mining.Miner, in mining.Input, documents []mining.Document) mining
 	return m.Mine(in)
 }
 
-// TestBatch: searches from small limits, one pass over all documents, and both in turn decide as Mine does with all
-// documents. No search gets more candidates than may be held.
+// TestBatch: searches from small limits, one pass over all documents, and both in turn decide as Mine does
+// with all documents. No search gets more candidates than may be held.
 func TestBatch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg, c := drawConfig(t), drawCorpus(t)
@@ -100,7 +100,8 @@ func TestBatch(t *testing.T) {
 	})
 }
 
-// TestBatchLimits: limits grow by four, those of the same limit share a search, a remembered limit is the first.
+// TestBatchLimits: limits grow by four, those of the same limit share a search, a remembered limit is the
+// first.
 func TestBatchLimits(t *testing.T) {
 	var searches []string
 	b := mining.Batch{
@@ -186,7 +187,8 @@ func TestBatchErrors(t *testing.T) {
 	}
 }
 
-// TestBatchTrusts: trusted inputs are not checked. Without normalisation of its reducer the service has such vectors.
+// TestBatchTrusts: trusted inputs are not checked. Without normalisation of its reducer the service has such
+// vectors.
 func TestBatchTrusts(t *testing.T) {
 	p, a := mining.Document{ID: "p", Vector: []float32{0.7, 0}}, mining.Document{ID: "a", Vector: []float32{0.3, 0.4}}
 	decided := 0
@@ -293,8 +295,8 @@ func TestNewCorpus(t *testing.T) {
 	}
 }
 
-// TestNearestAtTheEdge: the semantic policy excludes the positive's own cosine. The positive must not take the place of a
-// document that is a little nearer, but has a later id.
+// TestNearestAtTheEdge: the semantic policy excludes the positive's own cosine. The positive must not take
+// the place of a document that is a little nearer, but has a later id.
 func TestNearestAtTheEdge(t *testing.T) {
 	p := at("a", 0.5, 0)
 	nearer := at("b", 0.5, 3)

@@ -5,21 +5,21 @@ import (
 	"fmt"
 )
 
-// lengthTolerance is how far the length of a vector may be from 1. Formats of 16 bits are off by 0.004 at most; vectors
-// that nobody has normalised are usually off by much more.
+// lengthTolerance is how far the length of a vector may be from 1. Formats of 16 bits are off by 0.004 at
+// most; vectors that nobody has normalised are usually off by much more.
 const lengthTolerance = 0.01
 
-// Validate checks that the rules can make sense of the input. Without these checks Mine would leave lists empty, or
-// choose wrong documents, and nobody would notice. The checks:
+// Validate checks that the rules can make sense of the input. Without these checks Mine would leave lists
+// empty, or choose wrong documents, and nobody would notice. The checks:
 //
-//   - Each document of Evidence and Candidates has an id, and no id comes twice in either. An evidence has the id of
-//     its document.
-//   - Each vector has as many dimensions as Query, finite elements, and unit length (within 1 %). Query may be nil if
-//     no positive evidence has a document and there are no candidates.
+//   - Each document of Evidence and Candidates has an id, and no id comes twice in either. An evidence has
+//     the id of its document.
+//   - Each vector has as many dimensions as Query, finite elements, and unit length (within 1 %). Query may
+//     be nil if no positive evidence has a document and there are no candidates.
 //   - Each MinHash is nil or has Permutations elements.
 //
-// The error names the query, the document and the problem. It wraps ErrZeroVector or ErrNotFinite if a vector has no
-// direction.
+// The error names the query, the document and the problem. It wraps ErrZeroVector or ErrNotFinite if a vector
+// has no direction.
 func (in *Input) Validate() error {
 	if err := in.validate(); err != nil {
 		return fmt.Errorf("mining: query %q: %w", in.QueryID, err)

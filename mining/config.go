@@ -10,10 +10,12 @@ import (
 
 // The policies of a tier.
 const (
-	// PolicySemantic takes a document D that is nearer to the query Q than the positive P is, and nearer to Q than to P:
-	// cos(Q,D) > cos(Q,P) and cos(Q,D) > cos(P,D). This is the rule of the paper that the package comment names.
+	// PolicySemantic takes a document D that is nearer to the query Q than the positive P is, and nearer to Q
+	// than to P: cos(Q,D) > cos(Q,P) and cos(Q,D) > cos(P,D). This is the rule of the paper that the package
+	// comment names.
 	PolicySemantic = "semantic"
-	// PolicyPositiveAware takes a document that is less similar to the query than the positive is, by a margin: see Tier.
+	// PolicyPositiveAware takes a document that is less similar to the query than the positive is, by a
+	// margin: see Tier.
 	PolicyPositiveAware = "positive-aware"
 )
 
@@ -34,41 +36,44 @@ type Config struct {
 	Negatives int
 	// Tiers fill the list in order. There is at least one.
 	Tiers []Tier
-	// NearDuplicate guards against near-copies by vector: a document whose cosine to an evidence document is at least this
-	// is no negative. It is above 0; above 1 switches the guard off.
+	// NearDuplicate guards against near-copies by vector: a document whose cosine to an evidence document is
+	// at least this is no negative. It is above 0; above 1 switches the guard off.
 	NearDuplicate float64
-	// NearText guards against near-copies by text: a document whose MinHash.Jaccard with an evidence document is at
-	// least this is no negative. It is above 0; above 1 switches the guard off.
+	// NearText guards against near-copies by text: a document whose MinHash.Jaccard with an evidence document
+	// is at least this is no negative. It is above 0; above 1 switches the guard off.
 	NearText float64
 	// Depth is the Tier.Depth of tiers that leave it open. 0 means 200.
 	Depth int
 }
 
-// Tier fills a part of the list by one policy. It looks at the documents whose cosine to the query lies in the tier's
-// range, the nearest to the query first.
+// Tier fills a part of the list by one policy. It looks at the documents whose cosine to the query lies in
+// the tier's range, the nearest to the query first.
 type Tier struct {
 	// Policy is PolicySemantic or PolicyPositiveAware.
 	Policy string
-	// UpTo is how many slots of the whole list may be filled when the tier ends. 0 means all. A later tier fills the
-	// slots from there on.
+	// UpTo is how many slots of the whole list may be filled when the tier ends. 0 means all. A later tier
+	// fills the slots from there on.
 	UpTo int
 
-	// The range of PolicyPositiveAware: cos(q,d) is at most the minimum of cos(q,p) − RelativeMargin·|cos(q,p)|, of
-	// cos(q,p) − AbsoluteMargin and of MaxScore, as far as they are given, and at least MinScore if it is given. Here q is
-	// the query, p the positive and d the document. Without any margin, RelativeMargin is 0.05. Margins are from 0 to 2,
-	// scores from -1 to 1. PolicySemantic takes none of the four.
+	// The range of PolicyPositiveAware: cos(q,d) is at most the minimum of cos(q,p) −
+	// RelativeMargin·|cos(q,p)|, of cos(q,p) − AbsoluteMargin and of MaxScore, as far as they are given, and
+	// at least MinScore if it is given. Here q is the query, p the positive and d the document. Without any
+	// margin, RelativeMargin is 0.05. Margins are from 0 to 2, scores from -1 to 1. PolicySemantic takes none
+	// of the four.
 	RelativeMargin, AbsoluteMargin *float64
 	MaxScore, MinScore             *float64
 
-	// The window: the tier looks at the first Depth documents in its range, and leaves out the first Skip of these. Each
-	// document in range counts, also if a guard bars it or an earlier tier took it. Depth 0 means Config.Depth.
+	// The window: the tier looks at the first Depth documents in its range, and leaves out the first Skip of
+	// these. Each document in range counts, also if a guard bars it or an earlier tier took it. Depth 0 means
+	// Config.Depth.
 	Skip, Depth int
 	// Sampling is SamplingTop or SamplingRandom. Empty means SamplingTop.
 	Sampling string
 }
 
-// DefaultConfig gives the usual rules: lists of four negatives. The first is by the paper's rule, if any document fits
-// it. The others are the documents most similar to the query with at most 95 % of the positive's similarity.
+// DefaultConfig gives the usual rules: lists of four negatives. The first is by the paper's rule, if any
+// document fits it. The others are the documents most similar to the query with at most 95 % of the
+// positive's similarity.
 func DefaultConfig() Config {
 	margin := defaultRelativeMargin
 	return Config{
@@ -84,8 +89,8 @@ func DefaultConfig() Config {
 }
 
 // Validate fills in the defaults of the fields that are left open (UpTo, Depth, Sampling, RelativeMargin and
-// Config.Depth). An UpTo above Negatives becomes Negatives. The error names the first wrong field, as the configuration
-// file of hardneg spells it, and says which values are allowed.
+// Config.Depth). An UpTo above Negatives becomes Negatives. The error names the first wrong field, as the
+// configuration file of hardneg spells it, and says which values are allowed.
 func (c *Config) Validate() error {
 	if c.Negatives < 1 {
 		return fmt.Errorf("mining.negatives: is %d, must be at least 1", c.Negatives)
@@ -181,9 +186,9 @@ func (t *Tier) validate(c *Config) error {
 	return nil
 }
 
-// Fingerprint identifies the rules in 16 hexadecimal digits: configurations with the same meaning have the same
-// fingerprint. It changes too when a new version of this package applies the rules in another way. For a configuration
-// that Validate refuses it is a text with the error.
+// Fingerprint identifies the rules in 16 hexadecimal digits: configurations with the same meaning have the
+// same fingerprint. It changes too when a new version of this package applies the rules in another way. For a
+// configuration that Validate refuses it is a text with the error.
 func (c Config) Fingerprint() string {
 	if err := c.Validate(); err != nil {
 		return "invalid: " + err.Error()

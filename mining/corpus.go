@@ -5,16 +5,16 @@ import (
 	"fmt"
 )
 
-// Corpus holds documents in memory and searches them exactly. A search compares each query with each document: this is
-// meant for up to some hundred thousand documents. It is safe for concurrent use.
+// Corpus holds documents in memory and searches them exactly. A search compares each query with each
+// document: this is meant for up to some hundred thousand documents. It is safe for concurrent use.
 type Corpus struct {
 	documents []Document
 	places    map[string]int // by id
 }
 
-// NewCorpus checks the documents. It keeps the slice, which must not change any more. An error names a document
-// without an id, one with the id of another document, or one with a vector or a MinHash that Input.Validate refuses. All
-// vectors must have as many dimensions as the first.
+// NewCorpus checks the documents. It keeps the slice, which must not change any more. An error names a
+// document without an id, one with the id of another document, or one with a vector or a MinHash that
+// Input.Validate refuses. All vectors must have as many dimensions as the first.
 func NewCorpus(documents []Document) (*Corpus, error) {
 	c := &Corpus{documents: documents, places: make(map[string]int, len(documents))}
 	seen := make(map[string]bool, len(documents))
@@ -40,8 +40,8 @@ func (c *Corpus) Document(id string) *Document {
 	return &c.documents[i]
 }
 
-// Input makes the input of one query: its embedding, of unit length, and the ids of its positives. A positive that the
-// corpus lacks gets an empty list with ReasonPositiveMissing.
+// Input makes the input of one query: its embedding, of unit length, and the ids of its positives. A positive
+// that the corpus lacks gets an empty list with ReasonPositiveMissing.
 func (c *Corpus) Input(queryID string, query []float32, positives ...string) Input {
 	in := Input{QueryID: queryID, Query: query}
 	for _, id := range positives {
@@ -50,8 +50,8 @@ func (c *Corpus) Input(queryID string, query []float32, positives ...string) Inp
 	return in
 }
 
-// Search is for Batch.Search: it sets Candidates and Exhausted of the inputs at the given places. It looks through the
-// documents once for each input.
+// Search is for Batch.Search: it sets Candidates and Exhausted of the inputs at the given places. It looks
+// through the documents once for each input.
 func (c *Corpus) Search(ctx context.Context, inputs []Input, places []int, limit int) error {
 	for _, i := range places {
 		if err := ctx.Err(); err != nil {

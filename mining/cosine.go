@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Cosine is the dot product of two vectors of unit length, and so the cosine of the angle between them. It panics if
-// the vectors differ in their number of dimensions. The sum is in float64, always in the same order, and rounded to
-// float32 at the end. So the same vectors give the same bits wherever they lie in memory, which dot products of BLAS
-// do not promise.
+// Cosine is the dot product of two vectors of unit length, and so the cosine of the angle between them. It
+// panics if the vectors differ in their number of dimensions. The sum is in float64, always in the same
+// order, and rounded to float32 at the end. So the same vectors give the same bits wherever they lie in
+// memory, which dot products of BLAS do not promise.
 func Cosine(a, b []float32) float32 {
 	if len(a) != len(b) {
 		panicDimensions(len(a), len(b))
@@ -34,8 +34,8 @@ func panicDimensions(a, b int) {
 	panic(fmt.Sprintf("mining: a vector of %d dimensions is compared with one of %d", a, b))
 }
 
-// rounded is a cosine in whole millionths. Documents are ordered by it, so that the last bits of a float32 sum never
-// decide the order.
+// rounded is a cosine in whole millionths. Documents are ordered by it, so that the last bits of a float32
+// sum never decide the order.
 func rounded(cosine float32) int32 { return int32(math.Round(float64(cosine) * rankScale)) }
 
 const (
@@ -43,8 +43,8 @@ const (
 	slackRank = int32(Slack * rankScale)
 )
 
-// CompareRank orders documents as the rules do: by their cosine to the query, rounded to six decimals, the highest
-// first, and then by id in byte order. It is negative if A comes first, and positive if B does.
+// CompareRank orders documents as the rules do: by their cosine to the query, rounded to six decimals, the
+// highest first, and then by id in byte order. It is negative if A comes first, and positive if B does.
 func CompareRank(cosineA float32, idA string, cosineB float32, idB string) int {
 	if c := cmp.Compare(rounded(cosineB), rounded(cosineA)); c != 0 {
 		return c
@@ -58,11 +58,12 @@ var (
 	ErrNotFinite  = errors.New("vector has an element that is not finite") // infinite, or not a number
 )
 
-// Concat joins the vectors of several embedders to one vector of unit length, and writes it to out. parts has one
-// vector for each embedder, of any length, and weights one weight for each. Concat gives each part unit length, multiplies
-// it by its weight, puts the parts one after the other, and gives the whole unit length. len(out) must be the sum of the
-// parts' lengths. A part without a direction is an error that wraps ErrZeroVector or ErrNotFinite and names the part by its
-// index. Weights must be finite and not negative, and one of them above 0.
+// Concat joins the vectors of several embedders to one vector of unit length, and writes it to out. parts has
+// one vector for each embedder, of any length, and weights one weight for each. Concat gives each part unit
+// length, multiplies it by its weight, puts the parts one after the other, and gives the whole unit length.
+// len(out) must be the sum of the parts' lengths. A part without a direction is an error that wraps
+// ErrZeroVector or ErrNotFinite and names the part by its index. Weights must be finite and not negative, and
+// one of them above 0.
 func Concat(parts [][]float32, weights []float64, out []float32) error {
 	if len(parts) != len(weights) {
 		return fmt.Errorf("mining: %d parts with %d weights", len(parts), len(weights))
@@ -115,8 +116,8 @@ func length(v []float32) (float64, error) {
 	return math.Sqrt(squares), nil
 }
 
-// Normalize gives v unit length, in place. If v has no direction, the error is ErrZeroVector or ErrNotFinite, and v stays
-// as it is.
+// Normalize gives v unit length, in place. If v has no direction, the error is ErrZeroVector or ErrNotFinite,
+// and v stays as it is.
 func Normalize(v []float32) error {
 	norm, err := length(v)
 	if err != nil {

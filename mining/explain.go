@@ -62,8 +62,8 @@ type PairLog struct {
 	Tiers    []TierLog `json:"tiers"`    // one for each of Config.Tiers
 }
 
-// Explain does the same as Mine, and also explains each list: the verdict on each document that a tier looked at. A
-// positive without a document has no PairLog. If Outcome.More is set, there is none at all.
+// Explain does the same as Mine, and also explains each list: the verdict on each document that a tier looked
+// at. A positive without a document has no PairLog. If Outcome.More is set, there is none at all.
 func (m *Miner) Explain(in Input) (Outcome, []PairLog) {
 	var log []PairLog
 	w := newWalk(m.config, in)

@@ -5,8 +5,8 @@ import (
 	"encoding/hex"
 )
 
-// ContentHash identifies the content of a document: the first 32 hexadecimal digits of SHA-256 over the title, a newline
-// (0x0A) and the text. It is never empty.
+// ContentHash identifies the content of a document: the first 32 hexadecimal digits of SHA-256 over the
+// title, a newline (0x0A) and the text. It is never empty.
 func ContentHash(title, text string) string {
 	h := sha256.New()
 	h.Write([]byte(title))

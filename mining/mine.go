@@ -26,42 +26,45 @@ const (
 	highest = 2  // above every cosine
 )
 
-// Mine decides the lists of one query. The input must be one that Input.Validate accepts, but vectors may have any
-// length. Mine panics if two vectors differ in their number of dimensions.
+// Mine decides the lists of one query. The input must be one that Input.Validate accepts, but vectors may
+// have any length. Mine panics if two vectors differ in their number of dimensions.
 //
-// The time is about one Cosine for each candidate, and for each candidate that no policy excludes one more for each evidence.
+// The time is about one Cosine for each candidate, and for each candidate that no policy excludes one more
+// for each evidence.
 func (m *Miner) Mine(in Input) Outcome { return mine(newWalk(m.config, in)) }
 
 // mine decides all pairs of the walk.
 //
-// Why Watch and Entry are enough. Let a document X be removed or inserted. (A change is a removal and an insertion.)
-// Claim: if Watch lacks the id of X, and no Entry interval holds the cosine of its new version to the query, then every
-// pair stays as it is.
+// Why Watch and Entry are enough. Let a document X be removed or inserted. (A change is a removal and an
+// insertion.) Claim: if Watch lacks the id of X, and no Entry interval holds the cosine of its new version to
+// the query, then every pair stays as it is.
 //
-// All evidence is in Watch, so X is no evidence. So no guard's verdict on another document depends on X. Take a
-// pair and its tiers in order, and suppose that the tiers before chose the same slots with and without X. A later tier
-// sees only their number, their ids and their content hashes. A tier walks the documents whose cosine lies in its range,
-// in order, and counts them. There are five cases:
+// All evidence is in Watch, so X is no evidence. So no guard's verdict on another document depends on X. Take
+// a pair and its tiers in order, and suppose that the tiers before chose the same slots with and without X. A
+// later tier sees only their number, their ids and their content hashes. A tier walks the documents whose
+// cosine lies in its range, in order, and counts them. There are five cases:
 //
 //   - The list was full before: the tier does nothing, with or without X.
-//   - Top sampling filled the list, with slot L as its last. The slots and the skipped ranks are in Watch, so a removed
-//     X was none of them. The walk passed over X: a guard barred it, the policy refused it, or it was a copy of an
-//     earlier slot. So X changed only the count. Without X the later ranks get smaller. This does not matter to Skip,
-//     since X came after the skipped ranks, nor to Depth, since L only gets nearer. A copy Y of a slot S stays barred
-//     unless S goes, and S is in Watch. An inserted X comes after L, where the walk no longer looks: Entry covers
-//     everything from L upwards, also where X would only push L out of the window or shift the skipped ranks.
-//   - The tier reached its depth: all counted documents are in Watch, and Entry covers the range from the last of
-//     them upwards.
-//   - The tier walked its whole range: Entry covers the range. A removed X was neither a slot nor a skipped rank. The
-//     window did not end, so X took no other document's place in it.
-//   - The tier samples at random: the choice depends on every document of the window, since only the first of several
-//     copies takes part. So all counted documents are in Watch. Entry covers the window, down to the last counted
-//     document or to the end of the range.
+//   - Top sampling filled the list, with slot L as its last. The slots and the skipped ranks are in Watch, so
+//     a removed X was none of them. The walk passed over X: a guard barred it, the policy refused it, or it
+//     was a copy of an earlier slot. So X changed only the count. Without X the later ranks get smaller. This
+//     does not matter to Skip, since X came after the skipped ranks, nor to Depth, since L only gets nearer.
+//     A copy Y of a slot S stays barred unless S goes, and S is in Watch. An inserted X comes after L, where
+//     the walk no longer looks: Entry covers everything from L upwards, also where X would only push L out of
+//     the window or shift the skipped ranks.
+//   - The tier reached its depth: all counted documents are in Watch, and Entry covers the range from the
+//     last of them upwards.
+//   - The tier walked its whole range: Entry covers the range. A removed X was neither a slot nor a skipped
+//     rank. The window did not end, so X took no other document's place in it.
+//   - The tier samples at random: the choice depends on every document of the window, since only the first of
+//     several copies takes part. So all counted documents are in Watch. Entry covers the window, down to the
+//     last counted document or to the end of the range.
 //
-// So the tier chooses the same slots, and ends in the same way at the same rank. The same argument then holds for the
-// next change, so the old Watch and Entry stay true and need not be stored again. The reason of a short list depends only
-// on how the last tier ended. Cosines that are equal after rounding are ordered by id, so an inserted X can come before L
-// with a cosine up to 1e-6 lower. The Slack of the look-up covers this.
+// So the tier chooses the same slots, and ends in the same way at the same rank. The same argument then holds
+// for the next change, so the old Watch and Entry stay true and need not be stored again. The reason of a
+// short list depends only on how the last tier ended. Cosines that are equal after rounding are ordered by
+// id, so an inserted X can come before L with a cosine up to 1e-6 lower. The Slack of the look-up covers
+// this.
 func mine(w *walk) Outcome {
 	var out Outcome
 	for i := range w.evidence {
@@ -131,8 +134,8 @@ func newWalk(c Config, in Input) *walk {
 	if in.Exhausted {
 		return w
 	}
-	// The search engine's sums differ from these. A document that it left out may score a little above the last
-	// candidate, and so come before other candidates that are as near to the last one.
+	// The search engine's sums differ from these. A document that it left out may score a little above the
+	// last candidate, and so come before other candidates that are as near to the last one.
 	var last int32
 	switch {
 	case in.Floor != nil:
@@ -186,7 +189,8 @@ const (
 	beyondHorizon
 )
 
-// tier adds the documents that the tier chooses to the pair's slots, and notes in watch and entry what the choice depends on.
+// tier adds the documents that the tier chooses to the pair's slots, and notes in watch and entry what the
+// choice depends on.
 func (w *walk) tier(t *Tier, p *Document, pair *Pair) ending {
 	low, high, empty := t.bounds(pair.Similarity)
 	if empty {
@@ -252,8 +256,8 @@ func (w *walk) take(c *candidate, t *Tier, p *Document, pair *Pair) {
 	})
 }
 
-// bounds gives the cosines of query and document that the tier looks at, for a positive with this similarity to the
-// query. The semantic policy excludes its lower bound: see inRange.
+// bounds gives the cosines of query and document that the tier looks at, for a positive with this similarity
+// to the query. The semantic policy excludes its lower bound: see inRange.
 func (t *Tier) bounds(similarity float32) (low, high float64, empty bool) {
 	s := float64(similarity)
 	if t.Policy == PolicySemantic {
@@ -302,8 +306,8 @@ func (w *walk) judge(c *candidate, t *Tier, p *Document, pair *Pair) Verdict {
 	return c.guard
 }
 
-// bars applies the guards: a document is barred if it is evidence, or a copy or near-copy of evidence. It gives that
-// evidence too. Chosen means that no guard bars the document.
+// bars applies the guards: a document is barred if it is evidence, or a copy or near-copy of evidence. It
+// gives that evidence too. Chosen means that no guard bars the document.
 func (w *walk) bars(d *Document) (Verdict, *Evidence) {
 	at, ok := slices.BinarySearchFunc(w.evidence, d.ID, func(e Evidence, id string) int { return strings.Compare(e.ID, id) })
 	if ok {
@@ -328,8 +332,8 @@ func hasHash(slots []Slot, hash string) bool {
 	return slices.ContainsFunc(slots, func(s Slot) bool { return sameContent(s.Hash, hash) })
 }
 
-// sample chooses the n candidates with the smallest hashes of query, positive and document. The candidates come in
-// order of similarity, and so do the chosen ones. The hash makes the choice the same each time.
+// sample chooses the n candidates with the smallest hashes of query, positive and document. The candidates
+// come in order of similarity, and so do the chosen ones. The hash makes the choice the same each time.
 func sample(from []*candidate, n int, query, positive string) []*candidate {
 	if len(from) <= n {
 		return from
@@ -358,7 +362,8 @@ func sample(from []*candidate, n int, query, positive string) []*candidate {
 	return chosen
 }
 
-// hashString continues a 64-bit FNV-1a hash with a string, and with an end mark, a byte that UTF-8 never contains.
+// hashString continues a 64-bit FNV-1a hash with a string, and with an end mark, a byte that UTF-8 never
+// contains.
 func hashString(h uint64, s string) uint64 {
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * fnvPrime

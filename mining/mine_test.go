@@ -159,10 +159,10 @@ func TestMineEqualsOracle(t *testing.T) {
 	})
 }
 
-// TestChangesAreSeen is what convergence rests on: a change of one document either leaves the lists as they are, or
-// the state of before finds the query: by its watch set for the old version, by its entry intervals for the new one.
-// Several changes follow each other on the first state, as long as none is seen: a state that nobody had reason to
-// renew must go on to see what comes.
+// TestChangesAreSeen is what convergence rests on: a change of one document either leaves the lists as they
+// are, or the state of before finds the query: by its watch set for the old version, by its entry intervals
+// for the new one. Several changes follow each other on the first state, as long as none is seen: a state
+// that nobody had reason to renew must go on to see what comes.
 func TestChangesAreSeen(t *testing.T) {
 	// Ordering by rounded cosines needs a millionth; the rest of Slack is for the search engine's sums.
 	const tolerance = 1.2e-6
@@ -202,8 +202,8 @@ func TestChangesAreSeen(t *testing.T) {
 	t.Logf("%d changes, %d altered a list", cases, altered)
 }
 
-// TestHorizon: a list of candidates that was cut by other sums than ours, as a search engine's are, gives the lists
-// of the whole, or asks for more.
+// TestHorizon: a list of candidates that was cut by other sums than ours, as a search engine's are, gives the
+// lists of the whole, or asks for more.
 func TestHorizon(t *testing.T) {
 	enough, more := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -262,8 +262,8 @@ func TestHorizonSlack(t *testing.T) {
 	}
 }
 
-// TestRandomWatchesCopies: of two copies in a window the first takes part in the draw. Where it loses and then goes,
-// the second one takes part, and may win.
+// TestRandomWatchesCopies: of two copies in a window the first takes part in the draw. Where it loses and
+// then goes, the second one takes part, and may win.
 func TestRandomWatchesCopies(t *testing.T) {
 	c := corpus{query: []float32{1, 0, 0}, live: map[string]mining.Document{}, evidence: map[string]bool{"p": true}}
 	c.live["p"] = at("p", 0.9, 0)

@@ -77,8 +77,8 @@ func TestMinHashSpecification(t *testing.T) {
 	}
 }
 
-// TestMinHashOfShortTexts: texts of a few words, which have one shingle each, are told apart. Of 4,498,500 pairs a few have
-// equal elements by chance, and none has many.
+// TestMinHashOfShortTexts: texts of a few words, which have one shingle each, are told apart. Of 4,498,500
+// pairs a few have equal elements by chance, and none has many.
 func TestMinHashOfShortTexts(t *testing.T) {
 	var all []MinHash
 	for i := range 3000 {

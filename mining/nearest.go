@@ -2,16 +2,17 @@ package mining
 
 import "slices"
 
-// Window is a range of cosines to the query, both ends included. The rules look at the first Most documents in it, the
-// nearest to the query first.
+// Window is a range of cosines to the query, both ends included. The rules look at the first Most documents
+// in it, the nearest to the query first.
 type Window struct {
 	Low, High float64 // -2 and 2 where the range has no bound
 	Most      int
 }
 
-// Windows lists the documents that the rules may look at for a positive with this cosine to the query: one window for
-// each tier whose range is not empty. A search can rank bare ids and then read only the documents in these windows;
-// Input.Floor says how far down the ranking went. The windows of several positives are simply put together.
+// Windows lists the documents that the rules may look at for a positive with this cosine to the query: one
+// window for each tier whose range is not empty. A search can rank bare ids and then read only the documents
+// in these windows; Input.Floor says how far down the ranking went. The windows of several positives are
+// simply put together.
 func (m *Miner) Windows(similarity float32) []Window {
 	var windows []Window
 	for i := range m.config.Tiers {
@@ -23,11 +24,12 @@ func (m *Miner) Windows(similarity float32) []Window {
 	return windows
 }
 
-// Nearest collects the candidates of one query while the caller goes once through all documents, in any order. This
-// takes the place of a search that would have to bring very many documents. Make it by Miner.Nearest.
+// Nearest collects the candidates of one query while the caller goes once through all documents, in any
+// order. This takes the place of a search that would have to bring very many documents. Make it by
+// Miner.Nearest.
 //
-// It holds at most two times the depth of each tier for each positive, however many documents there are. It is not safe
-// for concurrent use.
+// It holds at most two times the depth of each tier for each positive, however many documents there are. It
+// is not safe for concurrent use.
 type Nearest struct {
 	query   []float32
 	windows []tierWindow
@@ -40,8 +42,8 @@ type tierWindow struct {
 	top
 }
 
-// Nearest makes an empty collection for the query and the positives of the input. The other fields of the input do not
-// matter.
+// Nearest makes an empty collection for the query and the positives of the input. The other fields of the
+// input do not matter.
 func (m *Miner) Nearest(in Input) *Nearest {
 	n := &Nearest{query: in.Query}
 	for _, e := range in.Evidence {

@@ -1,7 +1,7 @@
 package mining
 
-// SameSlots reports whether two lists are equal: rank by rank the same ids, hashes and policies, and cosines that differ
-// by Slack at most.
+// SameSlots reports whether two lists are equal: rank by rank the same ids, hashes and policies, and cosines
+// that differ by Slack at most.
 func SameSlots(a, b []Slot) bool {
 	if len(a) != len(b) {
 		return false
@@ -16,8 +16,8 @@ func SameSlots(a, b []Slot) bool {
 	return true
 }
 
-// SamePair reports whether two pairs are equal: the same positive with the same hash, list and reason, and similarities
-// that differ by Slack at most.
+// SamePair reports whether two pairs are equal: the same positive with the same hash, list and reason, and
+// similarities that differ by Slack at most.
 func SamePair(a, b Pair) bool {
 	return a.Positive == b.Positive && a.Hash == b.Hash && a.Reason == b.Reason &&
 		near(a.Similarity, b.Similarity) && SameSlots(a.Slots, b.Slots)

@@ -9,8 +9,8 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// TestBand compares eigenvalues with gonum's, and holds the vectors to their equation: random bands, wider ones than the
-// matrix has rows, ones that fall apart, and eigenvalues of higher multiplicity.
+// TestBand compares eigenvalues with gonum's, and holds the vectors to their equation: random bands, wider
+// ones than the matrix has rows, ones that fall apart, and eigenvalues of higher multiplicity.
 func TestBand(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, element := range map[string]func(i, j int) float64{

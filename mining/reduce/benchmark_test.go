@@ -32,9 +32,10 @@ type fitReport struct {
 
 const fitVariable = "HARDNEG_TEST_FIT"
 
-// BenchmarkReducerFit fits each sample in a process of its own, for only then the peak of its memory is its own. Rows
-// come in blocks, as they do in use. ns/op is the time of adding them and of the fit, without that of making them up;
-// cpu-s/op is the processor time in it, of all cores, which other work on the machine changes less.
+// BenchmarkReducerFit fits each sample in a process of its own, for only then the peak of its memory is its
+// own. Rows come in blocks, as they do in use. ns/op is the time of adding them and of the fit, without that
+// of making them up; cpu-s/op is the processor time in it, of all cores, which other work on the machine
+// changes less.
 func BenchmarkReducerFit(b *testing.B) {
 	for _, c := range []fitCase{
 		{5800, 4096, 0.6, 0.95, 512},

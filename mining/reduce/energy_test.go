@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// naiveEnergy is the oracle: the sums of the definition, in float64, from the reducer's published parts alone.
+// naiveEnergy is the oracle: the sums of the definition, in float64, from the reducer's published parts
+// alone.
 func naiveEnergy(m Matrix, r *Reducer) (total, captured float64) {
 	for i := range m.Rows {
 		for j, v := range m.Row(i) {
@@ -26,8 +27,8 @@ func naiveEnergy(m Matrix, r *Reducer) (total, captured float64) {
 
 func closeTo(got, want float64) bool { return math.Abs(got-want) <= 1e-4*max(1e-9, math.Abs(want)) }
 
-// TestEnergy: what is measured is the definition, with each combination of switches, for the sample and for others, and
-// for a reducer that was cut; and measuring changes no vector.
+// TestEnergy: what is measured is the definition, with each combination of switches, for the sample and for
+// others, and for a reducer that was cut; and measuring changes no vector.
 func TestEnergy(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -68,7 +69,8 @@ func TestEnergy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The last share is a sum of eigenvalues, which the energy of the sample is, too, but for random axes that are filled up.
+		// The last share is a sum of eigenvalues, which the energy of the sample is, too, but for random axes
+		// that are filled up.
 		if want := r.Share[r.Out()-1]; o.MinDimensions == 0 && math.Abs(e.Share()-want) > 1e-3 {
 			t.Errorf("%+v: the sample's energy is captured to %v, its curve ends at %v", o, e.Share(), want)
 		}

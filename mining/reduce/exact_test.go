@@ -15,8 +15,8 @@ import (
 
 var exact = flag.Bool("exact", false, "compare the reducer with exact eigenvectors in 2,048 dimensions, too: takes minutes")
 
-// TestReducerCosines compares what the rules see, the cosines of reduced vectors, with those that exact axes would give,
-// as many of them, all in float64: of rows of the sample and of others.
+// TestReducerCosines compares what the rules see, the cosines of reduced vectors, with those that exact axes
+// would give, as many of them, all in float64: of rows of the sample and of others.
 func TestReducerCosines(t *testing.T) {
 	for _, c := range []struct {
 		n, d  int

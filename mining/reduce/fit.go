@@ -6,15 +6,22 @@ import (
 	"math/rand/v2"
 )
 
-// Options say which axes to find and how to apply them.
+// Options say which axes to find, and how the reducer applies them.
 type Options struct {
-	Variance      float64 // share of the total variance to keep: above 0, at most 1
-	MaxDimensions int     // most axes; 0: as many as there are dimensions
-	MinDimensions int     // fewest axes, whatever they capture; filled up with random ones where the sample has no more; 0: 1
-	SubtractMean  bool    // see Reducer
-	Normalize     bool
-	Seed          uint64
-	Progress      func(dimensions int) // is told, as the fit goes on, in how many dimensions axes have been sought; nil: nobody
+	// Variance is the share of the total variance that the axes must capture: above 0, at most 1.
+	Variance float64
+	// MaxDimensions is the largest number of axes, even if they capture less than Variance. 0 means no limit.
+	MaxDimensions int
+	// MinDimensions is the smallest number of axes, even if fewer capture Variance. If the sample has fewer
+	// directions, random axes are added. 0 means 1.
+	MinDimensions int
+	// SubtractMean and Normalize become fields of the Reducer.
+	SubtractMean, Normalize bool
+	// Seed is for the random start of the search: equal samples and seeds give equal axes.
+	Seed uint64
+	// Progress, if not nil, is called during the fit with the number of dimensions in which it has searched
+	// so far.
+	Progress func(dimensions int)
 }
 
 func (o *Options) validate(d int) error {
@@ -33,12 +40,14 @@ func (o *Options) validate(d int) error {
 	return nil
 }
 
-// converged is the share of the total variance that the axes gained by the last growth of the basis, below which it
-// ends. The gains fall faster than geometrically: with 512 axes of 4,096 dimensions, bases of 768, 960, 1,152 and 1,408
-// rows gained 6e-3, 2.5e-3, 2.7e-4 and 7e-6. So what is left to gain is well below the last gain.
+// converged ends the search: it stops when the axes capture less than this share of the total variance more
+// than before the basis grew the last time. The gains fall faster than geometrically: with 512 axes of 4,096
+// dimensions, bases of 768, 960, 1,152 and 1,408 rows gained 6e-3, 2.5e-3, 2.7e-4 and 7e-6. So the axes can
+// gain much less than the last gain.
 const converged = 5e-4
 
-// Fit finds the principal axes of the rows (n × d), which stay as they are: see Sample.Fit.
+// Fit finds the principal axes of a sample of n vectors of d dimensions, the rows of an n × d matrix. It does
+// not change the rows. Sample.Fit says how it works. The errors are those of Sample.Add and Sample.Fit.
 func Fit(ctx context.Context, rows Matrix, o Options) (*Reducer, error) {
 	if err := rows.check("sample"); err != nil {
 		return nil, err
@@ -50,25 +59,27 @@ func Fit(ctx context.Context, rows Matrix, o Options) (*Reducer, error) {
 	return s.Fit(ctx, o)
 }
 
-// Fit finds the principal axes of the sample: the eigenvectors of its centred covariance C = Xᵀ(X−1μ)/(n−1), the largest
-// first, until they are o.MinDimensions at least and capture o.Variance of the total, or are o.MaxDimensions. The sample is used up by it.
+// Fit finds the principal axes of the sample. These are the eigenvectors of its covariance C =
+// Xᵀ(X−1μ)/(n−1), with the largest eigenvalue first. There are as many as capture o.Variance of the total
+// variance, but at least o.MinDimensions and at most o.MaxDimensions. The sample cannot be used afterwards.
 //
-// Of C only projections are solved. An orthonormal basis Q of a block Krylov space of C grows
-// by blocks, every new block being C times the last, made orthogonal to all before (Musco and Musco, "Randomized
-// Block Krylov Methods for Stronger and Faster Approximate Singular Value Decomposition", NeurIPS 2015, after Halko,
-// Martinsson and Tropp, "Finding Structure with Randomness", SIAM Review 2011). In that basis C is a band matrix, T = QCQᵀ
-// (block Lanczos; Golub and Underwood, 1977), and the eigenvectors of T, taken back through Q, are the axes
-// (Rayleigh–Ritz). The total variance is the trace of C, which is cheap and exact, so the share that the axes capture is
-// known at every step.
+// An empty sample and options out of range are errors. A fit can take minutes: when ctx ends, it stops within
+// one block and returns ctx's error.
 //
-// Large products are float32, T and what is solved of it float64. The result depends on the rows, the seed and the kind
-// of processor, not on the number of processors.
+// Fit never solves C itself, only its projection on a basis Q. Q is an orthonormal basis of a block Krylov
+// space of C, and grows block by block: each new block is C times the last block, made orthogonal to all
+// earlier blocks (Musco and Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate
+// Singular Value Decomposition", NeurIPS 2015, after Halko, Martinsson and Tropp, "Finding Structure with
+// Randomness", SIAM Review 2011). The projection T = QCQᵀ is a band matrix (block Lanczos; Golub and
+// Underwood, 1977). The eigenvectors of T, multiplied by Q, are the axes (Rayleigh–Ritz). The total variance
+// is the trace of C, which is cheap and exact. So Fit knows at each step which share the axes capture.
 //
-// A sample of few rows spans few directions; a text outside them would project to nothing, or to noise. So the axes
-// are completed with random orthonormal directions up to o.MinDimensions: on those, unseen texts keep their distances
-// approximately (Johnson and Lindenstrauss), where the sample says nothing better.
+// Large products are in float32; T and its eigenvectors are in float64. The result depends on the rows, the
+// seed and the kind of processor, but not on the number of processors.
 //
-// A fit can take minutes; when ctx ends it stops with ctx's error, within a block.
+// A sample of few rows spans few directions. A text with other directions would project to nothing, or to
+// noise. So Fit adds random orthonormal axes, up to o.MinDimensions. On random axes, vectors keep their
+// distances approximately (Johnson and Lindenstrauss), and the sample offers nothing better.
 func (s *Sample) Fit(ctx context.Context, o Options) (*Reducer, error) {
 	if s.n == 0 {
 		return nil, fmt.Errorf("mining: the sample to fit on is empty")
@@ -117,8 +128,8 @@ type fit struct {
 	krylov
 }
 
-// axes are the leading eigenvectors of the covariance, as rows, and their eigenvalues: until these add up to
-// target and are least, or most of them, or as many as the sample has.
+// axes finds the leading eigenvectors of the covariance, as rows, and their eigenvalues. There are enough for
+// the eigenvalues to add up to target, but at least least and at most most, and no more than the sample has.
 func (f *fit) axes(ctx context.Context, target float64, least, most int) (Matrix, []float64, error) {
 	if f.total == 0 {
 		return Matrix{Cols: f.sample.d}, nil, nil
@@ -138,8 +149,8 @@ func (f *fit) axes(ctx context.Context, target float64, least, most int) (Matrix
 		}
 		solved := newSpectrum(f.t)
 		k := solved.choose(target, least, most)
-		// The basis must hold more than the axes it is asked for, so that the last of them are found well, too: it has
-		// grown enough once growing changes next to nothing of what these axes capture.
+		// The basis must have more rows than there are axes, or the last axes are not found well. It is large
+		// enough when growing it makes almost no difference to the variance that the axes capture.
 		if !grown || (last != nil && solved.sum(k)-last.sum(k) <= converged*f.total) {
 			return f.rotate(solved.vectors(k)), solved.values[:k], nil
 		}
@@ -148,7 +159,7 @@ func (f *fit) axes(ctx context.Context, target float64, least, most int) (Matrix
 	}
 }
 
-// complete appends random orthonormal rows to the axes, up to k.
+// complete adds random orthonormal rows to the axes, until there are k.
 func (f *fit) complete(axes Matrix, k int) Matrix {
 	full := NewMatrix(k, f.sample.d)
 	copy(full.Data, axes.Data)

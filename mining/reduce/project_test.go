@@ -151,8 +151,8 @@ func TestReducerSmallSamples(t *testing.T) {
 	}
 }
 
-// TestReducerLeast: where few axes capture what is asked for, those that fill up the least are the next principal ones, not
-// random ones, as far as the sample has them.
+// TestReducerLeast: where few axes capture what is asked for, those that fill up the least are the next
+// principal ones, not random ones, as far as the sample has them.
 func TestReducerLeast(t *testing.T) {
 	rows := sampleLike(300, 200, 0, 3)
 	few, err := Fit(context.Background(), rows, Options{Variance: 0.3})
@@ -177,7 +177,8 @@ func TestReducerLeast(t *testing.T) {
 	}
 }
 
-// TestReducerMultiplicity: eigenvalues of higher multiplicity than a block, which a Krylov space alone does not find.
+// TestReducerMultiplicity: eigenvalues of higher multiplicity than a block, which a Krylov space alone does
+// not find.
 func TestReducerMultiplicity(t *testing.T) {
 	const d = 200
 	m := NewMatrix(2*d, d)

@@ -10,7 +10,8 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// sampleLike has rows around a mean that is not zero, with a spectrum that falls like that of text embeddings.
+// sampleLike has rows around a mean that is not zero, with a spectrum that falls like that of text
+// embeddings.
 func sampleLike(n, d int, decay float64, seed uint64) Matrix {
 	m := NewMatrix(n, d)
 	next := rowsLike(d, decay, seed)

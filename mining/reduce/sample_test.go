@@ -10,8 +10,8 @@ import (
 	"hardneg/mining"
 )
 
-// TestSampleMoments compares mean, variance and covariance with float64, where the rows are kept and where they are not,
-// and rows that lie far from zero.
+// TestSampleMoments compares mean, variance and covariance with float64, where the rows are kept and where
+// they are not, and rows that lie far from zero.
 func TestSampleMoments(t *testing.T) { everyKernel(t, testSampleMoments) }
 
 func testSampleMoments(t *testing.T) {
@@ -58,7 +58,8 @@ func testSampleMoments(t *testing.T) {
 	}
 }
 
-// TestSampleBlocks: however the rows are cut into blocks, and on however many processors, the outcome is the same to the bit.
+// TestSampleBlocks: however the rows are cut into blocks, and on however many processors, the outcome is the
+// same to the bit.
 func TestSampleBlocks(t *testing.T) {
 	m := sampleLike(700, 90, 0.4, 2)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
