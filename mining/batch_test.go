@@ -16,7 +16,7 @@ import (
 	"hardneg/mining"
 )
 
-// inputs makes some queries over the corpus's documents, one for each of its evidence and one for all of it.
+// inputs makes one query with all evidence of the corpus, and one query for each evidence alone.
 func (c corpus) inputs() []mining.Input {
 	all := c.input(false, 0)
 	inputs := []mining.Input{all}
@@ -28,14 +28,14 @@ func (c corpus) inputs() []mining.Input {
 	return inputs
 }
 
-// whole mines with all documents as candidates: what every way of searching must lead to.
+// whole mines with all documents as candidates. Each way to search must give the same outcome.
 func whole(m *mining.Miner, in mining.Input, documents []mining.Document) mining.Outcome {
 	in.Candidates, in.Exhausted = documents, true
 	return m.Mine(in)
 }
 
-// TestBatch: searches from small limits, one pass over all documents, and both in turn decide as Mine does
-// with all documents. No search gets more candidates than may be held.
+// TestBatch runs searches that begin with small limits, scans, and both in turn. They must decide as Mine does with
+// all documents. No search may ask for more candidates than Held.
 func TestBatch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg, c := drawConfig(t), drawCorpus(t)
@@ -100,8 +100,8 @@ func TestBatch(t *testing.T) {
 	})
 }
 
-// TestBatchLimits: limits grow by four, those of the same limit share a search, a remembered limit is the
-// first.
+// TestBatchLimits: limits grow four times, queries with the same limit share a search, and a query begins with the
+// limit that its input has.
 func TestBatchLimits(t *testing.T) {
 	var searches []string
 	b := mining.Batch{
@@ -139,7 +139,7 @@ func TestBatchLimits(t *testing.T) {
 	}
 }
 
-// TestBatchErrors: errors of a search come back as they are, and one that never brings enough is found out.
+// TestBatchErrors: errors of a search come back as they are, and a search that never finds enough is an error.
 func TestBatchErrors(t *testing.T) {
 	m := newMiner(t, mining.DefaultConfig())
 	p := at("p", 0.9, 0)
@@ -187,8 +187,8 @@ func TestBatchErrors(t *testing.T) {
 	}
 }
 
-// TestBatchTrusts: trusted inputs are not checked. Without normalisation of its reducer the service has such
-// vectors.
+// TestBatchTrusts: Run does not check trusted inputs. The service needs this: with reduce.normalize off, its vectors
+// do not have unit length.
 func TestBatchTrusts(t *testing.T) {
 	p, a := mining.Document{ID: "p", Vector: []float32{0.7, 0}}, mining.Document{ID: "a", Vector: []float32{0.3, 0.4}}
 	decided := 0
@@ -215,7 +215,7 @@ func TestBatchTrusts(t *testing.T) {
 	}
 }
 
-// TestValidate has an input for each thing that would leave lists empty, or wrong, in silence.
+// TestValidate has an input for each mistake that would leave lists empty or wrong without any notice.
 func TestValidate(t *testing.T) {
 	nan := float32(math.NaN())
 	for name, test := range map[string]struct {
@@ -316,7 +316,7 @@ func TestNearestAtTheEdge(t *testing.T) {
 	}
 }
 
-// TestPanics: what can only be a mistake of the program says what the mistake is.
+// TestPanics: if only a mistake in the program can be the cause, the panic says what the mistake is.
 func TestPanics(t *testing.T) {
 	for want, do := range map[string]func(){
 		"mining: a vector of 2 dimensions is compared with one of 3": func() { mining.Cosine(make([]float32, 2, 4), make([]float32, 3)) },

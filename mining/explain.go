@@ -8,7 +8,7 @@ const (
 	Chosen           Verdict = iota // the document fills a slot
 	Skipped                         // it is one of the tier's first documents, which Tier.Skip leaves out
 	TakenBefore                     // an earlier tier chose it for this list
-	SameContent                     // an earlier document of the list, or of the random sample's choice, has the same content hash
+	SameContent                     // an earlier document has the same content hash, and is in the list or may be sampled
 	NearerToPositive                // PolicySemantic: it is at least as near to the positive as to the query
 	IsEvidence                      // it is evidence for the query
 	CopyOfEvidence                  // it has the content hash of evidence
@@ -50,8 +50,8 @@ const (
 type TierLog struct {
 	Policy    string     `json:"policy"`
 	UpTo      int        `json:"upto"`      // Tier.UpTo
-	Low       float64    `json:"low"`       // lower end of the range of cosines to the query; -2 if there is none; PolicySemantic excludes it
-	High      float64    `json:"high"`      // upper end of the range; 2 if there is none
+	Low       float64    `json:"low"`       // lower end of the range of cosines to the query; -2: none; PolicySemantic excludes it
+	High      float64    `json:"high"`      // upper end of the range; 2: none
 	End       string     `json:"end"`       // how the tier ended: EndFull, EndDepth, EndExhausted or EndNot
 	Decisions []Decision `json:"decisions"` // the documents that the tier looked at, the nearest to the query first
 }

@@ -10,7 +10,7 @@ import (
 	"hardneg/mining"
 )
 
-// TestExplain: the account of a list leads to that list, and each verdict holds by the rules' prose.
+// TestExplain checks that the explanation of a list leads to this list, and that each verdict is right.
 func TestExplain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg, c := drawConfig(t), drawCorpus(t)
@@ -87,7 +87,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// checkLog checks the account of one list.
+// checkLog checks the explanation of one list.
 func (c corpus) checkLog(t *rapid.T, cfg mining.Config, pair mining.Pair, log mining.PairLog) {
 	positive := c.live[pair.Positive]
 	var slots []mining.Decision

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// specified is a MinHash by the letter of the type's comment.
+// specified computes a MinHash by the letter of the type's comment.
 func specified(text string) MinHash {
 	finalise := func(z uint64) uint64 {
 		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
@@ -77,8 +77,8 @@ func TestMinHashSpecification(t *testing.T) {
 	}
 }
 
-// TestMinHashOfShortTexts: texts of a few words, which have one shingle each, are told apart. Of 4,498,500
-// pairs a few have equal elements by chance, and none has many.
+// TestMinHashOfShortTexts: texts of a few words have one shingle each, and still get different signatures. Of
+// 4,498,500 pairs, a few have equal elements by chance, and none has many.
 func TestMinHashOfShortTexts(t *testing.T) {
 	var all []MinHash
 	for i := range 3000 {

@@ -7,7 +7,7 @@ import (
 	"hardneg/mining"
 )
 
-// The oracle: the lists as the rules' prose has them, over all live documents, in the plainest way.
+// The oracle computes the lists from all live documents, in the plainest way, as the documentation describes them.
 
 type corpus struct {
 	query    []float32
@@ -83,7 +83,7 @@ func (c corpus) barred(cfg mining.Config, d mining.Document) bool {
 	return false
 }
 
-// pairs mines every pair. chance gives the order of random sampling, which is not written in prose.
+// pairs mines each pair. chance gives the order of random sampling, which the documentation leaves open.
 func (c corpus) pairs(cfg mining.Config, chance func(positive, document string) uint64) []mining.Pair {
 	var ids []string
 	for id, positive := range c.evidence {

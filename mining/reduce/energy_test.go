@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// naiveEnergy is the oracle: the sums of the definition, in float64, from the reducer's published parts
-// alone.
+// naiveEnergy is the oracle: it computes the sums of the definition in float64, from the exported fields of the
+// reducer.
 func naiveEnergy(m Matrix, r *Reducer) (total, captured float64) {
 	for i := range m.Rows {
 		for j, v := range m.Row(i) {
@@ -27,8 +27,8 @@ func naiveEnergy(m Matrix, r *Reducer) (total, captured float64) {
 
 func closeTo(got, want float64) bool { return math.Abs(got-want) <= 1e-4*max(1e-9, math.Abs(want)) }
 
-// TestEnergy: what is measured is the definition, with each combination of switches, for the sample and for
-// others, and for a reducer that was cut; and measuring changes no vector.
+// TestEnergy compares the energy with its definition: with each combination of switches, for the sample and for
+// other vectors, and for a reducer that was cut. It also checks that measuring changes no vector.
 func TestEnergy(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -69,15 +69,14 @@ func TestEnergy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The last share is a sum of eigenvalues, which the energy of the sample is, too, but for random axes
-		// that are filled up.
+		// The last share and the energy of the sample are the same sum of eigenvalues, except for random axes.
 		if want := r.Share[r.Out()-1]; o.MinDimensions == 0 && math.Abs(e.Share()-want) > 1e-3 {
 			t.Errorf("%+v: the sample's energy is captured to %v, its curve ends at %v", o, e.Share(), want)
 		}
 	}
 }
 
-// TestEnergyWithoutAxes: there is nothing to measure of an identity, nor of vectors that are not finite.
+// TestEnergyWithoutAxes: an identity and vectors that are not finite have no energy.
 func TestEnergyWithoutAxes(t *testing.T) {
 	_, e, err := Identity(5).ProjectMeasured(sampleLike(3, 5, 0, 1), NewMatrix(3, 5))
 	if err != nil || e != (Energy{}) || e.Share() != 1 {

@@ -15,8 +15,8 @@ import (
 
 var exact = flag.Bool("exact", false, "compare the reducer with exact eigenvectors in 2,048 dimensions, too: takes minutes")
 
-// TestReducerCosines compares what the rules see, the cosines of reduced vectors, with those that exact axes
-// would give, as many of them, all in float64: of rows of the sample and of others.
+// TestReducerCosines compares the cosines of reduced vectors, which the rules work with, to the cosines under the
+// same number of exact axes in float64. It takes rows of the sample and other rows.
 func TestReducerCosines(t *testing.T) {
 	for _, c := range []struct {
 		n, d  int
@@ -71,7 +71,7 @@ func TestReducerCosines(t *testing.T) {
 	}
 }
 
-// exactOnce keeps the last decomposition, for several cases of the same sample.
+// exactOnce keeps the last decomposition, since several cases use the same sample.
 func exactOnce(t *testing.T, m Matrix) (*mat.SymDense, []float64, *mat.Dense) {
 	if last.rows != m.Rows || last.first != m.Data[0] || len(last.values) != m.Cols {
 		last.covariance, last.values, last.vectors = exactSpectrum(t, m)

@@ -98,7 +98,7 @@ func TestProjectReportsZeroRows(t *testing.T) {
 	if !reflect.DeepEqual(out.Data, []float32{0, 0, 0, 0, 0.6, 0, 0.8, 0, 0, 0, 0, 0}) {
 		t.Error(out.Data)
 	}
-	// Axes that the vector is orthogonal to, but for rounding.
+	// The vector is orthogonal to these axes, except for rounding.
 	r := &Reducer{Dimensions: 2, Mean: []float32{0, 0}, Components: Matrix{1, 2, []float32{1, 0}}, Share: []float64{1}, Normalize: true}
 	in, out = Matrix{2, 2, []float32{1e-8, 1, 0.1, -1}}, NewMatrix(2, 1)
 	if zero, err := r.Project(in, out); err != nil || !reflect.DeepEqual(zero, []int{0}) || out.Data[0] != 0 || out.Data[1] != 1 {
@@ -106,7 +106,7 @@ func TestProjectReportsZeroRows(t *testing.T) {
 	}
 }
 
-// TestReducerSmallSamples: samples that span less than MinDimensions are filled up with orthonormal axes.
+// TestReducerSmallSamples: if a sample spans fewer directions than MinDimensions, Fit adds orthonormal axes.
 func TestReducerSmallSamples(t *testing.T) {
 	same := NewMatrix(5, 30)
 	for i := range same.Data {
@@ -151,8 +151,8 @@ func TestReducerSmallSamples(t *testing.T) {
 	}
 }
 
-// TestReducerLeast: where few axes capture what is asked for, those that fill up the least are the next
-// principal ones, not random ones, as far as the sample has them.
+// TestReducerLeast: if fewer axes than MinDimensions capture the variance, Fit adds the next principal axes. It adds
+// random axes only when the sample has no more directions.
 func TestReducerLeast(t *testing.T) {
 	rows := sampleLike(300, 200, 0, 3)
 	few, err := Fit(context.Background(), rows, Options{Variance: 0.3})
@@ -177,8 +177,8 @@ func TestReducerLeast(t *testing.T) {
 	}
 }
 
-// TestReducerMultiplicity: eigenvalues of higher multiplicity than a block, which a Krylov space alone does
-// not find.
+// TestReducerMultiplicity has eigenvalues whose multiplicity is larger than a block. A Krylov space alone does not
+// find all their vectors.
 func TestReducerMultiplicity(t *testing.T) {
 	const d = 200
 	m := NewMatrix(2*d, d)

@@ -44,7 +44,7 @@ type Reducer struct {
 	Dimensions   int       // d
 	Mean         []float32 // mean of the sample, d values; nil for the identity
 	Components   Matrix    // the axes: k × d, orthonormal rows, the largest variance first; no rows for the identity
-	Share        []float64 // k values: Share[i] is the share of the total variance that the first i+1 axes capture in the sample
+	Share        []float64 // k values: the first i+1 axes capture Share[i] of the total variance
 	Total        float64   // total variance of the sample: the trace of its covariance
 	SubtractMean bool      // project v − Mean instead of v
 	Normalize    bool      // give each projection unit length

@@ -19,12 +19,12 @@ type Sample struct {
 	n, d    int
 	pending Matrix    // sampleBlock × d: its first rows are not in the sums yet
 	waiting int       // number of these rows
-	shift   []float32 // mean of the first block; it is close to the mean of all, so subtracting that later costs few digits
+	shift   []float32 // mean of the first block: near the mean of all, so that finish loses few digits
 	sum     []float64 // Σ(x−shift)
 	squares float64   // Σ|x−shift|²
 	rows    Matrix    // x−shift, if the sample keeps its rows
 	across  []float32 // memory for the transpose of pending
-	square  Matrix    // Σ(x−shift)(x−shift)ᵀ on and below the diagonal, if the sample keeps its covariance; else without rows
+	square  Matrix    // Σ(x−shift)(x−shift)ᵀ on and below the diagonal; no rows if the sample keeps its rows
 }
 
 const sampleBlock = gemmDeep

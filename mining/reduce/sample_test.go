@@ -10,8 +10,8 @@ import (
 	"hardneg/mining"
 )
 
-// TestSampleMoments compares mean, variance and covariance with float64, where the rows are kept and where
-// they are not, and rows that lie far from zero.
+// TestSampleMoments compares mean, variance and covariance with a computation in float64, for samples that keep
+// their rows and samples that keep their covariance. The rows lie far from zero.
 func TestSampleMoments(t *testing.T) { everyKernel(t, testSampleMoments) }
 
 func testSampleMoments(t *testing.T) {
@@ -58,8 +58,8 @@ func testSampleMoments(t *testing.T) {
 	}
 }
 
-// TestSampleBlocks: however the rows are cut into blocks, and on however many processors, the outcome is the
-// same to the bit.
+// TestSampleBlocks: the result is the same to the bit, however the rows are cut into blocks, and on any number of
+// processors.
 func TestSampleBlocks(t *testing.T) {
 	m := sampleLike(700, 90, 0.4, 2)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
@@ -99,7 +99,7 @@ func TestSampleRefuses(t *testing.T) {
 	}
 }
 
-// TestFitMemory bounds all that is allocated from the first row to the axes, garbage included.
+// TestFitMemory bounds the memory that is allocated from the first row to the axes. Garbage counts too.
 func TestFitMemory(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector lets pools forget what they hold")
