@@ -35,7 +35,7 @@ type Batch struct {
 	Scan        func(ctx context.Context, inputs []Input, places []int) error
 	ScanInstead func(limit, queries int) bool
 
-	// First is the limit of a query's first search, where Input.Limit does not say another. 0 means 48.
+	// First is the limit of a query's first search if Input.Limit is 0. First 0 means 48.
 	First int
 
 	// Held bounds the candidates that are in memory at a time, with their vectors: a search gets at most

@@ -48,7 +48,7 @@ type Document struct {
 // negative of this query, nor is a copy of it.
 type Evidence struct {
 	ID       string    // of the document; must not be empty
-	Positive bool      // the document gets a list of negatives; evidence that is too weak for this only bars documents
+	Positive bool      // the document gets a list of negatives; other evidence only bars documents from the lists
 	Document *Document // nil: the document is deleted, or not indexed yet
 }
 
