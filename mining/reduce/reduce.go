@@ -3,8 +3,8 @@
 // Enterprise Systems" (ACL 2025 Industry, arXiv 2505.18366), section "Methodology", reduce the joined vectors
 // of several embedders in this way and keep 95 % of the variance.
 //
-// The package is meant to be imported. It is pure: it uses no clock, no network and no storage. A fit needs
-// no more memory than the sample's vectors in float32, and less where there are more vectors than dimensions.
+// The package is meant to be imported. It is pure: it uses no clock, no network and no storage. A sample with more
+// vectors than dimensions keeps only their covariance, and nothing as large as the sample is ever in float64.
 //
 // The flow:
 //
