@@ -47,9 +47,9 @@ func (p Positive) Pair() mining.Pair {
 type State struct {
 	QueryID     string
 	Text        string               // trimmed text of the newest record; empty: the query is forgotten
-	Newest      Position                // the newest record of the query
+	Newest      Position             // the newest record of the query
 	Carried     map[string][]float32 // vectors that the newest record brought, by name of the embedder
-	Forgotten   *Position               // the newest forget; nil: none
+	Forgotten   *Position            // the newest forget; nil: none
 	Positives   []Positive           // sorted by document id
 	Published   map[string]int       // by positive, the highest rank ever stored: ranks up to it may be in the topic
 	Watch       []string             // ids of the documents whose change may alter a list, sorted

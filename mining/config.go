@@ -10,14 +10,19 @@ import (
 
 // The policies of a tier.
 const (
-	PolicySemantic      = "semantic"       // the paper's rule: nearer to the query than the positive, and nearer to it than to the positive
-	PolicyPositiveAware = "positive-aware" // at most as similar to the query as a share of the positive's similarity
+	// PolicySemantic takes a document D that is nearer to the query Q than the positive P is, and nearer to Q
+	// than to P: cos(Q,D) > cos(Q,P) and cos(Q,D) > cos(P,D). This is the rule of the paper that the package
+	// comment names.
+	PolicySemantic = "semantic"
+	// PolicyPositiveAware takes a document that is less similar to the query than the positive is, by a
+	// margin: see Tier.
+	PolicyPositiveAware = "positive-aware"
 )
 
-// The ways to choose among the survivors of a tier's window.
+// Sampling says how a tier chooses among the documents of its window that no rule excludes.
 const (
 	SamplingTop    = "top"    // the most similar to the query
-	SamplingRandom = "random" // seeded by query, positive and document
+	SamplingRandom = "random" // by a hash of query, positive and document: the same choice each time
 )
 
 const (
@@ -25,33 +30,50 @@ const (
 	defaultRelativeMargin = 0.05
 )
 
-// Config is the rules of mining.
+// Config holds the rules of mining.
 type Config struct {
-	Negatives     int     // slots of a list
-	Tiers         []Tier  // fill the list in order
-	NearDuplicate float64 // cosine to an evidence document from which a document counts as its copy; above 1: off
-	NearText      float64 // likewise the Jaccard similarity of 5-word shingles; above 1: off
-	Depth         int     // for tiers that name none
+	// Negatives is the number of slots of a list, at least 1.
+	Negatives int
+	// Tiers fill the list in order. There is at least one.
+	Tiers []Tier
+	// NearDuplicate guards against near-copies by vector: a document whose cosine to an evidence document is
+	// at least this is no negative. It is above 0; above 1 switches the guard off.
+	NearDuplicate float64
+	// NearText guards against near-copies by text: a document whose MinHash.Jaccard with an evidence document
+	// is at least this is no negative. It is above 0; above 1 switches the guard off.
+	NearText float64
+	// Depth is the Tier.Depth of tiers that leave it open. 0 means 200.
+	Depth int
 }
 
-// Tier fills the list up to a number of slots by one policy.
+// Tier fills a part of the list by one policy. It looks at the documents whose cosine to the query lies in
+// the tier's range, the nearest to the query first.
 type Tier struct {
+	// Policy is PolicySemantic or PolicyPositiveAware.
 	Policy string
-	UpTo   int // slots of the whole list that may be filled when the tier ends; 0: all
+	// UpTo is how many slots of the whole list may be filled when the tier ends. 0 means all. A later tier
+	// fills the slots from there on.
+	UpTo int
 
-	// Of positive-aware: cos(q,d) <= the minimum of cos(q,p) − RelativeMargin·|cos(q,p)|, cos(q,p) − AbsoluteMargin and
-	// MaxScore (those given), and >= MinScore. With neither margin given the relative one is 0.05.
+	// The range of PolicyPositiveAware: cos(q,d) is at most the minimum of cos(q,p) −
+	// RelativeMargin·|cos(q,p)|, of cos(q,p) − AbsoluteMargin and of MaxScore, as far as they are given, and
+	// at least MinScore if it is given. Here q is the query, p the positive and d the document. Without any
+	// margin, RelativeMargin is 0.05. Margins are from 0 to 2, scores from -1 to 1. PolicySemantic takes none
+	// of the four.
 	RelativeMargin, AbsoluteMargin *float64
 	MaxScore, MinScore             *float64
 
-	// The window: of the documents whose cosine lies in the tier's range, the first Depth in order, without the first
-	// Skip. Every document in range counts, also one that a guard bars or an earlier tier took.
-	Skip, Depth int    // Depth 0: Config.Depth
-	Sampling    string // empty: top
+	// The window: the tier looks at the first Depth documents in its range, and leaves out the first Skip of
+	// these. Each document in range counts, also if a guard bars it or an earlier tier took it. Depth 0 means
+	// Config.Depth.
+	Skip, Depth int
+	// Sampling is SamplingTop or SamplingRandom. Empty means SamplingTop.
+	Sampling string
 }
 
-// DefaultConfig is one document by the paper's rule where there is one, and the most similar ones below 95 % of
-// the positive's similarity for the rest of four.
+// DefaultConfig gives the usual rules: lists of four negatives. The first is by the paper's rule, if any
+// document fits it. The others are the documents most similar to the query with at most 95 % of the
+// positive's similarity.
 func DefaultConfig() Config {
 	margin := defaultRelativeMargin
 	return Config{
@@ -66,8 +88,9 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate fills in what is left open (UpTo, Depth, Sampling, the relative margin, Config.Depth) and says what is
-// wrong with the rest. An UpTo above Negatives means Negatives.
+// Validate fills in the defaults of the fields that are left open (UpTo, Depth, Sampling, RelativeMargin and
+// Config.Depth). An UpTo above Negatives becomes Negatives. The error names the first wrong field, as the
+// configuration file of hardneg spells it, and says which values are allowed.
 func (c *Config) Validate() error {
 	if c.Negatives < 1 {
 		return fmt.Errorf("mining.negatives: is %d, must be at least 1", c.Negatives)
@@ -163,8 +186,9 @@ func (t *Tier) validate(c *Config) error {
 	return nil
 }
 
-// Fingerprint identifies the rules: configurations that mean the same have the same one. It covers this package's
-// way of applying them too, and changes when that does.
+// Fingerprint identifies the rules in 16 hexadecimal digits: configurations with the same meaning have the
+// same fingerprint. It changes too when a new version of this package applies the rules in another way. For a
+// configuration that Validate refuses it is a text with the error.
 func (c Config) Fingerprint() string {
 	if err := c.Validate(); err != nil {
 		return "invalid: " + err.Error()

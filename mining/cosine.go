@@ -8,11 +8,14 @@ import (
 	"strings"
 )
 
-// Cosine is the dot product of two vectors of unit length and the same dimension: the one way in which cosines
-// of stored vectors are computed. It is summed in float64, always in the same order, and rounded to float32 at the
-// end, so the same vectors give the same bits wherever they lie in memory (BLAS dot products depend on alignment).
+// Cosine is the dot product of two vectors of unit length, and so the cosine of the angle between them. It
+// panics if the vectors differ in their number of dimensions. The sum is in float64, always in the same
+// order, and rounded to float32 at the end. So the same vectors give the same bits wherever they lie in
+// memory, which dot products of BLAS do not promise.
 func Cosine(a, b []float32) float32 {
-	b = b[:len(a)]
+	if len(a) != len(b) {
+		panicDimensions(len(a), len(b))
+	}
 	var s0, s1, s2, s3 float64
 	for len(a) >= 4 && len(b) >= 4 {
 		s0 += float64(a[0]) * float64(b[0])
@@ -27,8 +30,12 @@ func Cosine(a, b []float32) float32 {
 	return float32((s0 + s1) + (s2 + s3))
 }
 
-// rounded is a cosine in whole millionths: what documents are ordered by, so that the last bits of a float32 sum
-// never decide an order.
+func panicDimensions(a, b int) {
+	panic(fmt.Sprintf("mining: a vector of %d dimensions is compared with one of %d", a, b))
+}
+
+// rounded is a cosine in whole millionths. Documents are ordered by it, so that the last bits of a float32
+// sum never decide the order.
 func rounded(cosine float32) int32 { return int32(math.Round(float64(cosine) * rankScale)) }
 
 const (
@@ -36,8 +43,8 @@ const (
 	slackRank = int32(Slack * rankScale)
 )
 
-// CompareRank orders documents by similarity to a query: the cosine rounded to six decimals, highest first, then
-// the id in byte order.
+// CompareRank orders documents as the rules do: by their cosine to the query, rounded to six decimals, the
+// highest first, and then by id in byte order. It is negative if A comes first, and positive if B does.
 func CompareRank(cosineA float32, idA string, cosineB float32, idB string) int {
 	if c := cmp.Compare(rounded(cosineB), rounded(cosineA)); c != 0 {
 		return c
@@ -45,15 +52,18 @@ func CompareRank(cosineA float32, idA string, cosineB float32, idB string) int {
 	return strings.Compare(idA, idB)
 }
 
-// Errors of vectors that have no direction.
+// The errors of vectors that have no direction.
 var (
-	ErrZeroVector = errors.New("vector is zero")
-	ErrNotFinite  = errors.New("vector has an element that is not finite")
+	ErrZeroVector = errors.New("vector is zero")                           // also: has no elements
+	ErrNotFinite  = errors.New("vector has an element that is not finite") // infinite, or not a number
 )
 
-// Concat writes the ensemble's vector to out: each part (one for each embedder) is L2-normalised, multiplied by its
-// weight and laid behind the one before, and the whole is normalised again. len(out) is the sum of the parts'
-// lengths. The error wraps ErrZeroVector or ErrNotFinite and names the part by its index.
+// Concat joins the vectors of several embedders to one vector of unit length, and writes it to out. parts has
+// one vector for each embedder, of any length, and weights one weight for each. Concat gives each part unit
+// length, multiplies it by its weight, puts the parts one after the other, and gives the whole unit length.
+// len(out) must be the sum of the parts' lengths. A part without a direction is an error that wraps
+// ErrZeroVector or ErrNotFinite and names the part by its index. Weights must be finite and not negative, and
+// one of them above 0.
 func Concat(parts [][]float32, weights []float64, out []float32) error {
 	if len(parts) != len(weights) {
 		return fmt.Errorf("mining: %d parts with %d weights", len(parts), len(weights))
@@ -91,11 +101,11 @@ func Concat(parts [][]float32, weights []float64, out []float32) error {
 	return nil
 }
 
-// length is the Euclidean length of a vector that has a direction.
+// length is the Euclidean length of a vector. A vector without a direction is an error.
 func length(v []float32) (float64, error) {
 	var squares float64
 	for _, x := range v {
-		squares += float64(x) * float64(x) // float32 squares fit float64: no overflow, no underflow
+		squares += float64(x) * float64(x) // squares of float32 fit float64: no overflow, no underflow
 	}
 	switch {
 	case math.IsNaN(squares) || math.IsInf(squares, 0):
@@ -106,14 +116,15 @@ func length(v []float32) (float64, error) {
 	return math.Sqrt(squares), nil
 }
 
-// normalize gives v unit length, in place; false if it has no direction, and then v is left as it is.
-func normalize(v []float32) bool {
+// Normalize gives v unit length, in place. If v has no direction, the error is ErrZeroVector or ErrNotFinite,
+// and v stays as it is.
+func Normalize(v []float32) error {
 	norm, err := length(v)
 	if err != nil {
-		return false
+		return err
 	}
 	for i, x := range v {
 		v[i] = float32(float64(x) / norm)
 	}
-	return true
+	return nil
 }

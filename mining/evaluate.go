@@ -6,11 +6,12 @@ import (
 	"slices"
 )
 
-// NDCG is the normalised discounted cumulative gain of a ranking at cut-off k, with linear gain, as BEIR and
-// trec_eval (ndcg_cut) compute it: Σ rel(i)/log2(i+1) over ranks i from 1 to k, divided by the same sum over the ideal
-// ranking of all relevant documents. Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques"
-// (TOIS 2002), with Burges's discount. Ids that are not in relevant count 0; an id ranked twice counts once. The
-// result is 0 if nothing is relevant.
+// NDCG is the normalised discounted cumulative gain of a ranking at cut-off k, from 0 to 1. ranked lists ids,
+// the best first, and relevant gives the gain of each relevant document. The gain is linear, as in BEIR and
+// trec_eval (ndcg_cut): Σ rel(i)/log2(i+1) over the ranks i from 1 to k, divided by the same sum over the
+// ideal ranking of all relevant documents. The source is Järvelin and Kekäläinen, "Cumulated gain-based
+// evaluation of IR techniques" (TOIS 2002), with Burges's discount. An id that is not in relevant has gain 0.
+// An id that comes twice counts once. The result is 0 if nothing is relevant.
 func NDCG(ranked []string, relevant map[string]float64, k int) float64 {
 	gains := make([]float64, 0, len(relevant))
 	for _, gain := range relevant {
@@ -37,10 +38,11 @@ func NDCG(ranked []string, relevant map[string]float64, k int) float64 {
 	return sum / ideal
 }
 
-// ReciprocalRank is 1/r for the first relevant document of a ranking at rank r up to the cut-off k, and 0 where there is none;
-// its mean over queries is MRR@k. Voorhees, "The TREC-8 Question Answering Track Report" (TREC 1999).
+// ReciprocalRank is 1/r, where r is the rank of the first relevant document among the first k of a ranking.
+// It is 0 if none of them is relevant. Its mean over queries is MRR@k (Voorhees, "The TREC-8 Question
+// Answering Track Report", TREC 1999). A document is relevant if its gain is above 0.
 func ReciprocalRank(ranked []string, relevant map[string]float64, k int) float64 {
-	for i, id := range ranked[:min(k, len(ranked))] {
+	for i, id := range ranked[:max(0, min(k, len(ranked)))] {
 		if relevant[id] > 0 {
 			return 1 / float64(i+1)
 		}
@@ -48,8 +50,9 @@ func ReciprocalRank(ranked []string, relevant map[string]float64, k int) float64
 	return 0
 }
 
-// Recall is the share of the relevant documents that are among the first k of a ranking, which names each once. It is 0 if
-// nothing is relevant.
+// Recall is the share of all relevant documents that are among the first k of a ranking, from 0 to 1. ranked
+// must not have an id twice. A document is relevant if its gain is above 0. The result is 0 if nothing is
+// relevant.
 func Recall(ranked []string, relevant map[string]float64, k int) float64 {
 	found, all := 0, 0
 	for _, gain := range relevant {
@@ -57,7 +60,7 @@ func Recall(ranked []string, relevant map[string]float64, k int) float64 {
 			all++
 		}
 	}
-	for _, id := range ranked[:min(k, len(ranked))] {
+	for _, id := range ranked[:max(0, min(k, len(ranked)))] {
 		if relevant[id] > 0 {
 			found++
 		}

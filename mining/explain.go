@@ -1,67 +1,69 @@
 package mining
 
-// Verdict is what a tier made of a document in its range.
+// Verdict says what a tier decided about a document in its range.
 type Verdict uint8
 
 // The verdicts.
 const (
-	Chosen           Verdict = iota // it fills a slot
-	Skipped                         // it is one of the tier's first, which Tier.Skip leaves out
+	Chosen           Verdict = iota // the document fills a slot
+	Skipped                         // it is one of the tier's first documents, which Tier.Skip leaves out
 	TakenBefore                     // an earlier tier chose it for this list
-	SameContent                     // a document before it, chosen or to be drawn from, has the same content hash
-	NearerToPositive                // it is as near to the positive as to the query, or nearer (semantic)
-	IsEvidence                      // the log names it for the query
+	SameContent                     // an earlier document has the same content hash, and is in the list or may be sampled
+	NearerToPositive                // PolicySemantic: it is at least as near to the positive as to the query
+	IsEvidence                      // it is evidence for the query
 	CopyOfEvidence                  // it has the content hash of evidence
-	NearDuplicate                   // its cosine to evidence reaches Config.NearDuplicate
-	NearText                        // likewise the Jaccard similarity of their texts and Config.NearText
-	NotSampled                      // random sampling drew others
+	NearDuplicate                   // its cosine to evidence is at least Config.NearDuplicate
+	NearText                        // its MinHash.Jaccard with evidence is at least Config.NearText
+	NotSampled                      // random sampling chose other documents
 )
 
 var verdicts = [...]string{
 	"chosen", "skipped", "taken_before", "same_content", "nearer_to_positive", "is_evidence", "copy_of_evidence", "near_duplicate", "near_text", "not_sampled",
 }
 
+// String gives the verdict's name, such as "near_text".
 func (v Verdict) String() string { return verdicts[v] }
 
-// MarshalText gives the verdict's name.
+// MarshalText encodes the verdict as its name. There is no error.
 func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
 
-// Decision is what a tier made of one document.
+// Decision is a tier's verdict on one document.
 type Decision struct {
 	Document         string  `json:"doc_id"`
-	QueryDocument    float32 `json:"query_document"`    // cosine
-	PositiveDocument float32 `json:"positive_document"` // cosine
+	QueryDocument    float32 `json:"query_document"`    // cosine of query and document
+	PositiveDocument float32 `json:"positive_document"` // cosine of positive and document
 	Verdict          Verdict `json:"verdict"`
-	Rank             int     `json:"rank,omitempty"`       // of the slot that it fills, from 1
-	Of               string  `json:"of,omitempty"`         // the evidence that it is, or is a copy of
-	Similarity       float64 `json:"similarity,omitempty"` // to that: the cosine, of near_text the Jaccard similarity
+	Rank             int     `json:"rank,omitempty"`       // of the slot that the document fills, from 1
+	Of               string  `json:"of,omitempty"`         // id of the evidence that bars the document
+	Similarity       float64 `json:"similarity,omitempty"` // of document and evidence: a cosine, or Jaccard for NearText
 }
 
-// The ways in which a tier ends.
+// TierLog.End says how a tier ended.
 const (
-	EndFull      = "full"      // as many slots as it may fill are filled
-	EndDepth     = "depth"     // its rank window ended
-	EndExhausted = "exhausted" // no further document lies in its range
-	EndNot       = "not_begun" // as many slots as it may fill were filled before
+	EndFull      = "full"      // the list has Tier.UpTo slots
+	EndDepth     = "depth"     // the tier looked at Tier.Depth documents
+	EndExhausted = "exhausted" // the tier looked at every document in its range
+	EndNot       = "not_begun" // the list had Tier.UpTo slots before
 )
 
-// TierLog is the work of a tier on a list.
+// TierLog explains the work of one tier on one list.
 type TierLog struct {
 	Policy    string     `json:"policy"`
-	UpTo      int        `json:"upto"`
-	Low       float64    `json:"low"` // the range of cosines to the query, -2 and 2 where it has no bound; semantic leaves out its lower one
-	High      float64    `json:"high"`
-	End       string     `json:"end"`
-	Decisions []Decision `json:"decisions"` // in order of similarity
+	UpTo      int        `json:"upto"`      // Tier.UpTo
+	Low       float64    `json:"low"`       // lower end of the range of cosines to the query; -2: none; PolicySemantic excludes it
+	High      float64    `json:"high"`      // upper end of the range; 2: none
+	End       string     `json:"end"`       // how the tier ended: EndFull, EndDepth, EndExhausted or EndNot
+	Decisions []Decision `json:"decisions"` // the documents that the tier looked at, the nearest to the query first
 }
 
-// PairLog is how a list came to be.
+// PairLog explains one list.
 type PairLog struct {
-	Positive string    `json:"positive"`
-	Tiers    []TierLog `json:"tiers"`
+	Positive string    `json:"positive"` // id of the document
+	Tiers    []TierLog `json:"tiers"`    // one for each of Config.Tiers
 }
 
-// Explain is Mine with an account of every document that a tier came to. It has no pairs where Outcome.More is set.
+// Explain does the same as Mine, and also explains each list: the verdict on each document that a tier looked
+// at. A positive without a document has no PairLog. If Outcome.More is set, there is none at all.
 func (m *Miner) Explain(in Input) (Outcome, []PairLog) {
 	var log []PairLog
 	w := newWalk(m.config, in)
@@ -90,7 +92,7 @@ func (w *walk) logTier(t *Tier, pair Pair) {
 	of.Tiers = append(of.Tiers, l)
 }
 
-// tierLog is that of the current tier.
+// tierLog is the log of the current tier.
 func (w *walk) tierLog() *TierLog {
 	pair := &(*w.log)[len(*w.log)-1]
 	return &pair.Tiers[len(pair.Tiers)-1]
@@ -114,7 +116,7 @@ func (w *walk) logDecision(c *candidate, v Verdict, p *Document, pair *Pair) {
 	l.Decisions = append(l.Decisions, d)
 }
 
-// logTaken notes the slot of a document that was drawn from the window.
+// logTaken notes the slot of a document that random sampling chose.
 func (w *walk) logTaken(c *candidate, rank int) {
 	if w.log == nil {
 		return

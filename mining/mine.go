@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Miner applies one configuration. It is safe for concurrent use.
+// Miner applies the rules of one configuration. Make it by New. It is safe for concurrent use.
 type Miner struct{ config Config }
 
-// New validates the configuration.
+// New makes a miner with these rules. The error is that of Config.Validate. The miner keeps its own copy.
 func New(c Config) (*Miner, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -18,7 +18,7 @@ func New(c Config) (*Miner, error) {
 	return &Miner{c}, nil
 }
 
-// Config is the validated configuration.
+// Config gives the rules, with the defaults filled in.
 func (m *Miner) Config() Config { return m.config }
 
 const (
@@ -26,36 +26,45 @@ const (
 	highest = 2  // above every cosine
 )
 
-// Mine decides the lists of one query.
+// Mine decides the lists of one query. The input must be one that Input.Validate accepts, but vectors may
+// have any length. Mine panics if two vectors differ in their number of dimensions.
 //
-// Why Watch and Entry are enough. Let a document X be removed, inserted, or changed, which is a removal and an
-// insertion. Claim: if X's id is not in Watch, and the cosine of its new version to the query lies in no Entry
-// interval, every pair stays as it is. Evidence documents are all in Watch, so X is none, and then whether a
-// guard bars another document does not depend on X. Take a pair and its tiers in order, and suppose that the tiers
-// before chose the same slots with and without X (their slots are all that a later tier sees of them: how many
-// there are, their ids and their content hashes). A tier walks the documents whose cosine lies in its range, in
-// order, and counts them:
-//
-//   - The list was full before: it does nothing, with or without X.
-//   - It ended full, by similarity, at slot L. A removed X was neither one of the slots nor one of the skipped ranks
-//     (both are in Watch). Any other X was passed over, barred, failing the policy, or the copy of a slot before it, and
-//     an X passed over changes only the count. Its removal lowers the ranks behind it, which Skip does not feel, since X
-//     came after the skipped ones, nor Depth, since L only comes nearer. A copy Y of a slot S stays barred unless S goes,
-//     and S is in Watch. An inserted X comes after L, where the walk no longer looks: Entry covers L upwards, also
-//     where X would only push L out of the window or shift the skipped ranks.
-//   - It was stopped by depth: all counted ranks are in Watch, and Entry covers the last of them upwards.
-//   - It walked its whole range: Entry covers the range. A removed X was no slot and no skipped rank, and one that
-//     was passed over stood in nobody's way, for the window did not end.
-//   - It samples at random: the choice depends on every document of the window (the first of several copies is the one
-//     that takes part), so all counted ranks are in Watch, and Entry covers the window, which ends at the last counted
-//     rank or with the range.
-//
-// So the tier chooses the same slots, and ends in the same way at the same rank, which is what the next change
-// needs: Watch and Entry of the new state need not be stored to stay true. The reason of a short list depends on
-// the last tier's way of ending alone. Cosines equal after rounding are ordered by id, so an inserted X can come
-// before L with a cosine up to 1e-6 lower; that is within the Slack of the look-up.
+// The time is about one Cosine for each candidate, and for each candidate that no policy excludes one more
+// for each evidence.
 func (m *Miner) Mine(in Input) Outcome { return mine(newWalk(m.config, in)) }
 
+// mine decides all pairs of the walk.
+//
+// Why Watch and Entry are enough. Let a document X be removed or inserted. (A change is a removal and an
+// insertion.) Claim: if Watch lacks the id of X, and no Entry interval holds the cosine of its new version to
+// the query, then every pair stays as it is.
+//
+// All evidence is in Watch, so X is no evidence. So no guard's verdict on another document depends on X. Take
+// a pair and its tiers in order, and suppose that the tiers before chose the same slots with and without X. A
+// later tier sees only their number, their ids and their content hashes. A tier walks the documents whose
+// cosine lies in its range, in order, and counts them. There are five cases:
+//
+//   - The list was full before: the tier does nothing, with or without X.
+//   - Top sampling filled the list, with slot L as its last. The slots and the skipped ranks are in Watch, so
+//     a removed X was none of them. The walk passed over X: a guard barred it, the policy refused it, or it
+//     was a copy of an earlier slot. So X changed only the count. Without X the later ranks get smaller. This
+//     does not matter to Skip, since X came after the skipped ranks, nor to Depth, since L only gets nearer.
+//     A copy Y of a slot S stays barred unless S goes, and S is in Watch. An inserted X comes after L, where
+//     the walk no longer looks: Entry covers everything from L upwards, also where X would only push L out of
+//     the window or shift the skipped ranks.
+//   - The tier reached its depth: all counted documents are in Watch, and Entry covers the range from the
+//     last of them upwards.
+//   - The tier walked its whole range: Entry covers the range. A removed X was neither a slot nor a skipped
+//     rank. The window did not end, so X took no other document's place in it.
+//   - The tier samples at random: the choice depends on every document of the window, since only the first of
+//     several copies takes part. So all counted documents are in Watch. Entry covers the window, down to the
+//     last counted document or to the end of the range.
+//
+// So the tier chooses the same slots, and ends in the same way at the same rank. The same argument then holds
+// for the next change, so the old Watch and Entry stay true and need not be stored again. The reason of a
+// short list depends only on how the last tier ended. Cosines that are equal after rounding are ordered by
+// id, so an inserted X can come before L with a cosine up to 1e-6 lower. The Slack of the look-up covers
+// this.
 func mine(w *walk) Outcome {
 	var out Outcome
 	for i := range w.evidence {
@@ -84,26 +93,29 @@ type walk struct {
 	Config
 	query    string
 	vector   []float32   // of the query
-	evidence []Evidence  // by id
-	ranked   []candidate // in order, those that are known to have none missing before them
+	evidence []Evidence  // sorted by id
+	ranked   []candidate // the nearest first; no document is missing before the last of them
 	horizon  float64     // documents with cosines up to here may be missing from ranked
 	watch    []string
 	entry    []Interval
-	pairing  int // number of the current pair, from 1
-	window   []*candidate
-	log      *[]PairLog // nil: nobody asks
+	pairing  int          // number of the current pair, from 1
+	window   []*candidate // the documents that the current tier has counted
+	log      *[]PairLog   // nil: nobody asks for an explanation
 }
 
 type candidate struct {
 	*Document
 	cosine  float32 // to the query
 	rank    int32   // the cosine, rounded
-	judged  bool    // by the guards:
-	guard   Verdict // Chosen where they let it pass
+	judged  bool    // guard is set
+	guard   Verdict // of the guards; Chosen: no guard bars the document
 	takenBy int     // number of the last pair that took it
 }
 
 func newWalk(c Config, in Input) *walk {
+	if len(c.Tiers) == 0 {
+		panic("mining: this Miner has no rules: make it by New")
+	}
 	w := &walk{Config: c, query: in.QueryID, vector: in.Query, horizon: lowest}
 	w.evidence = slices.Clone(in.Evidence)
 	slices.SortFunc(w.evidence, func(a, b Evidence) int { return strings.Compare(a.ID, b.ID) })
@@ -122,8 +134,8 @@ func newWalk(c Config, in Input) *walk {
 	if in.Exhausted {
 		return w
 	}
-	// The search engine's sums differ from these: what it left out may score a little above the last candidate,
-	// and come before those within that distance.
+	// The search engine's sums differ from these. A document that it left out may score a little above the
+	// last candidate, and so come before other candidates that are as near to the last one.
 	var last int32
 	switch {
 	case in.Floor != nil:
@@ -141,7 +153,7 @@ func newWalk(c Config, in Input) *walk {
 	return w
 }
 
-// pair fills the list of one positive; false if documents beyond the horizon could be in it.
+// pair fills the list of one positive. It gives false if documents beyond the horizon could be in the list.
 func (w *walk) pair(p *Document) (Pair, bool) {
 	w.pairing++
 	pair := Pair{Positive: p.ID, Hash: p.Hash, Similarity: Cosine(w.vector, p.Vector)}
@@ -167,7 +179,7 @@ func (w *walk) pair(p *Document) (Pair, bool) {
 	return pair, true
 }
 
-// ending is how a tier ended.
+// ending says how a tier ended.
 type ending uint8
 
 const (
@@ -177,15 +189,16 @@ const (
 	beyondHorizon
 )
 
-// tier appends to the pair's slots what the tier chooses, and notes what the choice depends on.
+// tier adds the documents that the tier chooses to the pair's slots, and notes in watch and entry what the
+// choice depends on.
 func (w *walk) tier(t *Tier, p *Document, pair *Pair) ending {
 	low, high, empty := t.bounds(pair.Similarity)
 	if empty {
 		return rangeExhausted
 	}
 	random := t.Sampling == SamplingRandom
-	w.window = w.window[:0]    // every document counted
-	var survivors []*candidate // of those: what random sampling chooses from
+	w.window = w.window[:0]
+	var survivors []*candidate // the documents of the window that random sampling chooses from
 	end, bottom := rangeExhausted, low
 	for i := range w.ranked {
 		c := &w.ranked[i]
@@ -198,11 +211,11 @@ func (w *walk) tier(t *Tier, p *Document, pair *Pair) ending {
 		case verdict != Chosen:
 		case !random:
 			w.take(c, t, p, pair)
-		case slices.ContainsFunc(survivors, func(s *candidate) bool { return s.Hash == c.Hash }):
+		case slices.ContainsFunc(survivors, func(s *candidate) bool { return sameContent(s.Hash, c.Hash) }):
 			verdict = SameContent
 		default:
 			survivors = append(survivors, c)
-			verdict = NotSampled // unless it is, below
+			verdict = NotSampled // logTaken sets Chosen if the sample has it
 		}
 		if w.log != nil {
 			w.logDecision(c, verdict, p, pair)
@@ -243,27 +256,8 @@ func (w *walk) take(c *candidate, t *Tier, p *Document, pair *Pair) {
 	})
 }
 
-// Window is a range of cosines to the query in which the rules look at the first Most documents.
-type Window struct {
-	Low, High float64
-	Most      int
-}
-
-// Windows lists what the rules may look at for a pair of that similarity, a window for each tier. Of a long ranking no
-// other documents need to be read: see Input.Floor.
-func (m *Miner) Windows(similarity float32) []Window {
-	var windows []Window
-	for i := range m.config.Tiers {
-		t := &m.config.Tiers[i]
-		if low, high, empty := t.bounds(similarity); !empty {
-			windows = append(windows, Window{low, high, t.Depth})
-		}
-	}
-	return windows
-}
-
-// bounds is the tier's range for a pair: the cosines of query and document that it looks at. Semantic leaves out its
-// lower bound.
+// bounds gives the cosines of query and document that the tier looks at, for a positive with this similarity
+// to the query. The semantic policy excludes its lower bound: see inRange.
 func (t *Tier) bounds(similarity float32) (low, high float64, empty bool) {
 	s := float64(similarity)
 	if t.Policy == PolicySemantic {
@@ -293,7 +287,7 @@ func (t *Tier) inRange(cosine float32, low, high float64) bool {
 	return low <= c && c <= high
 }
 
-// judge says what the tier, its policy and the guards make of a document that was counted last.
+// judge decides about the document that was counted last.
 func (w *walk) judge(c *candidate, t *Tier, p *Document, pair *Pair) Verdict {
 	switch {
 	case len(w.window) <= t.Skip:
@@ -312,7 +306,8 @@ func (w *walk) judge(c *candidate, t *Tier, p *Document, pair *Pair) Verdict {
 	return c.guard
 }
 
-// bars says whether a document is evidence for the query, or a copy of a document that is, and of which; Chosen: neither.
+// bars applies the guards: a document is barred if it is evidence, or a copy or near-copy of evidence. It
+// gives that evidence too. Chosen means that no guard bars the document.
 func (w *walk) bars(d *Document) (Verdict, *Evidence) {
 	at, ok := slices.BinarySearchFunc(w.evidence, d.ID, func(e Evidence, id string) int { return strings.Compare(e.ID, id) })
 	if ok {
@@ -322,7 +317,7 @@ func (w *walk) bars(d *Document) (Verdict, *Evidence) {
 		e := &w.evidence[i]
 		switch {
 		case e.Document == nil:
-		case e.Document.Hash == d.Hash:
+		case sameContent(e.Document.Hash, d.Hash):
 			return CopyOfEvidence, e
 		case float64(Cosine(e.Document.Vector, d.Vector)) >= w.NearDuplicate:
 			return NearDuplicate, e
@@ -334,11 +329,11 @@ func (w *walk) bars(d *Document) (Verdict, *Evidence) {
 }
 
 func hasHash(slots []Slot, hash string) bool {
-	return slices.ContainsFunc(slots, func(s Slot) bool { return s.Hash == hash })
+	return slices.ContainsFunc(slots, func(s Slot) bool { return sameContent(s.Hash, hash) })
 }
 
-// sample chooses n of the candidates by the smallest hash of query, positive and document, and gives them in order
-// of similarity, in which they come.
+// sample chooses the n candidates with the smallest hashes of query, positive and document. The candidates
+// come in order of similarity, and so do the chosen ones. The hash makes the choice the same each time.
 func sample(from []*candidate, n int, query, positive string) []*candidate {
 	if len(from) <= n {
 		return from
@@ -367,7 +362,8 @@ func sample(from []*candidate, n int, query, positive string) []*candidate {
 	return chosen
 }
 
-// hashString continues a 64-bit FNV-1a hash with a string and an end mark that no UTF-8 contains.
+// hashString continues a 64-bit FNV-1a hash with a string, and with an end mark, a byte that UTF-8 never
+// contains.
 func hashString(h uint64, s string) uint64 {
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * fnvPrime

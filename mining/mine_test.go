@@ -48,10 +48,12 @@ var texts = func() (h []mining.MinHash) {
 
 func drawDocument(t *rapid.T, id string) mining.Document {
 	d := mining.Document{ID: id, Vector: drawVector(t, "vector")}
-	// Contents repeat; near-copies move a vector a little.
-	if rapid.IntRange(0, 2).Draw(t, "copy") == 0 {
+	// Contents repeat, and some documents have no hash; near-copies move a vector a little.
+	switch rapid.IntRange(0, 5).Draw(t, "copy") {
+	case 0, 1:
 		d.Hash = "h" + strconv.Itoa(rapid.IntRange(0, 4).Draw(t, "content"))
-	} else {
+	case 2:
+	default:
 		d.Hash = "own " + id + strconv.Itoa(rapid.IntRange(0, 1).Draw(t, "version"))
 	}
 	if rapid.Bool().Draw(t, "shift") {
@@ -113,7 +115,7 @@ func drawCorpus(t *rapid.T) corpus {
 		c.live[id] = drawDocument(t, id)
 	}
 	for range rapid.IntRange(1, 3).Draw(t, "evidence") {
-		// The ids past the last are not indexed.
+		// Ids after the last document are not indexed.
 		c.evidence[fmt.Sprintf("d%02d", rapid.IntRange(0, n+1).Draw(t, "evidence_id"))] = rapid.IntRange(0, 3).Draw(t, "weak") > 0
 	}
 	return c
@@ -157,12 +159,11 @@ func TestMineEqualsOracle(t *testing.T) {
 	})
 }
 
-// TestChangesAreSeen is what convergence rests on: a change of one document either leaves the lists as they are, or
-// the state of before finds the query: by its watch set for the old version, by its entry intervals for the new one.
-// Several changes follow each other on the first state, as long as none is seen: a state that nobody had reason to
-// renew must go on to see what comes.
+// TestChangesAreSeen checks what convergence needs: if a change of one document alters a list, then Watch has the
+// document, or Entry holds its new cosine. Several changes follow each other without a new outcome, as long as Watch
+// and Entry see none of them: the old Watch and Entry must see the later changes too.
 func TestChangesAreSeen(t *testing.T) {
-	// Ordering by rounded cosines needs a millionth; the rest of Slack is for the search engine's sums.
+	// The order by rounded cosines needs a millionth. The rest of Slack is for the sums of the search engine.
 	const tolerance = 1.2e-6
 	cases, altered := 0, 0
 	property := func(t *rapid.T) {
@@ -200,8 +201,8 @@ func TestChangesAreSeen(t *testing.T) {
 	t.Logf("%d changes, %d altered a list", cases, altered)
 }
 
-// TestHorizon: a list of candidates that was cut by other sums than ours, as a search engine's are, gives the lists
-// of the whole, or asks for more.
+// TestHorizon cuts the candidates by slightly different sums, as a search engine does. Mine must then give the
+// same lists as with all documents, or ask for more.
 func TestHorizon(t *testing.T) {
 	enough, more := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -232,7 +233,7 @@ func TestHorizon(t *testing.T) {
 	}
 }
 
-// at is a document whose cosine to (1, 0, 0) is the given one.
+// at makes a document with this cosine to (1, 0, 0).
 func at(id string, cosine, side float64) mining.Document {
 	rest := math.Sqrt(1 - cosine*cosine)
 	return mining.Document{ID: id, Hash: "of " + id, Vector: []float32{float32(cosine), float32(rest * math.Cos(side)), float32(rest * math.Sin(side))}}
@@ -245,7 +246,7 @@ func positiveAware(negatives int) mining.Config {
 	return c
 }
 
-// TestHorizonSlack: the engine left b out, for its sums put it below a; by ours it comes before y.
+// TestHorizonSlack: the engine left out a document b, since its sums put b below a. By our sums b comes before y.
 func TestHorizonSlack(t *testing.T) {
 	p, x, y, a := at("p", 0.9, 0), at("x", 0.8, 1), at("y", 0.500004, 2), at("a", 0.5, 3)
 	in := mining.Input{
@@ -260,8 +261,8 @@ func TestHorizonSlack(t *testing.T) {
 	}
 }
 
-// TestRandomWatchesCopies: of two copies in a window the first takes part in the draw. Where it loses and then goes,
-// the second one takes part, and may win.
+// TestRandomWatchesCopies: of two copies in a window, only the first takes part in the random choice. If it is not
+// chosen and is then removed, the second takes part, and may be chosen.
 func TestRandomWatchesCopies(t *testing.T) {
 	c := corpus{query: []float32{1, 0, 0}, live: map[string]mining.Document{}, evidence: map[string]bool{"p": true}}
 	c.live["p"] = at("p", 0.9, 0)
@@ -295,8 +296,8 @@ func TestRandomWatchesCopies(t *testing.T) {
 	}
 }
 
-// TestDefaultRules is a pair by hand: the nearest document by the paper's rule first, then from 95 % of the
-// positive's similarity down.
+// TestDefaultRules is a pair worked out by hand: first the nearest document by the paper's rule, then the nearest
+// documents with at most 95 % of the positive's similarity.
 func TestDefaultRules(t *testing.T) {
 	p := at("p", 0.8, 0)
 	copyOfP, nearP := at("copy", 0.7, 2), at("near", 0.79, 0.01)
@@ -323,6 +324,38 @@ func TestDefaultRules(t *testing.T) {
 	}
 	if !mining.SameEntry(out.Entry, []mining.Interval{{Low: 0.4, High: 0.76}, {Low: 0.9, High: 2}}) {
 		t.Errorf("entry %v", out.Entry)
+	}
+}
+
+// TestWithoutHashes: a document without a hash is no copy of another document without a hash.
+func TestWithoutHashes(t *testing.T) {
+	random := positiveAware(3)
+	random.Tiers[0].Sampling = mining.SamplingRandom
+	for name, test := range map[string]struct {
+		cfg    mining.Config
+		hashes map[string]string
+		want   []string
+	}{
+		"nobody has one":             {positiveAware(3), nil, []string{"a", "b", "c"}},
+		"nobody, drawn at random":    {random, nil, []string{"a", "b", "c"}},
+		"only the positive has one":  {positiveAware(3), map[string]string{"p": "1"}, []string{"a", "b", "c"}},
+		"only negatives have one":    {positiveAware(3), map[string]string{"a": "1", "b": "1"}, []string{"a", "c"}},
+		"copies of evidence by hash": {positiveAware(3), map[string]string{"p": "1", "a": "1"}, []string{"b", "c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := corpus{query: []float32{1, 0, 0}, live: map[string]mining.Document{}, evidence: map[string]bool{"p": true}}
+			for _, d := range []mining.Document{at("p", 0.9, 0), at("a", 0.6, 1), at("b", 0.5, 2), at("c", 0.4, 3)} {
+				d.Hash = test.hashes[d.ID]
+				c.live[d.ID] = d
+			}
+			var got []string
+			for _, slot := range newMiner(t, test.cfg).Mine(c.input(true, -1)).Pairs[0].Slots {
+				got = append(got, slot.Document)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("mined %v, want %v", got, test.want)
+			}
+		})
 	}
 }
 
@@ -371,7 +404,7 @@ func BenchmarkMine(b *testing.B) {
 	b.ReportMetric(256*float64(b.N)/b.Elapsed().Seconds(), "queries/s")
 }
 
-// TestMain runs the properties on more cases than rapid's 100, unless told otherwise.
+// TestMain runs the properties with more cases than rapid's 100, unless a flag gives another number.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	told := false

@@ -7,30 +7,34 @@ import (
 	"unicode/utf8"
 )
 
-// Permutations is the length of a MinHash.
+// Permutations is the number of elements of a MinHash.
 const Permutations = 128
 
 const shingleWords = 5
 
-// MinHash is a signature of a text, from which the Jaccard similarity of two texts' word shingles is estimated
-// (Broder, "On the resemblance and containment of documents", 1997), keeping 16 bits of each minimum (Li and
-// König, "b-Bit Minwise Hashing", 2010). All arithmetic is modulo 2^64:
+// MinHash is a signature of a text: nil, or Permutations elements. Two signatures give an estimate of the
+// Jaccard similarity of the texts' shingles, which are runs of five words (Broder, "On the resemblance and
+// containment of documents", 1997). Each element keeps 16 bits of a minimum (Li and König, "b-Bit Minwise
+// Hashing", 2010).
 //
-//   - mix(z), the finaliser of SplitMix64: z ^= z>>30; z *= 0xbf58476d1ce4e5b9; z ^= z>>27;
+// The specification, with all arithmetic modulo 2^64:
+//
+//   - mix(z) is the finaliser of SplitMix64: z ^= z>>30; z *= 0xbf58476d1ce4e5b9; z ^= z>>27;
 //     z *= 0x94d049bb133111eb; z ^= z>>31.
-//   - Words: the maximal runs of Unicode letters, marks and numbers (categories L, M, N), except that each rune of
-//     the scripts Han, Hiragana and Katakana, which are written without spaces, is a word alone. A byte that is no
-//     UTF-8 separates words. Every rune is lower-cased by its simple mapping.
-//   - w, the hash of a word: 64-bit FNV-1a of its UTF-8 bytes.
-//   - x, the hash of a shingle of words w1…w5: start with x = 0, then x = mix(x + w) for each word in turn. A text
-//     of fewer than five words has one shingle, of all its words; one without words has no signature (nil).
-//   - SplitMix64 seeded with 0 gives a_0, b_0, a_1, b_1, … in turn (its i-th output, from 1, is
-//     mix(i·0x9e3779b97f4a7c15)), where the lowest bit of every a_i is then set.
-//   - Element i of the signature: the low 16 bits of mix(m), where m is the minimum over all shingles of a_i·x + b_i.
-//     Without mix they would follow from the low 16 bits of x, for every i alike, and of short texts, which have one
-//     shingle, one pair in 65,536 would pass for copies.
+//   - A word is a maximal run of Unicode letters, marks and numbers (categories L, M, N). But each rune of
+//     the scripts Han, Hiragana and Katakana is a word alone, for they are written without spaces. A byte
+//     that is not UTF-8 separates words. Each rune is lower-cased by its simple mapping.
+//   - w, the hash of a word, is 64-bit FNV-1a of its UTF-8 bytes.
+//   - x, the hash of a shingle of words w1…w5, begins with x = 0; then x = mix(x + w) for each word in turn.
+//     A text of fewer than five words has one shingle of all its words. A text without words has no signature
+//     (nil).
+//   - SplitMix64, seeded with 0, gives a_0, b_0, a_1, b_1, … in turn: its i-th output, from 1, is
+//     mix(i·0x9e3779b97f4a7c15). Then the lowest bit of each a_i is set.
+//   - Element i of the signature is the low 16 bits of mix(m), where m is the minimum of a_i·x + b_i over all
+//     shingles. Without mix, the low 16 bits of m would depend only on the low 16 bits of x, for each i
+//     alike. A short text has only one shingle, so one pair of short texts in 65,536 would count as copies.
 //
-// The Jaccard similarity is estimated by the share of equal elements; its standard error is at most 0.045.
+// The share of equal elements estimates the Jaccard similarity, with a standard error of 0.045 at most.
 type MinHash []uint16
 
 type permutation struct{ a, b uint64 }
@@ -56,14 +60,14 @@ func mix(z uint64) uint64 {
 	return z ^ z>>31
 }
 
-// NewMinHash computes the signature of a text: a document's title, a newline, and its text. It is nil if there
-// is no word in it.
+// NewMinHash computes the signature of a text. For a document this is its title, a newline and its text. The
+// signature is nil if the text has no word.
 func NewMinHash(text string) MinHash {
 	var minima [Permutations]uint64
 	for i := range minima {
 		minima[i] = ^uint64(0)
 	}
-	var window [shingleWords]uint64 // hashes of the last words, a ring
+	var window [shingleWords]uint64 // the hashes of the last five words, a ring
 	words := 0
 	eachWord(text, func(w uint64) {
 		window[words%shingleWords] = w
@@ -154,8 +158,8 @@ func eachWord(text string, yield func(uint64)) {
 	end()
 }
 
-// Jaccard estimates the Jaccard similarity of the shingles of two texts, from 0 to 1. It is 0 if either has no
-// signature.
+// Jaccard estimates the Jaccard similarity of the shingles of two texts, from 0 to 1. It is 0 if one of them
+// has no signature.
 func (a MinHash) Jaccard(b MinHash) float64 {
 	if len(a) != Permutations || len(b) != Permutations {
 		return 0
@@ -169,7 +173,7 @@ func (a MinHash) Jaccard(b MinHash) float64 {
 	return float64(equal) / Permutations
 }
 
-// Bytes gives the elements in little-endian order, two bytes each; none for a nil signature.
+// Bytes encodes the signature: two bytes for each element, little endian. A nil signature has no bytes.
 func (a MinHash) Bytes() []byte {
 	b := make([]byte, 0, 2*len(a))
 	for _, v := range a {
@@ -178,7 +182,8 @@ func (a MinHash) Bytes() []byte {
 	return b
 }
 
-// MinHashFromBytes reverses Bytes. No bytes give nil; any other length than that of a signature is an error.
+// MinHashFromBytes decodes what Bytes gave. No bytes are a nil signature; any other length than
+// 2·Permutations is an error.
 func MinHashFromBytes(b []byte) (MinHash, error) {
 	if len(b) == 0 {
 		return nil, nil

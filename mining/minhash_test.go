@@ -1,6 +1,7 @@
 package mining
 
 import (
+	"bytes"
 	"fmt"
 	"hash/fnv"
 	"math"
@@ -11,7 +12,7 @@ import (
 	"testing"
 )
 
-// specified is a MinHash by the letter of the type's comment.
+// specified computes a MinHash by the letter of the type's comment.
 func specified(text string) MinHash {
 	finalise := func(z uint64) uint64 {
 		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
@@ -76,8 +77,8 @@ func TestMinHashSpecification(t *testing.T) {
 	}
 }
 
-// TestMinHashOfShortTexts: texts of a few words, which have one shingle each, are told apart. Of 4,498,500 pairs a few have
-// equal elements by chance, and none has many.
+// TestMinHashOfShortTexts: texts of a few words have one shingle each, and still get different signatures. Of
+// 4,498,500 pairs, a few have equal elements by chance, and none has many.
 func TestMinHashOfShortTexts(t *testing.T) {
 	var all []MinHash
 	for i := range 3000 {
@@ -139,4 +140,26 @@ func BenchmarkMinHash(b *testing.B) {
 	for b.Loop() {
 		NewMinHash(text.String())
 	}
+}
+
+func FuzzMinHashFromBytes(f *testing.F) {
+	f.Add(NewMinHash("a text of more than five words, to be hashed").Bytes())
+	f.Add([]byte{})
+	f.Add([]byte{1, 2, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := MinHashFromBytes(b)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(h.Bytes(), b) {
+			t.Fatalf("%x was read and written as %x", b, h.Bytes())
+		}
+		want := 1.0
+		if h == nil {
+			want = 0
+		}
+		if h.Jaccard(h) != want {
+			t.Fatalf("similarity to itself is %v", h.Jaccard(h))
+		}
+	})
 }

@@ -7,7 +7,7 @@ import (
 	"hardneg/mining"
 )
 
-// The oracle: the lists as the rules' prose has them, over all live documents, in the plainest way.
+// The oracle computes the lists from all live documents, in the plainest way, as the documentation describes them.
 
 type corpus struct {
 	query    []float32
@@ -76,14 +76,14 @@ func (c corpus) barred(cfg mining.Config, d mining.Document) bool {
 				}
 			}
 		}
-		if e.Hash == d.Hash || float64(dot(e.Vector, d.Vector)) >= cfg.NearDuplicate || float64(equal)/128 >= cfg.NearText {
+		if e.Hash != "" && e.Hash == d.Hash || float64(dot(e.Vector, d.Vector)) >= cfg.NearDuplicate || float64(equal)/128 >= cfg.NearText {
 			return true
 		}
 	}
 	return false
 }
 
-// pairs mines every pair. chance gives the order of random sampling, which is not written in prose.
+// pairs mines each pair. chance gives the order of random sampling, which the documentation leaves open.
 func (c corpus) pairs(cfg mining.Config, chance func(positive, document string) uint64) []mining.Pair {
 	var ids []string
 	for id, positive := range c.evidence {
@@ -160,7 +160,7 @@ func (c corpus) pair(cfg mining.Config, p mining.Document, chance func(document 
 			if t.Policy == "semantic" && !(dot(c.query, d.Vector) > dot(p.Vector, d.Vector)) {
 				continue
 			}
-			if c.barred(cfg, d) || seen[d.Hash] {
+			if c.barred(cfg, d) || d.Hash != "" && seen[d.Hash] {
 				continue
 			}
 			already := false

@@ -116,6 +116,7 @@ func TestNDCG(t *testing.T) {
 		{[]string{"worse"}, 10, 0},
 		{nil, 10, 0},
 		{[]string{"a"}, 0, 0},
+		{[]string{"a"}, -1, 0},
 	} {
 		if got := NDCG(c.ranked, relevant, c.k); math.Abs(got-c.want) > 1e-12 {
 			t.Errorf("%v at %d: %v, want %v", c.ranked, c.k, got, c.want)
@@ -157,7 +158,7 @@ func TestReciprocalRankAndRecall(t *testing.T) {
 	for _, c := range []struct {
 		k          int
 		rr, recall float64
-	}{{0, 0, 0}, {1, 0, 0}, {2, 0.5, 1. / 3}, {3, 0.5, 1. / 3}, {4, 0.5, 2. / 3}, {100, 0.5, 2. / 3}} {
+	}{{-1, 0, 0}, {0, 0, 0}, {1, 0, 0}, {2, 0.5, 1. / 3}, {3, 0.5, 1. / 3}, {4, 0.5, 2. / 3}, {100, 0.5, 2. / 3}} {
 		if rr, recall := ReciprocalRank(ranked, relevant, c.k), Recall(ranked, relevant, c.k); rr != c.rr || recall != c.recall {
 			t.Errorf("at %d: %v, %v, want %v, %v", c.k, rr, recall, c.rr, c.recall)
 		}

@@ -1,7 +1,7 @@
 package mining
 
-// SameSlots says whether two lists are equal: same ids, hashes and policies, rank by rank, and cosines within
-// Slack.
+// SameSlots reports whether two lists are equal: rank by rank the same ids, hashes and policies, and cosines
+// that differ by Slack at most.
 func SameSlots(a, b []Slot) bool {
 	if len(a) != len(b) {
 		return false
@@ -16,14 +16,14 @@ func SameSlots(a, b []Slot) bool {
 	return true
 }
 
-// SamePair says whether two pairs are equal: same positive, in the same version, with the same list and reason,
-// and cosines within Slack.
+// SamePair reports whether two pairs are equal: the same positive with the same hash, list and reason, and
+// similarities that differ by Slack at most.
 func SamePair(a, b Pair) bool {
 	return a.Positive == b.Positive && a.Hash == b.Hash && a.Reason == b.Reason &&
 		near(a.Similarity, b.Similarity) && SameSlots(a.Slots, b.Slots)
 }
 
-// SameEntry says whether the bounds of two lists of intervals are equal within Slack.
+// SameEntry reports whether two lists have the same intervals, with bounds that differ by Slack at most.
 func SameEntry(a, b []Interval) bool {
 	if len(a) != len(b) {
 		return false

@@ -3,7 +3,7 @@ package model
 import (
 	"math"
 
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // HeldOut says how much the axes capture of documents that were left out when the axes were fitted. New
@@ -23,24 +23,24 @@ const (
 
 // holdOut divides rows into a part for fitting the axes and an evenly spread part that is held out.
 type holdOut struct {
-	rest    *mining.Sample
-	control mining.Matrix
+	rest    *reduce.Sample
+	control reduce.Matrix
 	every   int // one row in so many is held out; 0 means none
 	rows    int // added so far
 }
 
 // newHoldOut prepares for the rows of this many samples. Some samples may turn out to have no row.
 func newHoldOut(samples, dimensions int) *holdOut {
-	h := &holdOut{control: mining.Matrix{Cols: dimensions}}
+	h := &holdOut{control: reduce.Matrix{Cols: dimensions}}
 	if samples >= holdOutFrom {
 		h.every = max(holdOutEvery, (samples+holdOutMost-1)/holdOutMost)
 		samples -= samples / h.every
 	}
-	h.rest = mining.NewSample(samples, dimensions)
+	h.rest = reduce.NewSample(samples, dimensions)
 	return h
 }
 
-func (h *holdOut) add(rows mining.Matrix) error {
+func (h *holdOut) add(rows reduce.Matrix) error {
 	for i := range rows.Rows {
 		h.rows++
 		if h.every > 0 && h.rows%h.every == 0 {
@@ -48,7 +48,7 @@ func (h *holdOut) add(rows mining.Matrix) error {
 			h.control.Rows++
 			continue
 		}
-		if err := h.rest.Add(mining.Matrix{Rows: 1, Cols: rows.Cols, Data: rows.Row(i)}); err != nil {
+		if err := h.rest.Add(reduce.Matrix{Rows: 1, Cols: rows.Cols, Data: rows.Row(i)}); err != nil {
 			return err
 		}
 	}
@@ -56,19 +56,19 @@ func (h *holdOut) add(rows mining.Matrix) error {
 }
 
 // split returns both parts. If there were too few rows after all, it puts the held-out ones back.
-func (h *holdOut) split() (rest *mining.Sample, control mining.Matrix, err error) {
+func (h *holdOut) split() (rest *reduce.Sample, control reduce.Matrix, err error) {
 	if h.rows >= holdOutFrom {
 		return h.rest, h.control, nil
 	}
 	err = h.rest.Add(h.control)
-	return h.rest, mining.Matrix{Cols: h.control.Cols}, err
+	return h.rest, reduce.Matrix{Cols: h.control.Cols}, err
 }
 
 // Drift compares the loss of new documents under a model with the loss of the documents that were held out
 // when the model was fitted. Only one goroutine at a time may use it.
 type Drift struct {
 	heldOut *HeldOut
-	recent  mining.Energy // older documents weigh less
+	recent  reduce.Energy // older documents weigh less
 	seen    int64
 }
 
@@ -86,7 +86,7 @@ const (
 func NewDrift(m Manifest) *Drift { return &Drift{heldOut: m.HeldOut} }
 
 // Add adds the measurement of the newest documents.
-func (d *Drift) Add(e mining.Energy) {
+func (d *Drift) Add(e reduce.Energy) {
 	d.recent.Decay(math.Exp(-e.Vectors / driftWindow))
 	d.recent.Add(e)
 	d.seen += int64(e.Vectors)

@@ -11,7 +11,7 @@ import (
 
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // TestDriftTable prints the table of docs/models.md: how much models capture of the documents they were
@@ -40,8 +40,8 @@ func TestDriftTable(t *testing.T) {
 		}{
 			{"spread over", shuffled, 1000, 512}, {"first of", inOrder, 1000, 512}, {"spread over", shuffled, 2500, 512}, {"first of", inOrder, 2500, 512},
 		} {
-			reduce := config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: c.axes, Normalize: true, Seed: 1}
-			m, err := Fit(context.Background(), nil, ensemble, reduce, 1000, c.items[:c.samples])
+			reduction := config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: c.axes, Normalize: true, Seed: 1}
+			m, err := Fit(context.Background(), nil, ensemble, reduction, 1000, c.items[:c.samples])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +67,7 @@ func (d *Drift) left() float64 { return odds(d.Share()) / odds(d.heldOut.Share) 
 func feed(t *testing.T, m *Model, items []embed.Item) (lowest float64, d *Drift) {
 	t.Helper()
 	d, lowest = NewDrift(m.Info()), math.Inf(1)
-	m.Observe(func(e mining.Energy) {
+	m.Observe(func(e reduce.Energy) {
 		d.Add(e)
 		if d.seen >= DriftMinimum {
 			lowest = min(lowest, d.left())

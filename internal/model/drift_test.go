@@ -9,7 +9,7 @@ import (
 
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // topical makes passages about a few topics. Each topic has its own vocabulary.
@@ -83,7 +83,7 @@ func TestHoldOut(t *testing.T) {
 		n := c.n
 		h := newHoldOut(c.expected, 1)
 		for first := 0; first < n; first += 100 {
-			block := mining.NewMatrix(min(100, n-first), 1)
+			block := reduce.NewMatrix(min(100, n-first), 1)
 			for i := range block.Data {
 				block.Data[i] = float32(first + i)
 			}
@@ -108,7 +108,7 @@ func TestHoldOut(t *testing.T) {
 			}
 		}
 		// The rows are 0 to n−1, so the mean of one part determines the mean of the other.
-		if r, err := rest.Fit(t.Context(), mining.ReducerOptions{Variance: 1}); err != nil {
+		if r, err := rest.Fit(t.Context(), reduce.Options{Variance: 1}); err != nil {
 			t.Fatal(err)
 		} else {
 			sum := float64(r.Mean[0]) * float64(n-control.Rows)
@@ -134,12 +134,12 @@ func TestDriftIsTheDefinition(t *testing.T) {
 	seen := 0.0
 	for range 40 {
 		n := 1 + random.IntN(200)
-		var e mining.Energy
+		var e reduce.Energy
 		level := random.Float64()
 		for range n {
 			x := document{seen + float64(n), 0.5 + random.Float64(), 0}
 			x.captured = x.total * level * random.Float64()
-			e.Add(mining.Energy{Vectors: 1, Total: x.total, Captured: x.captured})
+			e.Add(reduce.Energy{Vectors: 1, Total: x.total, Captured: x.captured})
 			all = append(all, x)
 		}
 		seen += float64(n)
@@ -161,7 +161,7 @@ func TestDriftIsTheDefinition(t *testing.T) {
 
 // TestNoVerdict: without a comparison, or with few documents, nothing is notable.
 func TestNoVerdict(t *testing.T) {
-	lost := mining.Energy{Vectors: 499, Total: 499}
+	lost := reduce.Energy{Vectors: 499, Total: 499}
 	d := NewDrift(Manifest{HeldOut: &HeldOut{100, 0.5}})
 	if d.Share() != 1 || d.Notable() {
 		t.Error("nothing was seen, and it drifted")
@@ -170,12 +170,12 @@ func TestNoVerdict(t *testing.T) {
 	if d.Notable() {
 		t.Error("a verdict on 499 documents")
 	}
-	d.Add(mining.Energy{Vectors: 100, Total: 100})
+	d.Add(reduce.Energy{Vectors: 100, Total: 100})
 	if !d.Notable() {
 		t.Error("nothing is captured of 599 documents, and it is not notable")
 	}
 	d = NewDrift(Manifest{})
-	d.Add(mining.Energy{Vectors: 5000, Total: 5000})
+	d.Add(reduce.Energy{Vectors: 5000, Total: 5000})
 	if d.Notable() {
 		t.Error("a verdict without a comparison")
 	}
@@ -185,8 +185,8 @@ func TestNoVerdict(t *testing.T) {
 func TestObserve(t *testing.T) {
 	m := mustFit(t, small, pca, 10, topical(1, 400, 0, 4))
 	var mu sync.Mutex
-	var got mining.Energy
-	m.Observe(func(e mining.Energy) {
+	var got reduce.Energy
+	m.Observe(func(e reduce.Energy) {
 		mu.Lock()
 		defer mu.Unlock()
 		got.Add(e)
@@ -196,8 +196,8 @@ func TestObserve(t *testing.T) {
 		t.Fatalf("queries are measured: %+v, %v", got, err)
 	}
 	mustVectors(t, m, items)
-	var want mining.Energy
-	block := mining.NewMatrix(len(items), m.length)
+	var want reduce.Energy
+	block := reduce.NewMatrix(len(items), m.length)
 	kept, _, err := m.ensemble(context.Background(), embed.Passage, items, block)
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestDriftOfTopics(t *testing.T) {
 func TestHeldOutIsWhatToExpect(t *testing.T) {
 	many := config.Reduce{Method: "pca", Variance: 1, MaxDimensions: 110, Normalize: true, Seed: 1}
 	m := mustFit(t, small, many, 10, prose(1, 240))
-	var fresh mining.Energy
+	var fresh reduce.Energy
 	m.Observe(fresh.Add)
 	mustVectors(t, m, prose(2, 2000))
 	sample, held := m.Info().Variance[len(m.Info().Variance)-1].Share, m.Info().HeldOut.Share
@@ -265,6 +265,6 @@ func TestNothingHeldOut(t *testing.T) {
 		}
 	}
 	plain := mustFit(t, small, config.Reduce{Method: "none"}, 10, prose(1, 400))
-	plain.Observe(func(e mining.Energy) { t.Errorf("measured without axes: %+v", e) })
+	plain.Observe(func(e reduce.Energy) { t.Errorf("measured without axes: %+v", e) })
 	mustVectors(t, plain, prose(2, 10))
 }

@@ -18,6 +18,7 @@ import (
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
 	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // fitReport is the output of a fit that runs in its own process.
@@ -83,11 +84,11 @@ func TestLexicalFitAlone(t *testing.T) {
 		r.Wall += time.Since(start)
 		r.CPU += processorTime(t) - cpu
 	}
-	rows := mining.NewSample(most, length)
+	rows := reduce.NewSample(most, length)
 	for start := 0; start < most; start += blockRows {
 		end := min(start+blockRows, most)
 		a, b := vectors(t, first, embed.Passage, sample[start:end]), vectors(t, second, embed.Passage, backwards[start:end])
-		block := mining.NewMatrix(a.Rows, length)
+		block := reduce.NewMatrix(a.Rows, length)
 		for i := range block.Rows {
 			if err := mining.Concat([][]float32{a.Row(i), b.Row(i)}, []float64{1, 1}, block.Row(i)); err != nil {
 				t.Fatal(err)
@@ -96,7 +97,7 @@ func TestLexicalFitAlone(t *testing.T) {
 		timed(func() error { return rows.Add(block) })
 	}
 	timed(func() error {
-		reducer, err := rows.Fit(t.Context(), mining.ReducerOptions{Variance: 0.95, Normalize: true, Seed: 1})
+		reducer, err := rows.Fit(t.Context(), reduce.Options{Variance: 0.95, Normalize: true, Seed: 1})
 		if err == nil {
 			r.Share = reducer.Share
 		}

@@ -11,7 +11,7 @@ import (
 
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // Manifest describes a published model. It is JSON.
@@ -203,7 +203,7 @@ func (described Manifest) open(payload []byte, resources *embed.Resources) (*Mod
 	if described.Reducer != len(rest) {
 		return nil, fmt.Errorf("%d bytes are left for the reducer, want %d", len(rest), described.Reducer)
 	}
-	m.reducer = new(mining.Reducer)
+	m.reducer = new(reduce.Reducer)
 	if err := m.reducer.UnmarshalBinary(rest); err != nil {
 		return nil, fmt.Errorf("reducer: %w", err)
 	}

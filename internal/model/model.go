@@ -15,6 +15,7 @@ import (
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
 	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // Model is an ensemble of fitted embedders and a reducer. It is safe for concurrent use.
@@ -22,10 +23,10 @@ type Model struct {
 	embedders []embed.Embedder
 	weights   []float64
 	length    int // of the ensemble's vector
-	reducer   *mining.Reducer
+	reducer   *reduce.Reducer
 	manifest  Manifest
 	payload   []byte // fitted data, as published
-	observe   func(mining.Energy)
+	observe   func(reduce.Energy)
 }
 
 // blockRows is the number of ensemble vectors in memory at once: 256 of 4,096 float32 values are 4 MiB.
@@ -38,8 +39,8 @@ const blockRows = 256
 // Of 200 or more samples, one in 20, and at most 500, are held out when the axes are fitted: see Drift.
 //
 // A sample below minimum says little about the variance of later texts. The reducer then keeps
-// reduce.MaxDimensions axes, whatever they capture.
-func Fit(ctx context.Context, resources *embed.Resources, embedders []config.Embedder, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
+// reduction.MaxDimensions axes, whatever they capture.
+func Fit(ctx context.Context, resources *embed.Resources, embedders []config.Embedder, reduction config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (*Model, error) {
 	m, err := assemble(embedders, resources)
 	if err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func Fit(ctx context.Context, resources *embed.Resources, embedders []config.Emb
 			return nil, err
 		}
 	}
-	samples, heldOut, err := m.reduce(ctx, reduce, minimum, sample, progress...)
+	samples, heldOut, err := m.reduce(ctx, reduction, minimum, sample, progress...)
 	if err != nil {
 		return nil, err
 	}
@@ -121,16 +122,16 @@ func texts(sample []embed.Item) func(yield func(string) bool) {
 
 // reduce fits the reducer. It returns the number of items that could be embedded, and the measurement on the
 // held-out ones.
-func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (samples int, heldOut *HeldOut, err error) {
-	if reduce.Method != "pca" && reduce.Method != "none" {
-		return 0, nil, fmt.Errorf("reduce.method: %q, want pca or none", reduce.Method)
+func (m *Model) reduce(ctx context.Context, reduction config.Reduce, minimum int, sample []embed.Item, progress ...Progress) (samples int, heldOut *HeldOut, err error) {
+	if reduction.Method != "pca" && reduction.Method != "none" {
+		return 0, nil, fmt.Errorf("reduce.method: %q, want pca or none", reduction.Method)
 	}
 	var rows *holdOut
 	var refused error
-	if reduce.Method != "none" {
+	if reduction.Method != "none" {
 		rows = newHoldOut(len(sample), m.length)
 	}
-	block := mining.NewMatrix(min(blockRows, len(sample)), m.length)
+	block := reduce.NewMatrix(min(blockRows, len(sample)), m.length)
 	for start := 0; start < len(sample); start += blockRows {
 		end := min(start+blockRows, len(sample))
 		kept, failures, err := m.ensemble(ctx, embed.Passage, sample[start:end], block)
@@ -144,7 +145,7 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 		}
 		samples += len(kept)
 		if rows != nil {
-			if err := rows.add(mining.Matrix{Rows: len(kept), Cols: m.length, Data: block.Data[:len(kept)*m.length]}); err != nil {
+			if err := rows.add(reduce.Matrix{Rows: len(kept), Cols: m.length, Data: block.Data[:len(kept)*m.length]}); err != nil {
 				return 0, nil, err
 			}
 		}
@@ -156,15 +157,15 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 		return 0, nil, fmt.Errorf("%w: all %d are refused: %w", ErrSample, len(sample), cmp.Or(refused, errors.New("the sample is empty")))
 	}
 	if rows == nil {
-		m.reducer = mining.Identity(m.length)
+		m.reducer = reduce.Identity(m.length)
 		return samples, nil, nil
 	}
-	options := mining.ReducerOptions{
-		Variance:      reduce.Variance,
-		MaxDimensions: min(reduce.MaxDimensions, m.length),
-		SubtractMean:  reduce.SubtractMean,
-		Normalize:     reduce.Normalize,
-		Seed:          reduce.Seed,
+	options := reduce.Options{
+		Variance:      reduction.Variance,
+		MaxDimensions: min(reduction.MaxDimensions, m.length),
+		SubtractMean:  reduction.SubtractMean,
+		Normalize:     reduction.Normalize,
+		Seed:          reduction.Seed,
 		Progress: func(dimensions int) {
 			for _, f := range progress {
 				f(StepSearched, dimensions)
@@ -185,14 +186,14 @@ func (m *Model) reduce(ctx context.Context, reduce config.Reduce, minimum int, s
 	if control.Rows == 0 {
 		return samples, nil, nil
 	}
-	_, energy, err := m.reducer.ProjectMeasured(control, mining.NewMatrix(control.Rows, m.reducer.Out()))
+	_, energy, err := m.reducer.ProjectMeasured(control, reduce.NewMatrix(control.Rows, m.reducer.Out()))
 	return samples, &HeldOut{control.Rows, energy.Share()}, err
 }
 
 // ensemble embeds the items with all embedders at the same time. The first rows of out get the concatenated
 // vectors of the items that all embedders could embed. kept holds the index of the item in each such row,
 // failures an error for every other item.
-func (m *Model) ensemble(ctx context.Context, kind embed.Kind, items []embed.Item, out mining.Matrix) (kept []int, failures []error, err error) {
+func (m *Model) ensemble(ctx context.Context, kind embed.Kind, items []embed.Item, out reduce.Matrix) (kept []int, failures []error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	vectors := make([][][]float32, len(m.embedders))
@@ -253,7 +254,7 @@ var errNothingLeft = errors.New("model: nothing is left of the text's vector aft
 func (m *Model) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error) {
 	vectors := make([][]float32, 0, len(items))
 	failures := make([]error, 0, len(items))
-	block := mining.NewMatrix(min(blockRows, len(items)), m.length)
+	block := reduce.NewMatrix(min(blockRows, len(items)), m.length)
 	for start := 0; start < len(items); start += blockRows {
 		part := items[start:min(start+blockRows, len(items))]
 		partVectors, partFailures, err := m.block(ctx, kind, part, block)
@@ -266,7 +267,7 @@ func (m *Model) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item
 }
 
 // block embeds and reduces the items, at most as many as the buffer has rows.
-func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, buffer mining.Matrix) ([][]float32, []error, error) {
+func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, buffer reduce.Matrix) ([][]float32, []error, error) {
 	kept, failures, err := m.ensemble(ctx, kind, items, buffer)
 	if err != nil {
 		return nil, nil, err
@@ -275,8 +276,8 @@ func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, 
 	if len(kept) == 0 {
 		return vectors, failures, nil
 	}
-	reduced := mining.NewMatrix(len(kept), m.reducer.Out())
-	zero, err := m.project(kind, mining.Matrix{Rows: len(kept), Cols: m.length, Data: buffer.Data[:len(kept)*m.length]}, reduced)
+	reduced := reduce.NewMatrix(len(kept), m.reducer.Out())
+	zero, err := m.project(kind, reduce.Matrix{Rows: len(kept), Cols: m.length, Data: buffer.Data[:len(kept)*m.length]}, reduced)
 	if err != nil {
 		return nil, nil, fmt.Errorf("model %s: %w", m.manifest.ID, err)
 	}
@@ -290,7 +291,7 @@ func (m *Model) block(ctx context.Context, kind embed.Kind, items []embed.Item, 
 }
 
 // project reduces vectors. For passages it calls the observer.
-func (m *Model) project(kind embed.Kind, in, out mining.Matrix) (zero []int, err error) {
+func (m *Model) project(kind embed.Kind, in, out reduce.Matrix) (zero []int, err error) {
 	if m.observe == nil || kind != embed.Passage {
 		return m.reducer.Project(in, out)
 	}
@@ -303,7 +304,7 @@ func (m *Model) project(kind embed.Kind, in, out mining.Matrix) (zero []int, err
 
 // Observe registers f, which is called with measurements of the passages embedded from now on, from the
 // goroutines that embed them. Call Observe before the model is used.
-func (m *Model) Observe(f func(mining.Energy)) { m.observe = f }
+func (m *Model) Observe(f func(reduce.Energy)) { m.observe = f }
 
 // ID returns the model's name: a hash of its content in 16 hexadecimal digits.
 func (m *Model) ID() string { return m.manifest.ID }

@@ -19,6 +19,7 @@ import (
 	"hardneg/internal/embed"
 	"hardneg/internal/records"
 	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 var ensemble = []config.Embedder{
@@ -90,13 +91,13 @@ func dataFolder(t testing.TB) string {
 }
 
 // vectors embeds items into one matrix. Rows of items without a vector stay zero.
-func vectors(t testing.TB, m *Model, kind embed.Kind, items []embed.Item) mining.Matrix {
+func vectors(t testing.TB, m *Model, kind embed.Kind, items []embed.Item) reduce.Matrix {
 	t.Helper()
 	found, _, err := m.Vectors(context.Background(), kind, items)
 	if err != nil {
 		t.Fatal(err)
 	}
-	matrix := mining.NewMatrix(len(items), m.Dimensions())
+	matrix := reduce.NewMatrix(len(items), m.Dimensions())
 	for i, vector := range found {
 		copy(matrix.Row(i), vector)
 	}
@@ -106,8 +107,8 @@ func vectors(t testing.TB, m *Model, kind embed.Kind, items []embed.Item) mining
 const cutOff = 10
 
 // ndcg returns the mean nDCG@10 of exact search.
-func (c *collection) ndcg(passages, queries mining.Matrix) float64 {
-	scores := mining.NewMatrix(queries.Rows, passages.Rows)
+func (c *collection) ndcg(passages, queries reduce.Matrix) float64 {
+	scores := reduce.NewMatrix(queries.Rows, passages.Rows)
 	blas32.Gemm(blas.NoTrans, blas.Trans, 1, general(queries), general(passages), 0, general(scores))
 	var sum float64
 	for q := range queries.Rows {
@@ -140,12 +141,12 @@ func (c *collection) top(scores []float32) []string {
 
 // semantic returns a share of the pairs of a query and a relevant passage: those with a document that meets
 // both conditions of the semantic policy and is no near copy of the relevant passage.
-func (c *collection) semantic(passages, queries mining.Matrix) float64 {
+func (c *collection) semantic(passages, queries reduce.Matrix) float64 {
 	places := make(map[string]int, len(c.ids))
 	for i, id := range c.ids {
 		places[id] = i
 	}
-	scores := mining.NewMatrix(queries.Rows, passages.Rows)
+	scores := reduce.NewMatrix(queries.Rows, passages.Rows)
 	blas32.Gemm(blas.NoTrans, blas.Trans, 1, general(queries), general(passages), 0, general(scores))
 	pairs, found := 0, 0
 	for q := range queries.Rows {
@@ -171,7 +172,7 @@ func (c *collection) semantic(passages, queries mining.Matrix) float64 {
 	return float64(found) / float64(pairs)
 }
 
-func general(m mining.Matrix) blas32.General {
+func general(m reduce.Matrix) blas32.General {
 	return blas32.General{Rows: m.Rows, Cols: m.Cols, Stride: m.Cols, Data: m.Data}
 }
 
@@ -232,13 +233,13 @@ var curveDimensions = []int{64, 128, 256, 384, 512, 768, 1024}
 
 // curve reduces the ensemble's vectors once, to the largest number of dimensions, and then cuts them, because
 // axes are nested. It returns the nDCG@10 at 512 dimensions.
-func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) (at512 float64) {
+func (c *collection) curve(t *testing.T, passages, queries reduce.Matrix) (at512 float64) {
 	sample := passages
 	if sample.Rows > 10_000 { // fit.sample
 		sample = every(passages, 10_000)
 	}
 	start := time.Now()
-	reducer, err := mining.FitReducer(t.Context(), sample, mining.ReducerOptions{Variance: 1, MaxDimensions: curveDimensions[len(curveDimensions)-1], Normalize: true, Seed: 1})
+	reducer, err := reduce.Fit(t.Context(), sample, reduce.Options{Variance: 1, MaxDimensions: curveDimensions[len(curveDimensions)-1], Normalize: true, Seed: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +249,7 @@ func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) (at512
 		cut := *reducer
 		cut.Components.Rows, cut.Components.Data = dimensions, reducer.Components.Data[:dimensions*reducer.Components.Cols]
 		start := time.Now()
-		project(t, &cut, mining.Matrix{Rows: 1000, Cols: passages.Cols, Data: passages.Data[:1000*passages.Cols]})
+		project(t, &cut, reduce.Matrix{Rows: 1000, Cols: passages.Cols, Data: passages.Data[:1000*passages.Cols]})
 		projecting := time.Since(start)
 		cutPassages, cutQueries := firstColumns(reducedPassages, dimensions), firstColumns(reducedQueries, dimensions)
 		got := c.ndcg(cutPassages, cutQueries)
@@ -263,8 +264,8 @@ func (c *collection) curve(t *testing.T, passages, queries mining.Matrix) (at512
 }
 
 // firstColumns returns what the reducer would give with fewer axes. Rows have unit length again.
-func firstColumns(m mining.Matrix, columns int) mining.Matrix {
-	cut := mining.NewMatrix(m.Rows, columns)
+func firstColumns(m reduce.Matrix, columns int) reduce.Matrix {
+	cut := reduce.NewMatrix(m.Rows, columns)
 	for i := range m.Rows {
 		row := cut.Row(i)
 		copy(row, m.Row(i))
@@ -275,9 +276,9 @@ func firstColumns(m mining.Matrix, columns int) mining.Matrix {
 	return cut
 }
 
-func project(t *testing.T, reducer *mining.Reducer, in mining.Matrix) mining.Matrix {
+func project(t *testing.T, reducer *reduce.Reducer, in reduce.Matrix) reduce.Matrix {
 	t.Helper()
-	out := mining.NewMatrix(in.Rows, reducer.Out())
+	out := reduce.NewMatrix(in.Rows, reducer.Out())
 	if _, err := reducer.Project(in, out); err != nil {
 		t.Fatal(err)
 	}
@@ -285,8 +286,8 @@ func project(t *testing.T, reducer *mining.Reducer, in mining.Matrix) mining.Mat
 }
 
 // every returns n rows, evenly spread.
-func every(m mining.Matrix, n int) mining.Matrix {
-	taken := mining.NewMatrix(n, m.Cols)
+func every(m reduce.Matrix, n int) reduce.Matrix {
+	taken := reduce.NewMatrix(n, m.Cols)
 	for i := range n {
 		copy(taken.Row(i), m.Row(i*m.Rows/n))
 	}

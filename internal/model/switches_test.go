@@ -8,7 +8,7 @@ import (
 
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // TestReducerSwitches prints the table of docs/embedders.md on reduce.subtract_mean and reduce.normalize: the quality of
@@ -30,7 +30,7 @@ func TestReducerSwitches(t *testing.T) {
 		if sample.Rows > defaults.Fit.Sample {
 			sample = every(passages, defaults.Fit.Sample)
 		}
-		reducer, err := mining.FitReducer(t.Context(), sample, mining.ReducerOptions{
+		reducer, err := reduce.Fit(t.Context(), sample, reduce.Options{
 			Variance: defaults.Reduce.Variance, MaxDimensions: defaults.Reduce.MaxDimensions, Seed: defaults.Reduce.Seed,
 		})
 		if err != nil {

@@ -7,7 +7,7 @@ import (
 
 	"hardneg/internal/model"
 	"hardneg/internal/telemetry"
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // drift watches how much the model loses of the documents that this instance embeds. It knows nothing of earlier processes.
@@ -37,7 +37,7 @@ func observeDrift(m *model.Model, metrics *telemetry.Metrics, log zerolog.Logger
 	m.Observe(d.add)
 }
 
-func (d *drift) add(e mining.Energy) {
+func (d *drift) add(e reduce.Energy) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.watch.Add(e)

@@ -8,8 +8,6 @@ package records
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +15,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/gowebpki/jcs"
+
+	"hardneg/mining"
 )
 
 // MaxID is the maximum length of a document's or query's id, in bytes. Ids become keys, payload values and
@@ -70,14 +70,8 @@ func TripletID(query, positive, negative string, revision int64) string {
 
 func name5(name string) string { return uuid.NewSHA1(uuid.NameSpaceURL, []byte(name)).String() }
 
-// ContentHash returns the version of a document: the first 32 hex digits of SHA-256(title ∥ 0x0A ∥ text).
-func ContentHash(title, text string) string {
-	h := sha256.New()
-	h.Write([]byte(title))
-	h.Write([]byte{'\n'})
-	h.Write([]byte(text))
-	return hex.EncodeToString(h.Sum(nil)[:16])
-}
+// ContentHash is the version of a document: see mining.ContentHash. It stands here too, because the records carry it.
+func ContentHash(title, text string) string { return mining.ContentHash(title, text) }
 
 // EmbeddedText returns the text that embedders get: title, newline and text, or only the text if there is no
 // title.

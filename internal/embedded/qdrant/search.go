@@ -7,7 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"hardneg/mining"
+	"hardneg/mining/reduce"
 )
 
 // blockRows is the number of vectors that are scored together. So few scores against a batch of queries fit
@@ -43,7 +43,7 @@ func (v *view) run(batch []*search) {
 	if len(batch) == 0 || v.dimensions == 0 {
 		return
 	}
-	queries := mining.NewMatrix(len(batch), v.dimensions)
+	queries := reduce.NewMatrix(len(batch), v.dimensions)
 	for i, s := range batch {
 		copy(queries.Row(i), s.vector)
 	}
@@ -56,7 +56,7 @@ func (v *view) run(batch []*search) {
 		tops[w] = make([]top, len(batch))
 		group.Go(func() {
 			s := scorer{
-				view: v, batch: batch, queries: queries, tops: tops[w], scores: mining.NewMatrix(blockRows, len(batch)),
+				view: v, batch: batch, queries: queries, tops: tops[w], scores: reduce.NewMatrix(blockRows, len(batch)),
 			}
 			for block := int(next.Add(1)) - 1; block < blocks; block = int(next.Add(1)) - 1 {
 				s.scoreBlock(block)
@@ -77,9 +77,9 @@ func (v *view) run(batch []*search) {
 type scorer struct {
 	*view
 	batch   []*search
-	queries mining.Matrix // the batch's vectors
-	scores  mining.Matrix // blockRows × queries
-	sparse  mining.Matrix // copies of the rows to score, if they are few in a block; allocated on first use
+	queries reduce.Matrix // the batch's vectors
+	scores  reduce.Matrix // blockRows × queries
+	sparse  reduce.Matrix // copies of the rows to score, if they are few in a block; allocated on first use
 	tops    []top         // by query
 }
 
@@ -96,11 +96,11 @@ func (s *scorer) scoreBlock(block int) {
 		return
 	}
 	from, d := (first%chunkRows)*s.dimensions, s.dimensions
-	vectors := mining.Matrix{Rows: rows[len(rows)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
+	vectors := reduce.Matrix{Rows: rows[len(rows)-1] + 1, Cols: d, Data: s.chunks[first/chunkRows][from:]}
 	dense := len(rows) > vectors.Rows/2
 	if !dense {
 		if s.sparse.Rows == 0 {
-			s.sparse = mining.NewMatrix(blockRows, d)
+			s.sparse = reduce.NewMatrix(blockRows, d)
 		}
 		for i, row := range rows {
 			copy(s.sparse.Row(i), vectors.Row(row))
@@ -109,7 +109,7 @@ func (s *scorer) scoreBlock(block int) {
 		vectors.Rows = len(rows)
 	}
 	vectors.Data = vectors.Data[:vectors.Rows*d]
-	mining.Products(vectors, s.queries, mining.Matrix{Rows: vectors.Rows, Cols: s.scores.Cols, Data: s.scores.Data[:vectors.Rows*s.scores.Cols]})
+	reduce.Products(vectors, s.queries, reduce.Matrix{Rows: vectors.Rows, Cols: s.scores.Cols, Data: s.scores.Data[:vectors.Rows*s.scores.Cols]})
 	for i, row := range rows {
 		slot := uint32(first + row)
 		if dense {

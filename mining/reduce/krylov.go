@@ -1,26 +1,29 @@
-package mining
+package reduce
 
 import (
 	"math"
 
 	"gonum.org/v1/gonum/blas/blas32"
+
+	"hardneg/mining"
 )
 
 const (
-	krylovBlock = 32 // rows added to the basis at a time
-	// A row of which orthogonalisation leaves less than this share is rounding error of float32, not a direction.
+	krylovBlock = 32 // the basis grows by so many rows at a time
+	// If orthogonalisation leaves less than this share of a row's length, the rest is rounding error of
+	// float32, not a direction.
 	breakdown = 1e-4
 )
 
 // krylov is the growing basis of a block Krylov space of the covariance C, and C's projection on it.
 type krylov struct {
-	rank  int       // dimensions that the sample can span
-	basis Matrix    // Q, orthonormal rows; as many as there is room for
-	size  int       // rows in use
+	rank  int       // the most dimensions that the sample can span
+	basis Matrix    // Q: its first rows are orthonormal, the others are free
+	size  int       // number of orthonormal rows
 	t     band      // T = QCQᵀ
 	trace float64   // of T
-	next  Matrix    // C times the last block, less its part within Q: where the basis grows next
-	norms []float64 // lengths of next's rows before that part was taken away
+	next  Matrix    // C times the last block, without its part within Q: the next block comes from it
+	norms []float64 // lengths of next's rows before the part within Q was subtracted
 }
 
 func (f *fit) begin() {
@@ -29,18 +32,21 @@ func (f *fit) begin() {
 	f.t.width = krylovBlock
 }
 
-// grow adds a block to the basis and projects C on it; false if the basis spans all that the sample does.
+// grow adds a block to the basis and projects C on it. It gives false if the basis spans all directions of
+// the sample.
 //
-// C times a block lies in that block, the last, and the next, whose rows are added in the order of those that they come
-// from; so T has krylovBlock elements on both sides of its diagonal, and what the products show beyond is rounding error.
+// C times a block lies in this block, the one before and the next one. The rows of the next block have the
+// same order as the rows that they come from. So T has krylovBlock elements on both sides of its diagonal.
+// Elements farther off are rounding errors, and are left out.
 func (f *fit) grow() bool {
 	first := f.size
 	full := min(first+krylovBlock, f.rank)
 	if first > 0 {
 		f.extend(f.next, f.norms, full)
 	}
-	// At the start, and where C times the last block lies within the basis already (an eigenvalue of higher
-	// multiplicity than a block, or a closed subspace), random combinations of the sample's rows go on.
+	// At the start there is no block to go on from. Later, C times the last block can lie within the basis (a
+	// closed subspace, or an eigenvalue whose multiplicity is larger than a block). In both cases random
+	// combinations of the sample's rows give new directions.
 	for f.size < full {
 		before := f.size
 		sketch := f.sketch()
@@ -70,7 +76,7 @@ func (f *fit) grow() bool {
 	return true
 }
 
-// sketch is a block of random combinations of the centred rows of the sample.
+// sketch makes a block of random combinations of the centred rows of the sample.
 func (f *fit) sketch() Matrix {
 	directions := f.sample.rows.Rows
 	if f.sample.square.Rows > 0 {
@@ -86,7 +92,7 @@ func (f *fit) sketch() Matrix {
 	return f.combine(m)
 }
 
-// covariance is C times each row of the block.
+// covariance multiplies C by each row of the block.
 func (f *fit) covariance(block Matrix) Matrix {
 	if f.sample.square.Rows > 0 {
 		return multiply(block, f.sample.square) // C is its own transpose
@@ -96,21 +102,22 @@ func (f *fit) covariance(block Matrix) Matrix {
 	return f.combine(weights)
 }
 
-// combine is weights (b × n) times the centred sample.
+// combine multiplies weights (b × n) by the centred sample (n × d).
 func (f *fit) combine(weights Matrix) Matrix {
 	out := NewMatrix(weights.Rows, f.sample.d)
 	addMul(1, weights, f.sample.rows, out)
 	return out
 }
 
-// multiply is a·bᵀ.
+// multiply gives a·bᵀ.
 func multiply(a, b Matrix) Matrix {
 	c := NewMatrix(a.Rows, b.Rows)
 	Products(a, b, c)
 	return c
 }
 
-// project takes the part within the basis away from the rows of w, and gives its coordinates, w·Qᵀ.
+// project subtracts from the rows of w their part within the basis, and gives the coordinates of this part,
+// w·Qᵀ.
 func (f *fit) project(w Matrix) Matrix {
 	if f.size == 0 {
 		return Matrix{}
@@ -121,10 +128,10 @@ func (f *fit) project(w Matrix) Matrix {
 	return h
 }
 
-// extend appends the directions of rows that have been projected once to the basis, until it has
-// as many as full; lengths are those of the rows before.
+// extend adds the directions of rows to the basis, until it has full rows. The rows were projected once
+// before, and lengths are their lengths before that.
 func (f *fit) extend(rows Matrix, lengths []float64, full int) {
-	f.project(rows) // twice is enough for orthogonality (Giraud et al., 2005) …
+	f.project(rows) // projecting twice is enough for orthogonality (Giraud et al., 2005) …
 	first := f.size
 	for i := 0; i < rows.Rows && f.size < full; i++ {
 		if f.size == f.basis.Rows {
@@ -133,11 +140,11 @@ func (f *fit) extend(rows Matrix, lengths []float64, full int) {
 		row := rows.Row(i)
 		before := norm(row)
 		subtract(f.basis.slice(first, f.size), row)
-		if norm(row) < before/2 { // … unless the block's own rows take most of what was left
+		if norm(row) < before/2 { // … unless subtracting the block's own rows leaves less than half
 			subtract(f.basis.slice(0, f.size), row)
 			subtract(f.basis.slice(0, f.size), row)
 		}
-		if norm(row) > breakdown*lengths[i] && normalize(row) {
+		if norm(row) > breakdown*lengths[i] && mining.Normalize(row) == nil {
 			copy(f.basis.Row(f.size), row)
 			f.size++
 		}
@@ -150,26 +157,27 @@ func (f *fit) enlarge() {
 	f.basis = basis
 }
 
-// rotate gives the axes: coefficients (k × size) times the basis.
+// rotate multiplies coefficients (k × size) by the basis, which gives the axes.
 func (f *fit) rotate(coefficients Matrix) Matrix {
 	out := NewMatrix(coefficients.Rows, f.sample.d)
 	addMul(1, coefficients, f.basis.slice(0, f.size), out)
 	for i := range out.Rows {
-		normalize(out.Row(i))
+		_ = mining.Normalize(out.Row(i)) // there is no error: an eigenvector of T times orthonormal rows has length 1
 	}
 	return out
 }
 
-// orthogonalise gives a row unit length orthogonal to orthonormal ones; false if next to nothing is left of it.
+// orthogonalise makes a row orthogonal to orthonormal rows, and gives it unit length. It gives false if
+// almost nothing is left of the row.
 func orthogonalise(to Matrix, row []float32) bool {
 	before := norm(row)
 	for range 2 {
 		subtract(to, row)
 	}
-	return norm(row) > breakdown*before && normalize(row)
+	return norm(row) > breakdown*before && mining.Normalize(row) == nil
 }
 
-// subtract takes the part along orthonormal rows away from v.
+// subtract subtracts from v its parts along orthonormal rows.
 func subtract(rows Matrix, v []float32) {
 	for i := range rows.Rows {
 		r := rows.Row(i)
@@ -187,7 +195,7 @@ func rowNorms(m Matrix) []float64 {
 
 func norm(v []float32) float64 { return math.Sqrt(blas32.DDot(vector(v), vector(v))) }
 
-// transpose writes the transpose of in to out, in tiles that stay in the cache.
+// transpose writes the transpose of in to out. It goes tile by tile, since a tile stays in the cache.
 func transpose(in, out Matrix) {
 	const tile = 32
 	for i := 0; i < in.Rows; i += tile {

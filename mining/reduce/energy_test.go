@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// naiveEnergy is the oracle: the sums of the definition, in float64, from the reducer's published parts alone.
+// naiveEnergy is the oracle: it computes the sums of the definition in float64, from the exported fields of the
+// reducer.
 func naiveEnergy(m Matrix, r *Reducer) (total, captured float64) {
 	for i := range m.Rows {
 		for j, v := range m.Row(i) {
@@ -26,17 +27,17 @@ func naiveEnergy(m Matrix, r *Reducer) (total, captured float64) {
 
 func closeTo(got, want float64) bool { return math.Abs(got-want) <= 1e-4*max(1e-9, math.Abs(want)) }
 
-// TestEnergy: what is measured is the definition, with each combination of switches, for the sample and for others, and
-// for a reducer that was cut; and measuring changes no vector.
+// TestEnergy compares the energy with its definition: with each combination of switches, for the sample and for
+// other vectors, and for a reducer that was cut. It also checks that measuring changes no vector.
 func TestEnergy(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	sample, other := sampleLike(300, 61, 0.5, seed), sampleLike(40, 61, 0.2, seed+1)
-	for _, o := range []ReducerOptions{
+	for _, o := range []Options{
 		{Variance: 0.8}, {Variance: 0.8, Normalize: true}, {Variance: 0.8, SubtractMean: true}, {Variance: 0.8, SubtractMean: true, Normalize: true},
 		{Variance: 0.3, MaxDimensions: 1}, {Variance: 0.5, MinDimensions: 50, Normalize: true},
 	} {
-		r, err := FitReducer(context.Background(), sample, o)
+		r, err := Fit(context.Background(), sample, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,21 +69,21 @@ func TestEnergy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The last share is a sum of eigenvalues, which the energy of the sample is, too, but for random axes that are filled up.
+		// The last share and the energy of the sample are the same sum of eigenvalues, except for random axes.
 		if want := r.Share[r.Out()-1]; o.MinDimensions == 0 && math.Abs(e.Share()-want) > 1e-3 {
 			t.Errorf("%+v: the sample's energy is captured to %v, its curve ends at %v", o, e.Share(), want)
 		}
 	}
 }
 
-// TestEnergyWithoutAxes: there is nothing to measure of an identity, nor of vectors that are not finite.
+// TestEnergyWithoutAxes: an identity and vectors that are not finite have no energy.
 func TestEnergyWithoutAxes(t *testing.T) {
 	_, e, err := Identity(5).ProjectMeasured(sampleLike(3, 5, 0, 1), NewMatrix(3, 5))
 	if err != nil || e != (Energy{}) || e.Share() != 1 {
 		t.Errorf("%+v, %v", e, err)
 	}
 	sample := sampleLike(20, 5, 0, 1)
-	r, err := FitReducer(context.Background(), sample, ReducerOptions{Variance: 0.7, Normalize: true})
+	r, err := Fit(context.Background(), sample, Options{Variance: 0.7, Normalize: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"errors"
@@ -6,10 +6,12 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+
+	"hardneg/mining"
 )
 
-// TestSampleMoments compares mean, variance and covariance with float64, where the rows are kept and where they are not,
-// and rows that lie far from zero.
+// TestSampleMoments compares mean, variance and covariance with a computation in float64, for samples that keep
+// their rows and samples that keep their covariance. The rows lie far from zero.
 func TestSampleMoments(t *testing.T) { everyKernel(t, testSampleMoments) }
 
 func testSampleMoments(t *testing.T) {
@@ -56,7 +58,8 @@ func testSampleMoments(t *testing.T) {
 	}
 }
 
-// TestSampleBlocks: however the rows are cut into blocks, and on however many processors, the outcome is the same to the bit.
+// TestSampleBlocks: the result is the same to the bit, however the rows are cut into blocks, and on any number of
+// processors.
 func TestSampleBlocks(t *testing.T) {
 	m := sampleLike(700, 90, 0.4, 2)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
@@ -70,7 +73,7 @@ func TestSampleBlocks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r, err := s.Fit(t.Context(), ReducerOptions{Variance: 0.9, Seed: 5})
+			r, err := s.Fit(t.Context(), Options{Variance: 0.9, Seed: 5})
 			if err != nil || s.Rows() != m.Rows {
 				t.Fatal(s.Rows(), err)
 			}
@@ -91,12 +94,12 @@ func TestSampleRefuses(t *testing.T) {
 	}
 	bad := NewMatrix(4, 3)
 	bad.Row(2)[1] = float32(math.NaN())
-	if err := s.Add(bad); !errors.Is(err, ErrNotFinite) || s.Rows() != 2 {
+	if err := s.Add(bad); !errors.Is(err, mining.ErrNotFinite) || s.Rows() != 2 {
 		t.Error(err, s.Rows())
 	}
 }
 
-// TestFitMemory bounds all that is allocated from the first row to the axes, garbage included.
+// TestFitMemory bounds the memory that is allocated from the first row to the axes. Garbage counts too.
 func TestFitMemory(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector lets pools forget what they hold")
@@ -115,7 +118,7 @@ func TestFitMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.Fit(t.Context(), ReducerOptions{Variance: 1, MaxDimensions: most}); err != nil {
+		if _, err := s.Fit(t.Context(), Options{Variance: 1, MaxDimensions: most}); err != nil {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)

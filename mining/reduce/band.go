@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"math"
@@ -10,10 +10,11 @@ import (
 	lapack "gonum.org/v1/gonum/lapack/gonum"
 )
 
-// band is the lower half of a symmetric matrix that is zero beyond width places off its diagonal. A block Krylov space
-// gives one, as that of single vectors gives a tridiagonal matrix, and it makes all that follows cheap: of m rows, the
-// eigenvalues cost 6·m²·width operations and each eigenvector some 4·m·width², where a dense matrix needs 4/3·m³
-// before the first of either.
+// band is the lower half of a symmetric matrix whose elements are zero if they are more than width places off
+// the diagonal. A block Krylov space gives such a matrix, just as a Krylov space of single vectors gives a
+// tridiagonal matrix. A band matrix is cheap to solve: with m rows, all eigenvalues cost 6·m²·width
+// operations, and each eigenvector about 4·m·width². A dense matrix needs 4/3·m³ operations before the first
+// of either.
 type band struct {
 	width int
 	rows  []float64 // row i, columns i−width…i, at i·(width+1)
@@ -21,15 +22,15 @@ type band struct {
 
 func (b *band) size() int { return len(b.rows) / (b.width + 1) }
 
-// append adds a row; its last element is the diagonal, and what it lacks is zero.
+// append adds a row. Its last element is on the diagonal. Missing elements at its start are zero.
 func (b *band) append(row []float64) {
 	b.rows = append(b.rows, make([]float64, b.width+1-len(row))...)
 	b.rows = append(b.rows, row...)
 }
 
-// spectrum is a symmetric band matrix and its eigenvalues. Eigenvalues come from QR without vectors, and the vectors
-// that are wanted from inverse iteration; gonum's EigenSym accumulates every rotation in all eigenvectors, which
-// takes minutes at 2,000 rows.
+// spectrum is a symmetric band matrix with its eigenvalues. QR iteration gives the eigenvalues alone, and
+// inverse iteration gives those eigenvectors that are needed. gonum's EigenSym would apply each rotation to
+// all eigenvectors, which takes minutes with 2,000 rows.
 type spectrum struct {
 	band
 	values []float64 // descending
@@ -46,12 +47,14 @@ func newSpectrum(b band) *spectrum {
 	return s
 }
 
-// tridiagonal reduces the matrix by rotations of neighbouring rows and columns (Schwarz, "Tridiagonalization of a
-// Symmetric Band Matrix", 1968): each takes one element off the edge of the band and puts one a band's width further
-// down, which is chased until it falls off the end. It gives the diagonal and what is next to it, m and m−1 elements.
+// tridiagonal makes the matrix tridiagonal by rotations of neighbouring rows and columns (Schwarz,
+// "Tridiagonalization of a Symmetric Band Matrix", 1968). Each rotation removes one element from the edge of
+// the band, and creates one outside of the band, one band width further down. The next rotations chase this
+// element until it falls off the end. The result is the diagonal (m elements) and the elements next to it
+// (m−1).
 func (b *band) tridiagonal() (diagonal, next []float64) {
 	m, w := b.size(), b.width
-	stride := w + 2 // one more, for the element that is chased
+	stride := w + 2 // one more than the band has, for the element outside of it
 	a := make([]float64, m*stride)
 	for i := range m {
 		copy(a[i*stride+1:(i+1)*stride], b.rows[i*(w+1):])
@@ -59,7 +62,7 @@ func (b *band) tridiagonal() (diagonal, next []float64) {
 	at := func(i, j int) int { return i*stride + j - i + w + 1 }
 	for k := range m {
 		for d := min(w, m-1-k); d > 1; d-- {
-			for j, p := k, k+d; p < m; j, p = p-1, p+w { // element (p, j) is rotated into (p−1, j)
+			for j, p := k, k+d; p < m; j, p = p-1, p+w { // rotate element (p, j) into (p−1, j)
 				x, y := a[at(p-1, j)], a[at(p, j)]
 				if y == 0 {
 					break
@@ -93,8 +96,8 @@ func (b *band) tridiagonal() (diagonal, next []float64) {
 	return diagonal, next
 }
 
-// choose gives the number of leading eigenvalues that are least at least and reach target: at most most, and as many as differ
-// from zero.
+// choose counts the leading eigenvalues that the axes need: enough for their sum to reach target, but not
+// fewer than least, not more than most, and none that is zero.
 func (s *spectrum) choose(target float64, least, most int) (k int) {
 	for sum := 0.0; k < min(most, len(s.values)) && s.values[k] > 1e-7*s.values[0] && (k < least || sum < target); k++ {
 		sum += s.values[k]
@@ -102,7 +105,7 @@ func (s *spectrum) choose(target float64, least, most int) (k int) {
 	return k
 }
 
-// sum of the first k eigenvalues.
+// sum adds the first k eigenvalues.
 func (s *spectrum) sum(k int) (sum float64) {
 	for _, v := range s.values[:min(k, len(s.values))] {
 		sum += v
@@ -114,7 +117,10 @@ func (s *spectrum) sum(k int) (sum float64) {
 func (s *spectrum) vectors(k int) Matrix {
 	m := s.size()
 	out := NewMatrix(k, m)
-	var groups []int // first of each group of eigenvalues so close that inverse iteration does not tell their vectors apart
+	// Inverse iteration cannot separate the vectors of eigenvalues that are very close to each other. So
+	// these form a group, in which each vector is made orthogonal to the earlier ones. groups holds the first
+	// eigenvalue of each.
+	var groups []int
 	for i := range k {
 		if i == 0 || s.values[i-1]-s.values[i] > 1e-9*s.values[0] {
 			groups = append(groups, i)
@@ -137,8 +143,8 @@ func (s *spectrum) vectors(k int) Matrix {
 	return out
 }
 
-// iterate finds an eigenvector by inverse iteration from a random start, orthogonal to the rows of group (Golub and Van
-// Loan, Matrix Computations, §8.2.2; Peters and Wilkinson, 1971).
+// iterate finds eigenvector i by inverse iteration from a random start, and keeps it orthogonal to the rows
+// of group (Golub and Van Loan, Matrix Computations, §8.2.2; Peters and Wilkinson, 1971).
 func (s *spectrum) iterate(f *factor, i int, group, x []float64) {
 	m := len(x)
 	random := rand.New(rand.NewPCG(uint64(m), uint64(i)))
@@ -160,7 +166,7 @@ func (s *spectrum) iterate(f *factor, i int, group, x []float64) {
 
 func scale(x []float64) {
 	v := vector64(x)
-	largest := math.Abs(x[blas64.Iamax(v)]) // first, so that the squares do not overflow
+	largest := math.Abs(x[blas64.Iamax(v)]) // divide by it first, so that the squares do not overflow
 	blas64.Scal(1/largest, v)
 	blas64.Scal(1/blas64.Nrm2(v), v)
 }
@@ -169,11 +175,12 @@ func vector64(v []float64) blas64.Vector   { return blas64.Vector{N: len(v), Inc
 func dot64(x, y []float64) float64         { return blas64.Dot(vector64(x), vector64(y)) }
 func axpy64(alpha float64, x, y []float64) { blas64.Axpy(alpha, vector64(x), vector64(y)) }
 
-// factor is a band matrix, shifted, as P·L·U with partial pivoting: U has twice the width above its diagonal.
+// factor is the decomposition P·L·U of a shifted band matrix, with partial pivoting. Pivoting makes U twice
+// as wide above the diagonal as the band is.
 type factor struct {
 	m, width int
 	rows     []float64 // row i, columns i−width…i+2·width, at i·(3·width+1): L below the diagonal, then U
-	pivots   []int     // row that was exchanged with row i
+	pivots   []int     // for each row the row that took its place
 }
 
 var factors = sync.Pool{New: func() any { return new(factor) }}

@@ -1,33 +1,36 @@
-package mining
+package reduce
 
 import (
 	"fmt"
 	"math"
+
+	"hardneg/mining"
 )
 
-// Sample is what a reducer is fitted on. Rows are added block by block and need not be held together anywhere: of more
-// rows than dimensions their covariance is kept (d × d), of fewer the rows (n × d), either in float32, and nothing of
-// that size in float64. With 10,000 vectors of 5,632 dimensions that is 127 MB in place of 225 MB, and a product with the
-// covariance, of which a fit makes thousands, costs a quarter of one with all rows.
+// Sample collects the vectors on which a reducer is fitted. Rows are added block by block, so they need not
+// be in memory together. A sample with more rows than dimensions keeps their covariance (d × d), a smaller
+// one keeps the rows (n × d). Both are in float32, and nothing of this size is in float64. With 10,000
+// vectors of 5,632 dimensions, the covariance takes 127 MB, and the rows would take 225 MB. A fit multiplies
+// by it thousands of times, and each product costs a quarter of one with all rows.
 //
-// What is kept depends on the rows and their order, not on the blocks that they came in. It is not safe for concurrent
+// The result depends on the rows and their order, but not on the blocks. A sample is not safe for concurrent
 // use.
 type Sample struct {
 	n, d    int
-	pending Matrix    // sampleBlock × d: rows that are not in the sums yet
-	waiting int       // how many
-	shift   []float32 // mean of the first block: close to the mean of all, so that little cancels when that is taken away
+	pending Matrix    // sampleBlock × d: its first rows are not in the sums yet
+	waiting int       // number of these rows
+	shift   []float32 // mean of the first block: near the mean of all, so that finish loses few digits
 	sum     []float64 // Σ(x−shift)
 	squares float64   // Σ|x−shift|²
-	rows    Matrix    // x−shift; unused where the covariance is kept
-	across  []float32 // room for the transpose of pending
-	square  Matrix    // Σ(x−shift)(x−shift)ᵀ, on and below the diagonal; no rows where those of the sample are kept
+	rows    Matrix    // x−shift, if the sample keeps its rows
+	across  []float32 // memory for the transpose of pending
+	square  Matrix    // Σ(x−shift)(x−shift)ᵀ on and below the diagonal; no rows if the sample keeps its rows
 }
 
 const sampleBlock = gemmDeep
 
-// NewSample prepares for about the given number of rows of d dimensions: more or fewer may come, but it decides what
-// is kept.
+// NewSample makes an empty sample of vectors of d dimensions. expected is about the number of rows to come.
+// If it is larger than d, the sample keeps the covariance, else the rows. More or fewer rows may come.
 func NewSample(expected, d int) *Sample {
 	s := &Sample{d: d, shift: make([]float32, d), sum: make([]float64, d)}
 	s.pending = NewMatrix(min(sampleBlock, max(1, expected)), d)
@@ -40,10 +43,12 @@ func NewSample(expected, d int) *Sample {
 	return s
 }
 
-// Rows is how many were added.
+// Rows is the number of rows that were added.
 func (s *Sample) Rows() int { return s.n }
 
-// Add adds rows (m × d). It refuses those with elements that are not finite, and with them all after.
+// Add adds the rows of an m × d matrix, and copies what it needs of them. A row with elements that are not
+// finite is an error that wraps mining.ErrNotFinite: the rows before it are added then, and the rows after it
+// are not.
 func (s *Sample) Add(rows Matrix) error {
 	if err := rows.check("sample"); err != nil {
 		return err
@@ -57,7 +62,7 @@ func (s *Sample) Add(rows Matrix) error {
 			sum += math.Abs(float64(v))
 		}
 		if math.IsNaN(sum) || math.IsInf(sum, 0) {
-			return fmt.Errorf("mining: row %d of the sample: %w", s.n, ErrNotFinite)
+			return fmt.Errorf("mining: row %d of the sample: %w", s.n, mining.ErrNotFinite)
 		}
 		copy(s.pending.Row(s.waiting), rows.Row(i))
 		s.waiting++
@@ -69,10 +74,10 @@ func (s *Sample) Add(rows Matrix) error {
 	return nil
 }
 
-// flush moves what is pending to the sums.
+// flush adds the pending rows to the sums.
 func (s *Sample) flush() {
 	block := s.pending.slice(0, s.waiting)
-	if s.n == s.waiting { // the first
+	if s.n == s.waiting { // this is the first block
 		mean := make([]float64, s.d)
 		for i := range block.Rows {
 			for j, v := range block.Row(i) {
@@ -103,14 +108,14 @@ func (s *Sample) flush() {
 	addSquare(across, block, s.square)
 }
 
-// finish gives the mean, the total variance (the trace of the covariance C), and turns what is kept into C, or into
-// centred rows. It is called once.
+// finish gives the mean and the total variance, which is the trace of the covariance C. It turns square into
+// C, or centres rows. It is called once.
 func (s *Sample) finish() (mean []float32, total float64) {
 	if s.waiting > 0 {
 		s.flush()
 	}
 	s.pending, s.across = Matrix{}, nil
-	mean, offset := make([]float32, s.d), make([]float32, s.d) // from shift
+	mean, offset := make([]float32, s.d), make([]float32, s.d) // offset is the distance of mean from shift
 	total = s.squares
 	for j, sum := range s.sum {
 		m := sum / float64(s.n)

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"math"
@@ -21,7 +21,7 @@ func everyKernel(t *testing.T, test func(t *testing.T)) {
 
 func TestProducts(t *testing.T) { everyKernel(t, testProducts) }
 
-// testProducts compares with float64 loops, on sizes below, at and beyond those of tiles, runs and blocks.
+// testProducts compares with float64 loops. The sizes are below, at and above the sizes of tiles, runs and blocks.
 func testProducts(t *testing.T) {
 	for _, s := range []struct{ m, n, k int }{{1, 1, 1}, {3, 5, 7}, {8, 64, 512}, {70, 130, 1300}, {65, 1030, 67}, {129, 9, 513}, {241, 257, 255}, {12, 32, 256}, {500, 33, 300}, {31, 700, 520}} {
 		a, b := sampleLike(s.m, s.k, 0, 1), sampleLike(s.n, s.k, 0, 2)

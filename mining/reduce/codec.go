@@ -1,9 +1,11 @@
-package mining
+package reduce
 
 import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"hardneg/mining"
 )
 
 const (
@@ -14,9 +16,10 @@ const (
 	flagNormalize    = 1 << 1
 )
 
-// MarshalBinary writes the reducer, all numbers little endian: version and flags (uint32; 1: subtract the mean,
-// 2: normalise), d and k (uint32; k = 0 for the identity), the total variance (float64); then, unless k = 0, the mean
-// (d × float32), the shares (k × float64) and the components (k × d × float32).
+// MarshalBinary encodes the reducer. All numbers are little endian: the version and the flags (uint32; 1:
+// subtract the mean, 2: normalise), d and k (uint32; k = 0 for the identity), and the total variance
+// (float64). Unless k = 0, the mean (d × float32), the shares (k × float64) and the components (k × d ×
+// float32) follow. It is an error if the sizes of the reducer's fields do not fit together.
 func (r *Reducer) MarshalBinary() ([]byte, error) {
 	k, d := r.Components.Rows, r.Dimensions
 	if k > 0 && (len(r.Mean) != d || len(r.Share) != k || r.Components.Cols != d || len(r.Components.Data) != k*d) {
@@ -51,8 +54,8 @@ func appendFloats(b []byte, values []float32) []byte {
 	return b
 }
 
-// UnmarshalBinary reads what MarshalBinary wrote. It refuses another version, another length than the header says,
-// and numbers that are not finite.
+// UnmarshalBinary decodes what MarshalBinary gave. Another version, a length that the header does not say,
+// and numbers that are not finite (mining.ErrNotFinite) are errors. The reducer then stays as it is.
 func (r *Reducer) UnmarshalBinary(b []byte) error {
 	if len(b) < reducerHeader {
 		return fmt.Errorf("mining: a reducer has at least %d bytes, not %d", reducerHeader, len(b))
@@ -67,7 +70,7 @@ func (r *Reducer) UnmarshalBinary(b []byte) error {
 	}
 	size := uint64(reducerHeader)
 	if k > 0 {
-		if d > 1<<24 { // k·d·4 must not overflow
+		if d > 1<<24 { // so that 4·k·d does not overflow
 			return fmt.Errorf("mining: reducer of %d dimensions", d)
 		}
 		size += 4*d + 8*k + 4*k*d
@@ -79,7 +82,7 @@ func (r *Reducer) UnmarshalBinary(b []byte) error {
 		Dimensions: int(d), Total: math.Float64frombits(binary.LittleEndian.Uint64(b[16:])),
 		SubtractMean: flags&flagSubtractMean != 0, Normalize: flags&flagNormalize != 0,
 	}
-	sum := out.Total - out.Total // not a number once any value is not finite
+	sum := out.Total - out.Total // 0, but NaN as soon as one value is not finite
 	if k > 0 {
 		rest := b[reducerHeader:]
 		floats := func(n uint64) []float32 {
@@ -101,7 +104,7 @@ func (r *Reducer) UnmarshalBinary(b []byte) error {
 		out.Components = Matrix{int(k), int(d), floats(k * d)}
 	}
 	if sum != 0 {
-		return fmt.Errorf("mining: reducer: %w", ErrNotFinite)
+		return fmt.Errorf("mining: reducer: %w", mining.ErrNotFinite)
 	}
 	out.onAxes = out.meanOnAxes()
 	*r = out

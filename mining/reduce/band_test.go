@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// TestBand compares eigenvalues with gonum's, and holds the vectors to their equation: random bands, wider ones than the
-// matrix has rows, ones that fall apart, and eigenvalues of higher multiplicity.
+// TestBand compares eigenvalues with gonum's, and puts the vectors into their equation. There are random bands,
+// bands wider than the matrix, matrices that fall into blocks, and eigenvalues of higher multiplicity.
 func TestBand(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, element := range map[string]func(i, j int) float64{
@@ -18,7 +18,7 @@ func TestBand(t *testing.T) {
 		"graded":   func(i, j int) float64 { return random.NormFloat64() * math.Exp(-float64(i+j)/15) },
 		"apart":    func(i, j int) float64 { return random.NormFloat64() * float64(min(1, 1-min(1, (i/7-j/7)))) },
 		"diagonal": func(i, j int) float64 { return float64(max(0, 1-(i-j))) * float64(1+i%3) },
-		// Shifted by an eigenvalue, its leading parts are singular, too: what pivots are for.
+		// If it is shifted by an eigenvalue, its leading parts are singular too. So it needs pivots.
 		"path": func(i, j int) float64 { return float64(min(1, (i-j)%2)) },
 		"zero": func(i, j int) float64 { return 0 },
 	} {

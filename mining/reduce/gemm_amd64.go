@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import "golang.org/x/sys/cpu"
 
@@ -8,7 +8,7 @@ func multiplyAVX2(k int, a *float32, lda int, b, c *float32, ldc int)
 //go:noescape
 func multiplyAVX512(k int, a *float32, lda int, b, c *float32, ldc int)
 
-// kernels are those that this processor has, the fastest first.
+// kernels lists the kernels that this processor can run, the fastest first.
 var kernels = func() (found []kernel) {
 	if cpu.X86.HasAVX512F {
 		found = append(found, kernel{"AVX-512", 12, 32, multiplyAVX512})

@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"fmt"
@@ -6,21 +6,23 @@ import (
 
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas32"
+
+	"hardneg/mining"
 )
 
-// Matrix is a row-major view of float32 values: row i is Data[i*Cols:(i+1)*Cols].
+// Matrix is a matrix of float32 values, row after row: row i is Data[i*Cols:(i+1)*Cols].
 type Matrix struct {
 	Rows, Cols int
 	Data       []float32
 }
 
-// NewMatrix allocates a matrix of zeros.
+// NewMatrix makes a matrix of zeros.
 func NewMatrix(rows, cols int) Matrix { return Matrix{rows, cols, make([]float32, rows*cols)} }
 
-// Row is a view of one row.
+// Row gives row i. It shares the memory of the matrix.
 func (m Matrix) Row(i int) []float32 { return m.Data[i*m.Cols : (i+1)*m.Cols : (i+1)*m.Cols] }
 
-// slice is a view of the rows from first up to, not including, end.
+// slice gives the rows from first up to, but not including, end. It shares the memory of the matrix.
 func (m Matrix) slice(first, end int) Matrix {
 	return Matrix{end - first, m.Cols, m.Data[first*m.Cols : end*m.Cols]}
 }
@@ -36,23 +38,24 @@ func (m Matrix) general() blas32.General {
 	return blas32.General{Rows: m.Rows, Cols: m.Cols, Stride: m.Cols, Data: m.Data}
 }
 
-// Reducer projects the ensemble's vectors on principal axes. It is safe for concurrent use once made.
+// Reducer projects vectors of d dimensions on k principal axes. Fit, Sample.Fit, Identity or UnmarshalBinary
+// makes it. It is safe for concurrent use, as long as nobody changes it.
 type Reducer struct {
-	Dimensions   int       // d, length of the vectors to reduce
-	Mean         []float32 // d; nil for the identity
-	Components   Matrix    // k × d, orthonormal rows, by variance; no rows: the identity
-	Share        []float64 // k: share of the total variance that the first i+1 axes capture in the sample
+	Dimensions   int       // d
+	Mean         []float32 // mean of the sample, d values; nil for the identity
+	Components   Matrix    // the axes: k × d, orthonormal rows, the largest variance first; no rows for the identity
+	Share        []float64 // k values: the first i+1 axes capture Share[i] of the total variance
 	Total        float64   // total variance of the sample: the trace of its covariance
-	SubtractMean bool      // project v − mean instead of v
-	Normalize    bool      // give every projection unit length
+	SubtractMean bool      // project v − Mean instead of v
+	Normalize    bool      // give each projection unit length
 
-	onAxes []float32 // k: the mean, projected
+	onAxes []float32 // projection of Mean, k values
 }
 
-// Identity is the reducer that leaves d dimensions as they are, but for unit length.
+// Identity makes a reducer that leaves vectors of d dimensions as they are, and only gives them unit length.
 func Identity(d int) *Reducer { return &Reducer{Dimensions: d, Normalize: true} }
 
-// Out is k, the length of a reduced vector.
+// Out is the number of dimensions of a reduced vector: k, or d for the identity.
 func (r *Reducer) Out() int {
 	if r.Components.Rows == 0 {
 		return r.Dimensions
@@ -60,17 +63,20 @@ func (r *Reducer) Out() int {
 	return r.Components.Rows
 }
 
-// negligible is the length of a projection, relative to that of the vector, below which it is rounding error: such
-// a vector lies outside the span of the axes, and its direction in there means nothing.
+// negligible bounds rounding errors: if a projection is shorter than this part of its vector, the vector has
+// no part along the axes, and the direction of the projection means nothing.
 const negligible = 1e-6
 
-// Project writes the reduced vectors of in (n × Dimensions) to out (n × Out). With Normalize they have unit length,
-// but for the rows it returns: those had no direction left, and are zero. Elements that are not finite are the
-// caller's to refuse (see Concat); their rows come back as zero, too.
+// Project reduces the rows of in (n × Dimensions), and writes them to the rows of out (n × Out). The only
+// error is a matrix of another size.
+//
+// With Normalize, the rows of out have unit length. But a row without a part along the axes has no direction:
+// it becomes zero, and Project returns its index. The same happens to a row with elements that are not
+// finite, which the caller should refuse before: see mining.Concat.
 func (r *Reducer) Project(in, out Matrix) (zero []int, err error) { return r.project(in, out, nil) }
 
-// ProjectMeasured is Project, and tells how much of the vectors' variance the axes capture. An identity captures
-// nothing that is worth measuring: its Energy is zero.
+// ProjectMeasured does the same as Project, and also measures how much of the vectors' energy the axes
+// capture. For an identity there is nothing to measure: its Energy is zero.
 func (r *Reducer) ProjectMeasured(in, out Matrix) (zero []int, e Energy, err error) {
 	zero, err = r.project(in, out, &e)
 	return zero, e, err
@@ -100,7 +106,7 @@ func (r *Reducer) project(in, out Matrix, energy *Energy) (zero []int, err error
 		row := out.Row(i)
 		before := math.Sqrt(blas32.DDot(vector(in.Row(i)), vector(in.Row(i))))
 		after := math.Sqrt(blas32.DDot(vector(row), vector(row)))
-		if !(after > negligible*before) || !normalize(row) {
+		if !(after > negligible*before) || mining.Normalize(row) != nil {
 			clear(row)
 			zero = append(zero, i)
 		}
@@ -108,7 +114,7 @@ func (r *Reducer) project(in, out Matrix, energy *Energy) (zero []int, err error
 	return zero, nil
 }
 
-// centre subtracts the mean from projections where that is asked for, and measures them.
+// centre measures projections if energy is not nil, and subtracts the mean from them if SubtractMean is set.
 func (r *Reducer) centre(in, out Matrix, energy *Energy) {
 	if !r.SubtractMean && energy == nil {
 		return
@@ -125,7 +131,8 @@ func (r *Reducer) centre(in, out Matrix, energy *Energy) {
 	}
 }
 
-// meanOnAxes is the mean's projection. Axes are nested: of a reducer that was cut to its first ones it is a part.
+// meanOnAxes gives the projection of the mean. If a caller has cut Components to the first axes, the
+// projection on these is the first part of the projection on all.
 func (r *Reducer) meanOnAxes() []float32 {
 	k := r.Components.Rows
 	if k == 0 || len(r.onAxes) >= k {

@@ -1,30 +1,31 @@
-package mining
+package reduce
 
 import (
 	"runtime"
 	"sync"
 )
 
-// kernel multiplies small tiles in registers: c (rows × cols) += a (rows × k)·b (k × cols), k ≥ 1, where b is packed row after
-// row; lda and ldc are in bytes. gonum's vectors are 4 wide, these 8 and 16, and fused: the products of the reducer
-// are 5 to 10 times as fast.
+// kernel multiplies small tiles in registers: c (rows × cols) += a (rows × k)·b (k × cols), with k ≥ 1. b is
+// packed row after row. lda and ldc, the strides of a and c, are in bytes. gonum computes with vectors of 4
+// values. These kernels have 8 and 16 values, and multiply and add in one instruction. So the products of the
+// reducer are 5 to 10 times as fast.
 type kernel struct {
 	name       string
 	rows, cols int
 	multiply   func(k int, a *float32, lda int, b, c *float32, ldc int)
 }
 
-// The widest tile of any kernel, and the blocks that products are cut into (Goto and van de Geijn, "Anatomy of
+// The largest tile of any kernel, and the size of the blocks of a product (Goto and van de Geijn, "Anatomy of
 // High-Performance Matrix Multiplication", ACM TOMS 2008).
 const (
 	kernelRows, kernelCols = 12, 32
 
-	gemmDeep = 256 // rows of b at a time: a tile's part of a and of b stay in the first-level cache
+	gemmDeep = 256 // rows of b at a time: the parts of a and b that a tile needs stay in the first-level cache
 	gemmWide = 256 // columns of b at a time: packed, they stay in the second-level cache
 	gemmTall = 240 // rows of a at a time: a multiple of all kernels' rows
 )
 
-// product holds one block of b, packed, and a tile at the edge of c.
+// product is the working memory of one product: a packed block of b, and the tiles at the edges of a and c.
 type product struct {
 	kernel
 	packed [gemmDeep * gemmWide]float32
@@ -34,7 +35,7 @@ type product struct {
 
 var products = sync.Pool{New: func() any { return new(product) }}
 
-// fastest is the kernel that is used; nil: none, the products are those of portable.
+// fastest is the kernel in use. nil means that the processor has none: then the portable products are used.
 var fastest = func() *kernel {
 	if len(kernels) == 0 {
 		return nil
@@ -42,15 +43,16 @@ var fastest = func() *kernel {
 	return &kernels[0]
 }()
 
-// Products computes c = a·bᵀ, for a (m × k), b (n × k) and c (m × n): the dot product of each row of a with each row of b. It
-// depends on the two rows alone, for every element is summed in the same order, whatever m and n are and on any number of
-// processors.
+// Products computes c = a·bᵀ, the dot product of each row of a with each row of b. a is m × k, b is n × k and
+// c is m × n. Products does not check these sizes. It uses all processors. An element of c depends only on
+// its two rows: it is summed in the same order whatever m and n are, and on any number of processors.
+// Different kinds of processor can differ in the last bits.
 func Products(a, b, c Matrix) {
 	if fastest == nil {
 		portableProducts(a, b, c)
 		return
 	}
-	if a.Rows < b.Rows { // packed is the smaller one, for that takes time
+	if a.Rows < b.Rows { // packing takes time: pack the smaller one
 		t := NewMatrix(b.Rows, a.Rows)
 		Products(b, a, t)
 		transpose(t, c)
@@ -71,7 +73,8 @@ func Products(a, b, c Matrix) {
 	})
 }
 
-// addMul computes c += alpha·a·b, for a (m × k), b (k × n) and c (m × n); as Products.
+// addMul computes c += alpha·a·b, for a (m × k), b (k × n) and c (m × n). What Products says of an element
+// holds here too.
 func addMul(alpha float32, a, b, c Matrix) {
 	if fastest == nil {
 		portableAddMul(alpha, a, b, c)
@@ -88,8 +91,8 @@ func addMul(alpha float32, a, b, c Matrix) {
 	})
 }
 
-// addSquare computes c += aᵀ·a for a (m × n), across, its transpose, and c (n × n), on and below the diagonal of c; what
-// is above means nothing.
+// addSquare computes c += aᵀ·a on and below the diagonal of c. a is m × n, across is its transpose, and c is
+// n × n. The elements above the diagonal get no meaningful values.
 func addSquare(across, a, c Matrix) {
 	if fastest == nil {
 		portableAddMul(1, across, a, c)
@@ -112,7 +115,8 @@ func newProduct() *product {
 	return p
 }
 
-// pack takes rows l…l+deep and columns j…j+wide of alpha·b: panels of the kernel's width, each row after row.
+// pack copies rows l…l+deep and columns j…j+wide of alpha·b into panels of the kernel's width, each row after
+// row.
 func (p *product) pack(alpha float32, b Matrix, j, wide, l, deep int) {
 	cols := p.cols
 	for i := range deep {
@@ -131,7 +135,7 @@ func (p *product) pack(alpha float32, b Matrix, j, wide, l, deep int) {
 	}
 }
 
-// packTransposed takes rows l…l+deep and columns j…j+wide of bᵀ.
+// packTransposed does the same as pack with rows l…l+deep and columns j…j+wide of bᵀ.
 func (p *product) packTransposed(b Matrix, j, wide, l, deep int) {
 	cols := p.cols
 	for panel := 0; panel < wide; panel += cols {
@@ -153,7 +157,8 @@ func (p *product) packTransposed(b Matrix, j, wide, l, deep int) {
 	}
 }
 
-// add multiplies rows first…end and columns l…l+deep of a with the packed block and adds to columns j…j+wide of c.
+// add multiplies rows first…end and columns l…l+deep of a by the packed block, and adds the result to columns
+// j…j+wide of c.
 func (p *product) add(a Matrix, first, end, l, deep int, c Matrix, j, wide int) {
 	for i := first; i < end; i += p.kernel.rows {
 		rows, lda := &a.Data[i*a.Cols+l], 4*a.Cols
@@ -162,7 +167,7 @@ func (p *product) add(a Matrix, first, end, l, deep int, c Matrix, j, wide int) 
 			for r := range high {
 				copy(p.rows[r*deep:(r+1)*deep], a.Data[(i+r)*a.Cols+l:])
 			}
-			rows, lda = &p.rows[0], 4*deep // what is beyond are numbers that nobody reads
+			rows, lda = &p.rows[0], 4*deep // the rows from high on hold old values, and nobody reads their products
 		}
 		for panel := 0; panel < wide; panel += p.cols {
 			packed := &p.packed[panel*deep]
@@ -183,7 +188,7 @@ func (p *product) add(a Matrix, first, end, l, deep int, c Matrix, j, wide int) 
 	}
 }
 
-// parallel calls do for the pieces of 0…n of the given size, on all processors.
+// parallel cuts 0…n into pieces of the given size, and calls do for each of them, on all processors.
 func parallel(n, size int, do func(first, end int)) {
 	workers := min(runtime.GOMAXPROCS(0), (n+size-1)/size)
 	if workers <= 1 {

@@ -1,6 +1,6 @@
 //go:build linux
 
-package mining
+package reduce
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// fitCase is a sample to fit on, as sampleLike makes it.
+// fitCase describes a sample that sampleLike makes.
 type fitCase struct {
 	Rows, Dimensions int
 	Decay            float64
@@ -23,7 +23,7 @@ type fitCase struct {
 	Most             int
 }
 
-// fitReport is what a fit in a process of its own tells of itself.
+// fitReport is the result of a fit in a process of its own.
 type fitReport struct {
 	Wall, CPU time.Duration // of adding the rows and of the fit
 	Peak      int64         // bytes resident at most, of the whole process
@@ -32,9 +32,9 @@ type fitReport struct {
 
 const fitVariable = "HARDNEG_TEST_FIT"
 
-// BenchmarkReducerFit fits each sample in a process of its own, for only then the peak of its memory is its own. Rows
-// come in blocks, as they do in use. ns/op is the time of adding them and of the fit, without that of making them up;
-// cpu-s/op is the processor time in it, of all cores, which other work on the machine changes less.
+// BenchmarkReducerFit fits each sample in a process of its own: only then does the peak of memory belong to this
+// fit alone. Rows come in blocks, as in the service. ns/op is the time to add the rows and to fit, without the
+// time to make the rows. cpu-s/op is the processor time of all cores. Other work on the machine changes it less.
 func BenchmarkReducerFit(b *testing.B) {
 	for _, c := range []fitCase{
 		{5800, 4096, 0.6, 0.95, 512},
@@ -83,10 +83,10 @@ func fitAlone(b *testing.B, c fitCase) (r fitReport) {
 	return r
 }
 
-// peakRSS is in bytes: Linux counts in KiB.
+// peakRSS gives the peak of resident memory in bytes. Linux counts in KiB.
 func peakRSS(s *os.ProcessState) int64 { return s.SysUsage().(*syscall.Rusage).Maxrss << 10 }
 
-// TestFitAlone is the other process of BenchmarkReducerFit.
+// TestFitAlone runs in the other process of BenchmarkReducerFit.
 func TestFitAlone(t *testing.T) {
 	text := os.Getenv(fitVariable)
 	if text == "" {
@@ -116,7 +116,7 @@ func TestFitAlone(t *testing.T) {
 		timed(func() error { return s.Add(block) })
 	}
 	timed(func() error {
-		reducer, err := s.Fit(context.Background(), ReducerOptions{Variance: c.Variance, MaxDimensions: c.Most, Normalize: true})
+		reducer, err := s.Fit(context.Background(), Options{Variance: c.Variance, MaxDimensions: c.Most, Normalize: true})
 		if err == nil {
 			r.Share = reducer.Share
 		}
@@ -127,7 +127,7 @@ func TestFitAlone(t *testing.T) {
 	}
 }
 
-// processorTime is what all threads of the process have used.
+// processorTime is the processor time of all threads of the process.
 func processorTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -136,11 +136,11 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkReducerProject reduces as many vectors at a time as a stage does.
+// BenchmarkReducerProject reduces 256 vectors at a time, as the service does.
 func BenchmarkReducerProject(b *testing.B) {
 	for _, d := range []int{4096, 5632} {
 		m := sampleLike(768, d, 0.6, 1)
-		r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 1, MaxDimensions: 512, MinDimensions: 512, Normalize: true})
+		r, err := Fit(context.Background(), m, Options{Variance: 1, MaxDimensions: 512, MinDimensions: 512, Normalize: true})
 		if err != nil {
 			b.Fatal(err)
 		}

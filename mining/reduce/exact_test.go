@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -9,12 +9,14 @@ import (
 
 	"gonum.org/v1/gonum/floats"
 	"gonum.org/v1/gonum/mat"
+
+	"hardneg/mining"
 )
 
 var exact = flag.Bool("exact", false, "compare the reducer with exact eigenvectors in 2,048 dimensions, too: takes minutes")
 
-// TestReducerCosines compares what the rules see, the cosines of reduced vectors, with those that exact axes would give,
-// as many of them, all in float64: of rows of the sample and of others.
+// TestReducerCosines compares the cosines of reduced vectors, which the rules work with, to the cosines under the
+// same number of exact axes in float64. It takes rows of the sample and other rows.
 func TestReducerCosines(t *testing.T) {
 	for _, c := range []struct {
 		n, d  int
@@ -30,7 +32,7 @@ func TestReducerCosines(t *testing.T) {
 			const other = 100
 			all := sampleLike(c.n+other, c.d, c.decay, 1)
 			sample, seen := all.slice(0, c.n), all.slice(c.n-other, c.n+other)
-			r, err := FitReducer(context.Background(), sample, ReducerOptions{Variance: 0.95, MaxDimensions: c.most, Normalize: true, Seed: 3})
+			r, err := Fit(context.Background(), sample, Options{Variance: 0.95, MaxDimensions: c.most, Normalize: true, Seed: 3})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +58,7 @@ func TestReducerCosines(t *testing.T) {
 			pairs := 0
 			for i := range seen.Rows {
 				for j := range i {
-					difference := math.Abs(float64(Cosine(reduced.Row(i), reduced.Row(j))) - floats.Dot(exactly.RawRowView(i), exactly.RawRowView(j)))
+					difference := math.Abs(float64(mining.Cosine(reduced.Row(i), reduced.Row(j))) - floats.Dot(exactly.RawRowView(i), exactly.RawRowView(j)))
 					most, sum, pairs = max(most, difference), sum+difference, pairs+1
 				}
 			}
@@ -69,7 +71,7 @@ func TestReducerCosines(t *testing.T) {
 	}
 }
 
-// exactOnce keeps the last decomposition, for several cases of the same sample.
+// exactOnce keeps the last decomposition, since several cases use the same sample.
 func exactOnce(t *testing.T, m Matrix) (*mat.SymDense, []float64, *mat.Dense) {
 	if last.rows != m.Rows || last.first != m.Data[0] || len(last.values) != m.Cols {
 		last.covariance, last.values, last.vectors = exactSpectrum(t, m)

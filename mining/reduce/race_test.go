@@ -1,5 +1,5 @@
 //go:build race
 
-package mining
+package reduce
 
 const raceDetector = true

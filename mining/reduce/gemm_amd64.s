@@ -2,8 +2,8 @@
 
 // func multiplyAVX2(k int, a *float32, lda int, b, c *float32, ldc int)
 //
-// c (6 × 16) += a (6 × k)·b (k × 16). The strides of a and c are in bytes, b is packed. The twelve registers of c give
-// both multipliers their twelve products under way.
+// c (6 × 16) += a (6 × k)·b (k × 16). The strides of a and c are in bytes, b is packed. c takes twelve registers,
+// so that twelve independent products are under way: this keeps both multipliers busy.
 TEXT ·multiplyAVX2(SB), NOSPLIT, $0-48
 	MOVQ k+0(FP), CX
 	MOVQ a+8(FP), SI
@@ -87,7 +87,7 @@ loop:
 
 // func multiplyAVX512(k int, a *float32, lda int, b, c *float32, ldc int)
 //
-// c (12 × 32) += a (12 × k)·b (k × 32), as above.
+// c (12 × 32) += a (12 × k)·b (k × 32), in the same way.
 TEXT ·multiplyAVX512(SB), NOSPLIT, $0-48
 	MOVQ k+0(FP), CX
 	MOVQ a+8(FP), SI

@@ -1,11 +1,11 @@
-package mining
+package reduce
 
 import "gonum.org/v1/gonum/blas/blas32"
 
-// Where there is no kernel for the processor, products are made of gonum's vector operations. gonum's Sgemm cuts both
-// factors into tiles of 64 × 64, so its inner loops are 64 long and hop through memory, row by row. The products of the
-// reducer have long rows: dot product and axpy over runs of portableRun, with one side in the first-level cache and
-// the other in the second, are 1.5 to 2 times as fast.
+// Without a kernel for the processor, products use gonum's vector operations. gonum's own Sgemm cuts both
+// factors into tiles of 64 × 64. So its inner loops are only 64 long, and jump through memory from row to
+// row. The products of the reducer have long rows. Dot products and axpy over runs of portableRun values,
+// with one side in the first-level cache and the other in the second, are 1.5 to 2 times as fast.
 const (
 	portableRun  = 512 // float32 values: 2 KiB
 	portableRows = 8   // rows of a run that stay in the first-level cache

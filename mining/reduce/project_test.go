@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -7,14 +7,16 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+
+	"hardneg/mining"
 )
 
 // TestReducerDeterminism: the same rows and seed give the same bits on one processor and on several.
 func TestReducerDeterminism(t *testing.T) {
 	m := sampleLike(700, 300, 0.3, 5)
-	o := ReducerOptions{Variance: 0.9, MaxDimensions: 200, MinDimensions: 10, Normalize: true, Seed: 9}
+	o := Options{Variance: 0.9, MaxDimensions: 200, MinDimensions: 10, Normalize: true, Seed: 9}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	one, err := FitReducer(context.Background(), m, o)
+	one, err := Fit(context.Background(), m, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +26,7 @@ func TestReducerDeterminism(t *testing.T) {
 	}
 	for _, processors := range []int{2, 5} {
 		runtime.GOMAXPROCS(processors)
-		other, err := FitReducer(context.Background(), m, o)
+		other, err := Fit(context.Background(), m, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,10 +45,10 @@ func TestReducerDeterminism(t *testing.T) {
 
 func TestProject(t *testing.T) {
 	m := sampleLike(300, 60, 0.5, 2)
-	for _, o := range []ReducerOptions{
+	for _, o := range []Options{
 		{Variance: 0.8}, {Variance: 0.8, Normalize: true}, {Variance: 0.8, SubtractMean: true}, {Variance: 0.8, SubtractMean: true, Normalize: true},
 	} {
-		r, err := FitReducer(context.Background(), m, o)
+		r, err := Fit(context.Background(), m, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +98,7 @@ func TestProjectReportsZeroRows(t *testing.T) {
 	if !reflect.DeepEqual(out.Data, []float32{0, 0, 0, 0, 0.6, 0, 0.8, 0, 0, 0, 0, 0}) {
 		t.Error(out.Data)
 	}
-	// Axes that the vector is orthogonal to, but for rounding.
+	// The vector is orthogonal to these axes, except for rounding.
 	r := &Reducer{Dimensions: 2, Mean: []float32{0, 0}, Components: Matrix{1, 2, []float32{1, 0}}, Share: []float64{1}, Normalize: true}
 	in, out = Matrix{2, 2, []float32{1e-8, 1, 0.1, -1}}, NewMatrix(2, 1)
 	if zero, err := r.Project(in, out); err != nil || !reflect.DeepEqual(zero, []int{0}) || out.Data[0] != 0 || out.Data[1] != 1 {
@@ -104,7 +106,7 @@ func TestProjectReportsZeroRows(t *testing.T) {
 	}
 }
 
-// TestReducerSmallSamples: samples that span less than MinDimensions are filled up with orthonormal axes.
+// TestReducerSmallSamples: if a sample spans fewer directions than MinDimensions, Fit adds orthonormal axes.
 func TestReducerSmallSamples(t *testing.T) {
 	same := NewMatrix(5, 30)
 	for i := range same.Data {
@@ -121,7 +123,7 @@ func TestReducerSmallSamples(t *testing.T) {
 		"one row": {sampleLike(1, 30, 0, 1), 0}, "all the same": {same, 0}, "three texts": {few, 2}, "ten rows": {sampleLike(10, 30, 0, 1), 9},
 	} {
 		for _, least := range []int{0, 5, 30, 99} {
-			r, err := FitReducer(context.Background(), c.rows, ReducerOptions{Variance: 1, MinDimensions: least, Normalize: true})
+			r, err := Fit(context.Background(), c.rows, Options{Variance: 1, MinDimensions: least, Normalize: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +136,7 @@ func TestReducerSmallSamples(t *testing.T) {
 					if i == j {
 						want = 1
 					}
-					if got := float64(Cosine(r.Components.Row(i), r.Components.Row(j))); math.Abs(got-want) > 1e-5 {
+					if got := float64(mining.Cosine(r.Components.Row(i), r.Components.Row(j))); math.Abs(got-want) > 1e-5 {
 						t.Fatalf("%s: axes %d and %d have product %v", name, i, j, got)
 					}
 				}
@@ -149,19 +151,19 @@ func TestReducerSmallSamples(t *testing.T) {
 	}
 }
 
-// TestReducerLeast: where few axes capture what is asked for, those that fill up the least are the next principal ones, not
-// random ones, as far as the sample has them.
+// TestReducerLeast: if fewer axes than MinDimensions capture the variance, Fit adds the next principal axes. It adds
+// random axes only when the sample has no more directions.
 func TestReducerLeast(t *testing.T) {
 	rows := sampleLike(300, 200, 0, 3)
-	few, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 0.3})
+	few, err := Fit(context.Background(), rows, Options{Variance: 0.3})
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 1, MaxDimensions: 120})
+	all, err := Fit(context.Background(), rows, Options{Variance: 1, MaxDimensions: 120})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := FitReducer(context.Background(), rows, ReducerOptions{Variance: 0.3, MinDimensions: 120, MaxDimensions: 150})
+	got, err := Fit(context.Background(), rows, Options{Variance: 0.3, MinDimensions: 120, MaxDimensions: 150})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +177,8 @@ func TestReducerLeast(t *testing.T) {
 	}
 }
 
-// TestReducerMultiplicity: eigenvalues of higher multiplicity than a block, which a Krylov space alone does not find.
+// TestReducerMultiplicity has eigenvalues whose multiplicity is larger than a block. A Krylov space alone does not
+// find all their vectors.
 func TestReducerMultiplicity(t *testing.T) {
 	const d = 200
 	m := NewMatrix(2*d, d)
@@ -185,7 +188,7 @@ func TestReducerMultiplicity(t *testing.T) {
 			m.Row(2 * i)[i], m.Row(2*i + 1)[i] = 0.1, -0.1
 		}
 	}
-	r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 0.99})
+	r, err := Fit(context.Background(), m, Options{Variance: 0.99})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,16 +201,16 @@ func TestFitReducerErrors(t *testing.T) {
 	good := sampleLike(10, 4, 0, 1)
 	bad := sampleLike(10, 4, 0, 1)
 	bad.Row(7)[2] = float32(math.Inf(-1))
-	if _, err := FitReducer(context.Background(), bad, ReducerOptions{Variance: 0.9}); !errors.Is(err, ErrNotFinite) {
+	if _, err := Fit(context.Background(), bad, Options{Variance: 0.9}); !errors.Is(err, mining.ErrNotFinite) {
 		t.Error(err)
 	}
-	for _, o := range []ReducerOptions{{}, {Variance: 1.1}, {Variance: math.NaN()}, {Variance: 0.9, MaxDimensions: -1}, {Variance: 0.9, MinDimensions: -1}} {
-		if _, err := FitReducer(context.Background(), good, o); err == nil {
+	for _, o := range []Options{{}, {Variance: 1.1}, {Variance: math.NaN()}, {Variance: 0.9, MaxDimensions: -1}, {Variance: 0.9, MinDimensions: -1}} {
+		if _, err := Fit(context.Background(), good, o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
 	for _, m := range []Matrix{{}, {Rows: 0, Cols: 3}, {Rows: 2, Cols: 2, Data: make([]float32, 3)}} {
-		if _, err := FitReducer(context.Background(), m, ReducerOptions{Variance: 0.9}); err == nil {
+		if _, err := Fit(context.Background(), m, Options{Variance: 0.9}); err == nil {
 			t.Errorf("sample of %d × %d with %d values is accepted", m.Rows, m.Cols, len(m.Data))
 		}
 	}

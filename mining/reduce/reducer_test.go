@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// sampleLike has rows around a mean that is not zero, with a spectrum that falls like that of text embeddings.
+// sampleLike makes rows around a mean that is not zero. Their spectrum falls as it does with text embeddings.
 func sampleLike(n, d int, decay float64, seed uint64) Matrix {
 	m := NewMatrix(n, d)
 	next := rowsLike(d, decay, seed)
@@ -20,7 +20,7 @@ func sampleLike(n, d int, decay float64, seed uint64) Matrix {
 	return m
 }
 
-// rowsLike gives the function that writes the next row.
+// rowsLike makes a function that writes the next row.
 func rowsLike(d int, decay float64, seed uint64) func([]float32) {
 	r := rand.New(rand.NewPCG(seed, 7))
 	mean := make([]float64, d)
@@ -61,7 +61,7 @@ func rowsLike(d int, decay float64, seed uint64) func([]float32) {
 	}
 }
 
-// exactSpectrum is the oracle: the covariance in float64 and its full eigendecomposition.
+// exactSpectrum is the oracle: it computes the covariance in float64, and all its eigenvectors.
 func exactSpectrum(t testing.TB, m Matrix) (covariance *mat.SymDense, values []float64, vectors *mat.Dense) {
 	mean := make([]float64, m.Cols)
 	for i := range m.Rows {
@@ -124,7 +124,7 @@ func TestReducerAgainstExact(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%dx%d/%v/%v/%d", c.n, c.d, c.decay, c.variance, c.most), func(t *testing.T) {
 			m := sampleLike(c.n, c.d, c.decay, 1)
-			r, err := FitReducer(context.Background(), m, ReducerOptions{Variance: c.variance, MaxDimensions: c.most, Seed: 3})
+			r, err := Fit(context.Background(), m, Options{Variance: c.variance, MaxDimensions: c.most, Seed: 3})
 			if err != nil {
 				t.Fatal(err)
 			}

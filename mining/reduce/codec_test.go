@@ -1,4 +1,4 @@
-package mining
+package reduce
 
 import (
 	"bytes"
@@ -8,7 +8,7 @@ import (
 )
 
 func TestReducerCodec(t *testing.T) {
-	fitted, err := FitReducer(context.Background(), sampleLike(50, 20, 0.5, 1), ReducerOptions{Variance: 0.9, Normalize: true, SubtractMean: true})
+	fitted, err := Fit(context.Background(), sampleLike(50, 20, 0.5, 1), Options{Variance: 0.9, Normalize: true, SubtractMean: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestReducerCodec(t *testing.T) {
 }
 
 func FuzzReducerUnmarshal(f *testing.F) {
-	fitted, err := FitReducer(context.Background(), sampleLike(20, 6, 0.5, 1), ReducerOptions{Variance: 0.9})
+	fitted, err := Fit(context.Background(), sampleLike(20, 6, 0.5, 1), Options{Variance: 0.9})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -62,28 +62,6 @@ func FuzzReducerUnmarshal(f *testing.F) {
 		in.Data[0] = 1
 		if _, err := r.Project(in, out); err != nil {
 			t.Fatal(err)
-		}
-	})
-}
-
-func FuzzMinHashFromBytes(f *testing.F) {
-	f.Add(NewMinHash("a text of more than five words, to be hashed").Bytes())
-	f.Add([]byte{})
-	f.Add([]byte{1, 2, 3})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := MinHashFromBytes(b)
-		if err != nil {
-			return
-		}
-		if !bytes.Equal(h.Bytes(), b) {
-			t.Fatalf("%x was read and written as %x", b, h.Bytes())
-		}
-		want := 1.0
-		if h == nil {
-			want = 0
-		}
-		if h.Jaccard(h) != want {
-			t.Fatalf("similarity to itself is %v", h.Jaccard(h))
 		}
 	})
 }

@@ -1,29 +1,31 @@
-package mining
+package reduce
 
-// Energy is how far some vectors x are from the mean μ of the sample that a reducer was fitted on, and how much of
-// that its axes A capture. Over the sample itself, Share is that of the last axis in Reducer.Share: both are ratios of
-// the same sums. So the two can be compared, and what other vectors lose in addition is what the axes do not know.
+// Energy measures how much of some vectors x the axes A of a reducer capture. μ is the mean of the sample
+// that the reducer was fitted on. For the vectors of the sample, Share equals the last element of
+// Reducer.Share: both are ratios of the same sums. So the two can be compared: if other vectors have a lower
+// share, they have directions that the axes lack.
 type Energy struct {
-	Vectors  float64 // how many; a fraction once they are weighted
+	Vectors  float64 // number of vectors; Decay can make it a fraction
 	Total    float64 // Σ |x − μ|²
 	Captured float64 // Σ |A(x − μ)|²
 }
 
-// Add adds what was measured of other vectors.
+// Add adds the energy of other vectors.
 func (e *Energy) Add(other Energy) {
 	e.Vectors += other.Vectors
 	e.Total += other.Total
 	e.Captured += other.Captured
 }
 
-// Decay gives all that was measured so far a smaller weight.
+// Decay multiplies all three sums by a weight, usually below 1, so that earlier vectors count less than later
+// ones.
 func (e *Energy) Decay(weight float64) {
 	e.Vectors *= weight
 	e.Total *= weight
 	e.Captured *= weight
 }
 
-// Share is the part of the energy that is captured: 1 where there is none.
+// Share is the part of the energy that the axes capture, from 0 to 1. It is 1 if there is no energy.
 func (e *Energy) Share() float64 {
 	if e.Total <= 0 {
 		return 1
@@ -31,8 +33,8 @@ func (e *Energy) Share() float64 {
 	return min(1, e.Captured/e.Total)
 }
 
-// measure adds a vector x and its projection Ax, given the mean and its projection. Numbers that are not finite have no
-// part in it.
+// measure adds a vector x with its projection Ax. It also needs the mean and the mean's projection. A vector
+// that is not finite is left out.
 func (e *Energy) measure(x, mean, projected, projectedMean []float32) {
 	total, captured := squaredDistance(x, mean), squaredDistance(projected, projectedMean)
 	if total-total != 0 || captured-captured != 0 {
