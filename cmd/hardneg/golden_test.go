@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,12 +12,16 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"hardneg/internal/records"
 )
 
 // The golden files hold what users see: the texts that commands print, and their exit codes. A change of a golden file is a
@@ -83,6 +89,9 @@ func (g *golden) finish() {
 // difference shows the lines that differ, each with two lines around it; it is empty if none does.
 func difference(want, got string) string {
 	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
+	if slices.EqualFunc(a, b, sameLine) {
+		return ""
+	}
 	// The longest common subsequence, from the end: common[i][j] is its length for a[i:] and b[j:].
 	common := make([][]int, len(a)+1)
 	for i := range common {
@@ -96,9 +105,6 @@ func difference(want, got string) string {
 				common[i][j] = max(common[i+1][j], common[i][j+1])
 			}
 		}
-	}
-	if common[0][0] == len(a) && len(a) == len(b) {
-		return ""
 	}
 	var lines []string
 	for i, j := 0, 0; i < len(a) || j < len(b); {
@@ -137,8 +143,8 @@ var fraction = regexp.MustCompile(`-?\d+\.\d+`)
 
 // sameLine allows fractions of the same length to differ by a rounding error.
 func sameLine(a, b string) bool {
-	if a == b {
-		return true
+	if a == b || len(a) != len(b) {
+		return a == b
 	}
 	x, y := fraction.FindAllString(a, -1), fraction.FindAllString(b, -1)
 	if len(x) != len(y) || fraction.ReplaceAllString(a, "#") != fraction.ReplaceAllString(b, "#") {
@@ -170,16 +176,19 @@ func TestDifference(t *testing.T) {
 }
 
 // transcript runs a command line, and returns it with all that it prints. Lines of standard error begin with "! ".
-func transcript(t *testing.T, line string, args ...string) string {
-	t.Helper()
+func transcript(ctx context.Context, line string, args ...string) string {
 	var out, errs bytes.Buffer
-	code := execute(t.Context(), args, nil, &out, &errs)
+	code := execute(ctx, args, nil, &out, &errs)
+	return render(line, out.String(), errs.String(), code)
+}
+
+func render(line, stdout, stderr string, code int) string {
 	var b strings.Builder
-	b.WriteString("$ hardneg " + line + "\n" + out.String())
-	if out.Len() > 0 && !strings.HasSuffix(out.String(), "\n") {
+	b.WriteString("$ hardneg " + line + "\n" + stdout)
+	if stdout != "" && !strings.HasSuffix(stdout, "\n") {
 		b.WriteString("(no newline)\n")
 	}
-	for line := range strings.Lines(errs.String()) {
+	for line := range strings.Lines(stderr) {
 		b.WriteString("! " + strings.TrimSuffix(line, "\n") + "\n")
 	}
 	if code != exitOK {
@@ -208,7 +217,7 @@ func TestGoldenHelp(t *testing.T) {
 	g := newGolden(t, "help")
 	for _, path := range commands() {
 		words := append(strings.Fields(path)[1:], "--help")
-		g.compare(strings.ReplaceAll(path, " ", "-"), transcript(t, strings.Join(words, " "), words...))
+		g.compare(strings.ReplaceAll(path, " ", "-"), transcript(t.Context(), strings.Join(words, " "), words...))
 	}
 	g.finish()
 }
@@ -264,9 +273,53 @@ func TestGoldenMisuse(t *testing.T) {
 		}
 		var b strings.Builder
 		for _, line := range lines {
-			b.WriteString(transcript(t, line, strings.Fields(strings.ReplaceAll(line, "$DIR", dir))...))
+			b.WriteString(transcript(t.Context(), line, strings.Fields(strings.ReplaceAll(line, "$DIR", dir))...))
 		}
 		g.compare(strings.ReplaceAll(path, " ", "-"), strings.ReplaceAll(b.String(), dir, "$DIR"))
 	}
+	g.finish()
+}
+
+// TestGoldenTexts has what commands print that ask no server.
+func TestGoldenTexts(t *testing.T) {
+	g := newGolden(t, "texts")
+	g.compare("config-print", transcript(t.Context(), "config print", "config", "print")+transcript(t.Context(), "config print -o json", "config", "print", "-o", "json"))
+	g.compare("config-schema", transcript(t.Context(), "config schema", "config", "schema"))
+	for _, name := range records.Schemas() {
+		g.compare("schema-"+name, transcript(t.Context(), "schema "+name, "schema", name))
+	}
+	toolchain := regexp.MustCompile(`go1\.[\w.-]+`)
+	version := transcript(t.Context(), "version", "version") + transcript(t.Context(), "version -o json", "version", "-o", "json")
+	full, err := json.Marshal(buildOf(&debug.BuildInfo{GoVersion: "go1.99", Main: debug.Module{Version: "v1.2.3"}, Settings: []debug.BuildSetting{
+		{Key: "vcs.revision", Value: "0123abc"}, {Key: "vcs.time", Value: "2026-01-02T03:04:05Z"}, {Key: "vcs.modified", Value: "true"},
+	}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.compare("version", toolchain.ReplaceAllString(version+"of a release: "+string(full)+"\n", "go1.N"))
+	g.finish()
+}
+
+// TestGoldenRun has what `hardneg run` prints when its servers listen.
+func TestGoldenRun(t *testing.T) {
+	g := newGolden(t, "run")
+	port := regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	var text string
+	for _, line := range []string{"run --embedded --data-dir $DATA --http 127.0.0.1:0", "run --embedded --data-dir $DATA --http 127.0.0.1:0 -o json"} {
+		dir := filepath.Join(t.TempDir(), "data")
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		var out, errs buffer
+		done := make(chan int, 1)
+		args := strings.Fields(strings.ReplaceAll(line, "$DATA", dir) + " --set log.level=error")
+		go func() { done <- execute(ctx, args, nil, &out, &errs) }()
+		for ctx.Err() == nil && len(done) == 0 && !strings.Contains(out.String(), "data") {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+		code := <-done
+		printed := render(line, out.String(), errs.String(), code)
+		text += port.ReplaceAllString(strings.ReplaceAll(printed, dir, "$DATA"), "127.0.0.1:PORT")
+	}
+	g.compare("run", text)
 	g.finish()
 }

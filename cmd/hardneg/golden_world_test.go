@@ -1,0 +1,450 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hardneg/internal/service"
+	"hardneg/stream"
+)
+
+// goldenConfig is the configuration of the service and of every command. One partition a topic keeps all records in order. The
+// service itself never fits a model, because the test publishes the one that it takes.
+const goldenConfig = goldenEmbedders + `
+fit: {minimum: 100, wait: 1h, sample: 1000000}
+topics: {partitions: 1}
+mining:
+  negatives: 3
+  depth: 12
+  tiers:
+    - {policy: semantic, upto: 1, depth: 8, skip: 1}
+    - {policy: positive-aware, upto: 3, depth: 10}
+triplets: {max_text: 100}
+sweep: {rate: 0}
+log: {level: warn}
+`
+
+const goldenEmbedders = `embedders:
+  - {name: words, type: lexical-word, dimensions: 1024}
+  - {name: chars, type: lexical-char, dimensions: 1024, weight: 0.5}
+reduce: {max_dimensions: 64}
+`
+
+// goldenOthers are the embedders of the second generation.
+const goldenOthers = `embedders:
+  - {name: words, type: lexical-word, dimensions: 512}
+reduce: {max_dimensions: 32}
+`
+
+// goldenDocuments are lines of documents: some hundred that a fixed formula makes, and a few special ones.
+func goldenDocuments() string {
+	words := [][]string{
+		{"old", "small", "heavy", "quiet", "bright", "narrow", "rusty", "patient", "wooden", "cold", "foreign", "hollow", "brave"},
+		{"pump", "letter", "bridge", "engine", "garden", "library", "kettle", "harbour", "ladder", "violin", "market"},
+		{"repairs", "carries", "measures", "paints", "follows", "collects", "hides", "borrows", "cleans"},
+		{"river", "winter", "mountain", "kitchen", "station", "island", "village"},
+	}
+	var b strings.Builder
+	state := uint32(2463534242)
+	pick := func(list []string) string { // xorshift
+		state ^= state << 13
+		state ^= state >> 17
+		state ^= state << 5
+		return list[state%uint32(len(list))]
+	}
+	put := func(d map[string]any) {
+		line, _ := json.Marshal(d) // strings alone
+		b.Write(append(line, '\n'))
+	}
+	for i := range 240 {
+		text := fmt.Sprintf("The %s %s %s a %s %s near the %s.", pick(words[0]), pick(words[1]), pick(words[2]), pick(words[0]), pick(words[1]), pick(words[3]))
+		if i%3 == 0 {
+			text += fmt.Sprintf(" In the %s it %s every %s.", pick(words[3]), pick(words[2]), pick(words[1]))
+		}
+		d := map[string]any{"id": fmt.Sprintf("d%03d", i), "text": text}
+		if i%4 == 0 {
+			d["title"] = fmt.Sprintf("%s %s", pick(words[0]), pick(words[1]))
+		}
+		put(d)
+	}
+	pump := "An old pump repairs itself slowly when the narrow river is cold, and a patient engine measures the kettle."
+	put(map[string]any{"id": "pump", "title": "The <old> pump & the river", "text": pump, "url": "https://example.org/pump", "metadata": map[string]any{"kind": "guide"}})
+	put(map[string]any{"id": "pump-copy", "title": "The <old> pump & the river", "text": pump, "url": "https://example.org/copy", "metadata": map[string]any{"kind": "guide"}})
+	put(map[string]any{"id": "pump-near", "title": "The <old> pump & the river", "text": pump + " Often."})
+	put(map[string]any{"id": "pump-vector", "title": "The river <old> & the pump", "text": "a patient engine measures the kettle, and an old pump repairs itself slowly when the narrow river is cold"})
+	put(map[string]any{"id": "pump-words", "title": "Why does the old pump repair the river?", "text": "Nobody asks\twhy does\u001b[31m the old pump repair the river."})
+	put(map[string]any{"id": "pump-words-again", "title": "Why does the old pump repair the river?", "text": "Nobody asks\twhy does\u001b[31m the old pump repair the river."})
+	put(map[string]any{"id": "letters", "text": "A foreign letter follows the quiet violin to the island market. " + strings.Repeat("It is a very long letter. ", 20)})
+	return b.String()
+}
+
+const goldenQueries = `{"query_id":"q1","query":"Why does the old pump repair the river?","positives":["pump"],"session_id":"s","timestamp":"2026-01-02T03:04:05Z"}
+{"query_id":"q2","query":"foreign letter that follows a violin","clicks":[{"doc_id":"letters","dwell_ms":9000},{"doc_id":"d005","weight":0.25}]}
+{"query_id":"q3","query":"brave market hides a ladder in winter","positives":["d010","d020"]}
+{"query_id":"q4","query":"a document that nobody has","positives":["gone","d030"]}
+{"query_id":"q5","query":"wooden bridge cleans the harbour","clicks":[{"doc_id":"d040","weight":0.5}]}
+{"query_id":"q7","query":"the patient engine measures an old pump","positives":["pump","d060"]}
+{"query_id":"q6","query":"rusty engine & <kettle>","positives":["d050"]}
+`
+
+// goldenScrub replaces what changes from run to run. It is applied to the lines in this order.
+var goldenScrub = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(`127\.0\.0\.1:\d{4,}`), `127.0.0.1:PORT`},
+	{regexp.MustCompile(`20(2[4-9]|[3-9]\d)-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), `YYYY-MM-DDTHH:MM:SSZ`},
+	{regexp.MustCompile(`^! \d\d:\d\d:\d\d `), `! HH:MM:SS `},
+	{regexp.MustCompile(`"revision":( ?)\d{13}\b`), `"revision":${1}MILLIS`},
+	{regexp.MustCompile(`"triplet_id":"[0-9a-f-]{36}"`), `"triplet_id":"UUID"`}, // of the revision, too
+	{regexp.MustCompile(`"took_ns":\d+`), `"took_ns":N`},
+	{regexp.MustCompile(`^(ok|note|failed)( +.{28}) +\d\S*s  `), `$1$2   TOOK  `}, // check
+	{regexp.MustCompile(`\b\d+ offsets`), `N offsets`},                            // with the marks of transactions
+	{regexp.MustCompile(`^\{"partition":0,"offset":\d+`), `{"partition":0,"offset":N`},
+	{regexp.MustCompile(`triplets/0 at offset \d+`), `triplets/0 at offset N`},
+	{regexp.MustCompile(`("(read|fit|publish|documents|queries|mine|verify|seconds)": ?)(\d+\.\d+(e-\d+)?|\d+e-\d+)(,|$|\})`), `${1}N$5`},
+	{regexp.MustCompile(`"records_per_second":[\d.e+]+`), `"records_per_second":N`},
+	{regexp.MustCompile(`^! (documents|queries|mine|publish): -?\d+ (of \d+|to go).*$`), `! $1: N`}, // a step of a rebuild
+	{regexp.MustCompile(`(<model number \d+>)-\d{13}`), `$1-UNIX-MILLISEC`},                         // the generation of a rebuild
+	{regexp.MustCompile(`\b\d+\.\d s\b`), `N s`},
+	{regexp.MustCompile(`\b\d+/s\b`), `N/s`},
+	{regexp.MustCompile(`"sha256": "[0-9a-f]{64}"`), `"sha256": "SHA256"`},
+}
+
+// goldenWorld is a service with its documents and queries, and the commands that are run on it.
+type goldenWorld struct {
+	*golden
+	dir   string            // of the service's data
+	files map[string]string // by the name that transcripts have for it: path
+	ids   []string          // of models, in the order of their publication
+}
+
+func (w *goldenWorld) at(args ...string) []string {
+	return append(args, "--data-dir", w.dir, "--config", w.files["$CONFIG"])
+}
+
+// run runs command lines, and compares what they print with a golden file.
+func (w *goldenWorld) run(name string, lines ...string) {
+	w.t.Helper()
+	w.compare(name, w.text(lines...))
+}
+
+func (w *goldenWorld) text(lines ...string) string {
+	w.t.Helper()
+	var b strings.Builder
+	for _, line := range lines {
+		args := strings.Fields(line)
+		for i := range args {
+			for name, path := range w.files {
+				args[i] = strings.ReplaceAll(args[i], name, path)
+			}
+			if n, err := strconv.Atoi(strings.TrimPrefix(args[i], "$MODEL")); err == nil && strings.HasPrefix(args[i], "$MODEL") {
+				args[i] = w.ids[n-1]
+			}
+		}
+		if slices.Contains(args, "--config") {
+			args = append(args, "--data-dir", w.dir)
+		} else {
+			args = w.at(args...)
+		}
+		b.WriteString(transcript(w.t.Context(), line, args...))
+	}
+	text := b.String()
+	if slices.ContainsFunc(hash.FindAllString(text, -1), func(id string) bool { return !slices.Contains(w.ids, id) }) {
+		w.learn("models", "list")
+	}
+	return w.scrub(text)
+}
+
+var (
+	// goldenProgress are the lines of long commands that say how far they are: whether there are any is a matter of time.
+	goldenProgress = regexp.MustCompile(`^! [a-z ]+: (\d+, \d+/s|\d+ %, .*|reading the window, .*)$`)
+	// goldenStep is a scrubbed line of a rebuild: how often a step says something is a matter of time.
+	goldenStep   = regexp.MustCompile(`^! [a-z]+: N$`)
+	longFraction = regexp.MustCompile(`-?\d+\.\d{5,}(e-\d+)?`)
+	manifestID   = regexp.MustCompile(`"id": "([0-9a-f]{16})"`)
+	hash         = regexp.MustCompile(`\b[0-9a-f]{16}\b`)
+)
+
+// shorten gives a fraction four decimals.
+func shorten(text string) string {
+	f, _ := strconv.ParseFloat(text, 64)
+	return strconv.FormatFloat(f, 'f', 4, 64)
+}
+
+// learn notes the ids of the models that a command prints as JSON. Transcripts name a model by its number in this list.
+func (w *goldenWorld) learn(args ...string) {
+	w.t.Helper()
+	printed := succeed(w.t, w.at(append(args, "-o", "json")...)...)
+	for _, found := range manifestID.FindAllStringSubmatch(printed, -1) {
+		if !slices.Contains(w.ids, found[1]) {
+			w.ids = append(w.ids, found[1])
+		}
+	}
+}
+
+func (w *goldenWorld) scrub(text string) string {
+	for name, path := range w.files {
+		text = strings.ReplaceAll(text, path, name)
+	}
+	text = strings.ReplaceAll(text, w.dir, "$DATA")
+	for i, id := range w.ids {
+		text = strings.ReplaceAll(text, id, fmt.Sprintf("<model number %d>", i+1)) // as long as an id, for tables
+	}
+	var lines []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if goldenProgress.MatchString(line) {
+			continue
+		}
+		for _, s := range goldenScrub {
+			line = s.pattern.ReplaceAllString(line, s.with)
+		}
+		line = longFraction.ReplaceAllStringFunc(line, shorten)
+		if len(lines) > 0 && line == lines[len(lines)-1] && goldenStep.MatchString(line) {
+			continue
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// status is what the test reads of `hardneg status -o json`.
+type goldenStatus struct {
+	Generation string
+	Publishing bool
+	Documents  int
+	Queries    int
+	Stages     []struct{ Members, Lag int }
+	Instance   struct{ Ready bool }
+}
+
+// rests tells whether nothing is left to do.
+func (s goldenStatus) rests() bool {
+	for _, stage := range s.Stages {
+		if stage.Members != 1 || stage.Lag > 0 {
+			return false
+		}
+	}
+	return s.Generation != "" && !s.Publishing && s.Instance.Ready
+}
+
+// until waits until the status is so, twice: stages are asked one after another, so one record can be overlooked once.
+func (w *goldenWorld) until(what string, f func(goldenStatus) bool) {
+	w.t.Helper()
+	var s goldenStatus
+	for times, deadline := 0, time.Now().Add(patience); times < 2; time.Sleep(50 * time.Millisecond) {
+		s = goldenStatus{}
+		if err := json.Unmarshal([]byte(succeed(w.t, w.at("status", "-o", "json")...)), &s); err != nil {
+			w.t.Fatal(err)
+		}
+		times++
+		if !f(s) {
+			times = 0
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("it does not come to be that %s: %+v", what, s)
+		}
+	}
+}
+
+// await waits until the view has this many documents and queries, and nothing to do any more.
+func (w *goldenWorld) await(documents, queries int) {
+	w.t.Helper()
+	w.until(fmt.Sprintf("%d documents and %d queries rest", documents, queries), func(s goldenStatus) bool { return s.rests() && s.Documents == documents && s.Queries == queries })
+}
+
+// awaitLetters waits until there are so many dead letters.
+func (w *goldenWorld) awaitLetters(n int) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); strings.Count(succeed(w.t, w.at("dlq", "list", "--all", "-o", "json")...), "\n") < n; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%d dead letters do not come", n)
+		}
+	}
+}
+
+// write writes a file that command lines name.
+func (w *goldenWorld) write(name, text string) {
+	w.t.Helper()
+	path := filepath.Join(w.t.TempDir(), strings.ToLower(name[1:]))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	w.files[name] = path
+}
+
+// produce writes records that no command would write.
+func (w *goldenWorld) produce(outputs ...stream.Output) {
+	w.t.Helper()
+	addresses, err := service.ReadAddresses(w.dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	kafka, err := stream.New(stream.Config{Brokers: []string{addresses.Kafka}, Log: zerolog.Nop()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer kafka.Close()
+	if err := kafka.Produce(w.t.Context(), outputs); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestGoldenWorld runs every command that prints results on one small service.
+func TestGoldenWorld(t *testing.T) {
+	w := &goldenWorld{golden: newGolden(t, "world"), files: map[string]string{}}
+	w.write("$CONFIG", goldenConfig)
+	w.write("$REBUILD", strings.Replace(goldenConfig, goldenEmbedders, goldenOthers, 1))
+	w.write("$DOCUMENTS", goldenDocuments())
+	w.write("$QUERIES", goldenQueries)
+	w.write("$WRONG", "{\"id\":\"a\",\"text\":\"b\"}\n{\"id\":\"c\"}\n")
+	dir, stop := startService(t, "--config", w.files["$CONFIG"], "--set", "fit.minimum=1000000")
+	w.dir = dir
+	documents, queries := strings.Count(goldenDocuments(), "\n"), strings.Count(goldenQueries, "\n")
+
+	w.begin(documents)
+	w.run("load-queries", "load jsonl $QUERIES --topic queries -o json")
+	w.await(documents, queries)
+	w.look()
+	w.models()
+	w.replay()
+	w.deadLetters(documents, queries)
+	w.audit()
+	w.rebuild(documents, queries+1)
+
+	w.run("reset", "reset", "reset -o json", "reset --yes")
+	stop()
+	w.run("reset-embedded", "reset --embedded", "reset --embedded -o json", "reset --embedded --yes --keep-triplets -o json", "reset --embedded --yes", "reset --embedded --yes")
+	w.finish()
+}
+
+// begin looks at a view that has nothing yet, and loads the documents.
+func (w *goldenWorld) begin(documents int) {
+	w.t.Helper()
+	w.until("the service waits for documents", func(s goldenStatus) bool { return s.Instance.Ready && s.Stages[1].Members == 1 })
+	w.run("empty", "status", "status -o json", "models list", "models list -o json", "models show 0", "fit --dry-run", "fit --from-index", "explain q1", "eval", "audit",
+		"replay --from earliest --output x", "export", "dlq list", "dlq list -o json", "dlq show 0/0", "reset", "check", "rebuild")
+	w.run("load", "load jsonl $DOCUMENTS", "load jsonl $WRONG --set topics.documents=other-documents", "load beir testdata/beir --set topics.documents=other-documents --set topics.queries=other-queries",
+		"load beir testdata/beir --split test --set topics.documents=other-documents --set topics.queries=other-queries -o json", "load beir testdata/beir --split dev")
+	w.learn("fit", "--dry-run")
+	w.run("fit", "fit --dry-run", "fit --dry-run -o json", "fit -o json", "fit")
+	w.await(documents, 0)
+}
+
+// look shows what can be seen of a view that rests.
+func (w *goldenWorld) look() {
+	w.t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(rw, `{"ready":false,"missing":{"miner":"kafka does not answer"}}`)
+	}))
+	defer server.Close()
+	w.files["$INSTANCE"] = server.Listener.Addr().String()
+	w.run("status", "status", "status -o json", "status -o json --http $INSTANCE", "status --http $INSTANCE", "status --http 127.0.0.1:1")
+	w.run("export", "export", "export --format sentence-transformers", "export --format flag-embedding")
+	w.run("tail", "tail --from-start --max 4", "tail --from-start --max 4 -o json")
+	w.run("explain", "explain q1", "explain q1 -o json")
+	w.run("explain-guards", "explain q7", "explain q7 --positive d060 -o json")
+	w.run("explain-others", "explain q2", "explain q3 --positive d020 --max 2", "explain q4", "explain q5", "explain q6", "explain q8", "explain q3 --positive d999")
+	w.run("explain-document", "explain q1 --document pump-vector", "explain q1 --document pump", "explain q1 --document d100", "explain q1 --document d211", "explain q1 --document gone",
+		"explain q3 --positive d020 --document d108 -o json")
+	w.run("eval", "eval --all", "eval --all -o json", "eval --sample 3 --seed 2", "eval --sample 3 --seed 2 -o json")
+	w.run("check", "check", "check -o json")
+	w.run("check-failures", "check --kafka 127.0.0.1:1", "check --qdrant 127.0.0.1:1 -o json", "check --set topics.models=missing")
+}
+
+// models shows models that are live, unused and broken, and removes some.
+func (w *goldenWorld) models() {
+	w.t.Helper()
+	w.run("fit-second", "fit --sample 50 --seed 3", "fit --from-index --dry-run", "fit --from-index --dry-run -o json --set reduce.method=none")
+	w.produce(stream.Output{Topic: "hardneg.models", Key: []byte("00000000000000aa/manifest"), Value: []byte("{}")})
+	w.run("models", "models list", "models list -o json", "models show $MODEL1", "models show $MODEL1 -o json", "models show $MODEL1 --http 127.0.0.1:1", "models show $MODEL2 -o json",
+		"models show 00000000000000aa", "models show 00000000000000aa -o json", "models show x")
+	w.run("models-remove", "models remove $MODEL2", "models remove $MODEL2 --yes", "models remove $MODEL2 --yes", "models remove 00000000000000aa --yes", "models remove $MODEL1 --yes")
+}
+
+// replay mines windows of the query log into files and topics.
+func (w *goldenWorld) replay() {
+	w.t.Helper()
+	for _, name := range []string{"$OUT", "$COLUMNS"} {
+		w.files[name] = filepath.Join(w.t.TempDir(), strings.ToLower(name[1:]))
+	}
+	w.run("replay", "replay --from earliest --output file:$OUT", "replay --from earliest --to 0:2 --output file:$COLUMNS --format sentence-transformers -o json",
+		"replay --from earliest --output topic:backfill", "replay --from 1 --to latest --output backfill-json -o json", "replay --from latest --output nothing -o json", "replay --from 100 --output nothing",
+		"replay --from earliest --output triplets", "replay --from earliest --output a/b", "export --set topics.triplets=backfill-json")
+	for name, path := range map[string]string{"replay-file": w.files["$OUT"], "replay-columns": w.files["$COLUMNS"]} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.compare(name, w.scrub(string(text)))
+	}
+}
+
+// deadLetters lets the service write dead letters, and adds some that it would write in other cases.
+func (w *goldenWorld) deadLetters(documents, queries int) {
+	w.t.Helper()
+	w.produce(stream.Output{Topic: "queries", Key: []byte("bytes"), Value: []byte("\xff")})
+	w.awaitLetters(1)
+	w.produce(stream.Output{Topic: "documents", Key: []byte("d001"), Value: []byte(`{"id":"d001","title":"no text"}`)})
+	w.awaitLetters(2)
+	at := time.UnixMilli(1_700_000_000_000)
+	letter := func(stage string, r stream.Record, reason string) stream.Output {
+		r.Time = at
+		return stream.DeadLetter("hardneg.dead-letters", stage, r, errors.New(reason))
+	}
+	w.produce(
+		letter("intake", stream.Record{Topic: "queries", Offset: 90, Key: []byte("q8"), Value: []byte(`{"query_id":"q8","query":"quiet library","positives":["d070"]}`),
+			Headers: []stream.Header{{Key: "raw", Value: []byte{0xff}}, {Key: "none"}}}, "it was\ntoo \x1b[31mlong"),
+		letter("indexer", stream.Record{Topic: "documents", Offset: 91, Key: []byte("lost")}, "no value"),
+		letter("miner", stream.Record{Topic: "hardneg.refresh", Offset: 92, Key: []byte("q1"),
+			Value: []byte(`{"kind":"evidence","query_id":"q1","text":"pump?","source":{"topic":"queries","partition":0,"offset":3,"timestamp":5}}`)}, "too large"),
+	)
+	w.await(documents-1, queries) // d001 is deleted, for its newest record is none
+	w.run("dlq-list", "dlq list", "dlq list -o json", "dlq list --stage indexer", "dlq list --key q8 -o json", "dlq list --error nothing")
+	w.run("dlq-show", "dlq show 0/0", "dlq show 0/0 -o json", "dlq show 0/2", "dlq show 0/4", "dlq show 0/4 -o json", "dlq show 0/4 --raw", "dlq show 0/5 -o json",
+		"dlq show 0/6", "dlq show 0/6 -o json", "dlq show 9/9", "dlq show 0/1")
+	w.run("dlq-replay", "dlq replay --all --dry-run", "dlq replay --all --dry-run -o json", "dlq replay --key q8", "dlq replay --key q8", "dlq replay 0/4", "dlq replay 0/4 -o json",
+		"dlq replay 0/77 0/78", "dlq list", "dlq list --all", "dlq show 0/4", "dlq list --all --key q8 -o json")
+	w.await(documents-1, queries+1)
+	w.run("replay-bad", "replay --from earliest --output topic:backfill-bad", "replay --from earliest --output topic:backfill-bad-json -o json")
+}
+
+// audit compares a view that is right, and one with differences in the triplets topic.
+func (w *goldenWorld) audit() {
+	w.t.Helper()
+	w.run("audit", "audit --all", "audit --all -o json", "audit --sample 2 --seed 7", "audit --sample 2 --seed 7 -o json")
+	spoil := func() {
+		w.produce(retraction("q1", "pump", 1), triplet("q2", "letters", 2, "d003"), triplet("q2", "letters", 9, "d003"), triplet("q99", "d003", 1, "d002"))
+	}
+	spoil()
+	w.run("audit-differences", "audit --all", "audit --all -o json", "audit --all --repair")
+	spoil()
+	w.produce(stream.Output{Topic: "triplets", Key: []byte("x"), Value: []byte("y")})
+	w.run("audit-stray", "export", "audit --all")
+	w.run("audit-repair", "audit --all --repair -o json", "audit --all")
+}
+
+// rebuild makes a second generation, in two steps.
+func (w *goldenWorld) rebuild(documents, queries int) {
+	w.t.Helper()
+	w.run("rebuild-hold", "rebuild --config $REBUILD --hold", "status", "status -o json", "models list", "rebuild", "rebuild --abort", "reset")
+	w.run("rebuild-abort", "rebuild --abort --yes", "rebuild --abort --yes", "status")
+	w.run("rebuild-hold-again", "rebuild --config $REBUILD --hold -o json")
+	w.run("rebuild-promote", "rebuild --config $REBUILD -o json")
+	w.await(documents-1, queries)
+	w.run("rebuild-after", "status", "status -o json", "models list", "models list -o json", "tail --from-start --max 1", "eval --all", "audit --all")
+}
