@@ -13,7 +13,7 @@ import (
 	"hardneg/mining"
 )
 
-// evalSample is how many queries are looked at where nobody says.
+// evalSample is how many queries eval looks at by default.
 const evalSample = 1000
 
 func (c *command) evalCommand() *cobra.Command {
@@ -35,23 +35,17 @@ positives of the query log are taken for all that is relevant.`,
 			return err
 		}
 		o.Sample, o.Seed = s.size, s.seed
-		found, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
-			return err
-		}
-		defer found.close()
-		o.Config, o.Kafka, o.Index, o.Log = found.config, found.kafka, found.qdrant, found.log
-		shown := newShare(c.stderr, "eval")
-		o.Progress = func(done, total int) { shown.set(float64(done)/float64(max(1, total)), done, "queries") }
-		e, err := pipeline.Evaluate(cmd.Context(), o)
-		shown.end()
-		if err != nil {
-			return err
-		}
-		if c.output == "json" {
-			return c.printJSON(e)
-		}
-		return printEvaluation(c.stdout, e)
+		return c.onService(cmd.Context(), t, func(on connected) error {
+			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+			shown := newShare(c.stderr, "eval")
+			o.Progress = func(done, total int) { shown.set(float64(done)/float64(max(1, total)), done, "queries") }
+			e, err := pipeline.Evaluate(cmd.Context(), o)
+			shown.end()
+			if err != nil {
+				return err
+			}
+			return c.print(e, func(w io.Writer) error { return printEvaluation(w, e) })
+		})
 	}
 	s.flags(cmd, evalSample, "look at")
 	t.flags(cmd)
@@ -59,7 +53,7 @@ positives of the query log are taken for all that is relevant.`,
 	return cmd
 }
 
-// reasons say why slots are empty.
+// reasons holds, by reason, the text that says why slots are empty.
 var reasons = map[string]string{
 	string(mining.ReasonPositiveMissing): "positive not indexed", string(mining.ReasonExhausted): "no more in range", string(mining.ReasonDepth): "rank window ended",
 }

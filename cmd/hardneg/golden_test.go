@@ -24,8 +24,10 @@ import (
 	"hardneg/internal/records"
 )
 
-// The golden files hold what users see: the texts that commands print, and their exit codes. A change of a golden file is a
-// change that users notice, so it belongs into the list of changes. `go test ./cmd/hardneg -run Golden -update-golden` writes them.
+// The golden files hold what users see: the texts that commands print, and their exit codes. Users notice a
+// change of a golden file, so it belongs into the list of changes. This command writes them anew:
+//
+//	go test ./cmd/hardneg -run Golden -update-golden
 var updateGolden = flag.Bool("update-golden", false, "write the golden files anew")
 
 const goldenFolder = "testdata/golden"
@@ -136,7 +138,8 @@ func difference(want, got string) string {
 	return shown.String()
 }
 
-// roundingError is how much a decimal fraction may differ: other processors add the same numbers up to slightly other sums.
+// roundingError is how much a decimal fraction may differ: other processors add the same numbers up to
+// slightly other sums.
 const roundingError = 0.0021
 
 var fraction = regexp.MustCompile(`-?\d+\.\d+`)
@@ -175,7 +178,8 @@ func TestDifference(t *testing.T) {
 	}
 }
 
-// transcript runs a command line, and returns it with all that it prints. Lines of standard error begin with "! ".
+// transcript runs a command line, and returns it with all that it prints. Lines of standard error begin
+// with "! ".
 func transcript(ctx context.Context, line string, args ...string) string {
 	var out, errs bytes.Buffer
 	code := execute(ctx, args, nil, &out, &errs)

@@ -21,8 +21,8 @@ import (
 	"hardneg/stream"
 )
 
-// goldenConfig is the configuration of the service and of every command. One partition a topic keeps all records in order. The
-// service itself never fits a model, because the test publishes the one that it takes.
+// goldenConfig is the configuration of the service and of every command. With one partition in each topic, all
+// records stay in one order. The service never fits a model itself: it takes the one that the test publishes.
 const goldenConfig = goldenEmbedders + `
 fit: {minimum: 100, wait: 1h, sample: 1000000}
 topics: {partitions: 1}
@@ -49,7 +49,7 @@ const goldenOthers = `embedders:
 reduce: {max_dimensions: 32}
 `
 
-// goldenDocuments are lines of documents: some hundred that a fixed formula makes, and a few special ones.
+// goldenDocuments makes lines of documents: 240 by a fixed formula, and a few special ones for the guards.
 func goldenDocuments() string {
 	words := [][]string{
 		{"old", "small", "heavy", "quiet", "bright", "narrow", "rusty", "patient", "wooden", "cold", "foreign", "hollow", "brave"},
@@ -100,7 +100,7 @@ const goldenQueries = `{"query_id":"q1","query":"Why does the old pump repair th
 {"query_id":"q6","query":"rusty engine & <kettle>","positives":["d050"]}
 `
 
-// goldenScrub replaces what changes from run to run. It is applied to the lines in this order.
+// goldenScrub replaces what changes from run to run. Each line goes through it from top to bottom.
 var goldenScrub = []struct {
 	pattern *regexp.Regexp
 	with    string
@@ -170,9 +170,10 @@ func (w *goldenWorld) text(lines ...string) string {
 }
 
 var (
-	// goldenProgress are the lines of long commands that say how far they are: whether there are any is a matter of time.
+	// goldenProgress matches the lines by which long commands show their progress. They are left out: how many
+	// come depends on the speed of the machine.
 	goldenProgress = regexp.MustCompile(`^! [a-z ]+: (\d+, \d+/s|\d+ %, .*|reading the window, .*)$`)
-	// goldenStep is a scrubbed line of a rebuild: how often a step says something is a matter of time.
+	// goldenStep matches a scrubbed line of a step of a rebuild. Equal lines become one, for the same reason.
 	goldenStep   = regexp.MustCompile(`^! [a-z]+: N$`)
 	longFraction = regexp.MustCompile(`-?\d+\.\d{5,}(e-\d+)?`)
 	manifestID   = regexp.MustCompile(`"id": "([0-9a-f]{16})"`)
@@ -185,7 +186,8 @@ func shorten(text string) string {
 	return strconv.FormatFloat(f, 'f', 4, 64)
 }
 
-// learn notes the ids of the models that a command prints as JSON. Transcripts name a model by its number in this list.
+// learn notes the ids of the models that a command prints as JSON. Transcripts name a model by its number
+// in this list.
 func (w *goldenWorld) learn(args ...string) {
 	w.t.Helper()
 	printed := succeed(w.t, w.at(append(args, "-o", "json")...)...)
@@ -242,7 +244,8 @@ func (s goldenStatus) rests() bool {
 	return s.Generation != "" && !s.Publishing && s.Instance.Ready
 }
 
-// until waits until the status is so, twice: stages are asked one after another, so one record can be overlooked once.
+// until waits until f accepts the status twice in a row. The status asks one stage after another, so it can
+// overlook a record once that goes from one to the next at that moment.
 func (w *goldenWorld) until(what string, f func(goldenStatus) bool) {
 	w.t.Helper()
 	var s goldenStatus
@@ -413,7 +416,7 @@ func (w *goldenWorld) deadLetters(documents, queries int) {
 		letter("miner", stream.Record{Topic: "hardneg.refresh", Offset: 92, Key: []byte("q1"),
 			Value: []byte(`{"kind":"evidence","query_id":"q1","text":"pump?","source":{"topic":"queries","partition":0,"offset":3,"timestamp":5}}`)}, "too large"),
 	)
-	w.await(documents-1, queries) // d001 is deleted, for its newest record is none
+	w.await(documents-1, queries) // a document whose newest record is bad counts as deleted: d001
 	w.run("dlq-list", "dlq list", "dlq list -o json", "dlq list --stage indexer", "dlq list --key q8 -o json", "dlq list --error nothing")
 	w.run("dlq-show", "dlq show 0/0", "dlq show 0/0 -o json", "dlq show 0/2", "dlq show 0/4", "dlq show 0/4 -o json", "dlq show 0/4 --raw", "dlq show 0/5 -o json",
 		"dlq show 0/6", "dlq show 0/6 -o json", "dlq show 9/9", "dlq show 0/1")

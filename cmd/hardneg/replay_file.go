@@ -18,11 +18,12 @@ import (
 	"hardneg/stream"
 )
 
-// checkpointEvery is how often the progress of a file is written: what came since is mined again after a kill.
+// checkpointEvery is how often the progress of a file is saved. After a kill, a replay mines again what
+// came since.
 const checkpointEvery = 500 * time.Millisecond
 
-// replayFile is a file with the triplets of a replay. Until the end they are in .NAME.replay beside it, and
-// .NAME.replay.json says how much of that counts.
+// replayFile is a file that gets the triplets of a replay. Until the end they are in the file .NAME.replay
+// in the same folder, and .NAME.replay.json says up to which byte they belong to the saved progress.
 type replayFile struct {
 	path      string
 	format    func(io.Writer, view) error
@@ -33,12 +34,12 @@ type replayFile struct {
 	saved time.Time
 }
 
-// checkpoint is what a killed replay leaves.
+// checkpoint is the content of .NAME.replay.json, by which the next call goes on with a replay that was killed.
 type checkpoint struct {
 	Arguments string                  `json:"arguments"`
 	Plan      pipeline.ReplayPlan     `json:"plan"`
 	Progress  pipeline.ReplayProgress `json:"progress"`
-	Size      int64                   `json:"size"` // of the data that belongs to the progress
+	Size      int64                   `json:"size"` // bytes of the data that belong to the progress
 }
 
 func (o *replayFile) partial() string {
@@ -70,7 +71,9 @@ func (o *replayFile) Resume(_ context.Context, anew bool) (*pipeline.ReplayPlan,
 	if err != nil {
 		return nil, none, err
 	}
-	if o.state.Progress.Done { // killed before it was renamed, or behind that, when what is there is new and empty
+	if o.state.Progress.Done {
+		// It was killed shortly before the data got their name, or shortly after. In the second case lock
+		// has made a new, empty file.
 		if info.Size() == o.state.Size {
 			err = os.Rename(o.partial(), o.path)
 		}
@@ -82,7 +85,7 @@ func (o *replayFile) Resume(_ context.Context, anew bool) (*pipeline.ReplayPlan,
 	return &o.state.Plan, o.state.Progress, o.cut(o.state.Size)
 }
 
-// lock opens the data, and keeps other replays away from it.
+// lock opens the data file, and locks it, so that no other replay writes into it.
 func (o *replayFile) lock() error {
 	if info, err := os.Stat(o.path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is no file that could be replaced", o.path)
@@ -95,7 +98,8 @@ func (o *replayFile) lock() error {
 		if err != nil {
 			return fmt.Errorf("cannot lock %s: %w", o.partial(), err)
 		}
-		// One that ended in between has renamed what was opened.
+		// A replay that ended a moment ago has renamed the file that was opened here: then there is another
+		// one to lock.
 		locked, err := data.Stat()
 		if err != nil {
 			data.Close()
@@ -109,7 +113,7 @@ func (o *replayFile) lock() error {
 	}
 }
 
-// cut drops what came behind the last checkpoint.
+// cut drops the data behind the last checkpoint.
 func (o *replayFile) cut(size int64) error {
 	if err := o.data.Truncate(size); err != nil {
 		return err
@@ -154,8 +158,9 @@ func (o *replayFile) Write(_ context.Context, outputs []stream.Output, progress 
 	return os.Rename(o.partial(), o.path)
 }
 
-// save makes the data durable, and then replaces what is said of it. A kill in between leaves a file that the next save
-// replaces, and one comes before the end.
+// save first makes the data durable, and then replaces the checkpoint, so the checkpoint never counts bytes
+// that a crash could take away. A kill in between leaves a file .new, which the next save replaces: one
+// always comes before the end.
 func (o *replayFile) save() error {
 	raw, err := json.Marshal(o.state)
 	if err != nil {
@@ -172,10 +177,11 @@ func (o *replayFile) save() error {
 	return os.Rename(next, o.notes())
 }
 
-// Forget removes what was said of the data, which have their name by now.
+// Forget removes the checkpoint: the data have their final name by now.
 func (o *replayFile) Forget(context.Context) error { return os.Remove(o.notes()) }
 
-// close unlocks. What was never begun is removed, unless it is another one's by now.
+// close unlocks the data file. It removes the file if the replay never began, unless another replay has
+// made a new one by now.
 func (o *replayFile) close() {
 	if o.data == nil {
 		return
