@@ -20,10 +20,10 @@ func (c *command) dlqCommand() *cobra.Command {
 	return group("dlq", "Look at the dead letters, and send their records again", c.dlqListCommand(), c.dlqShowCommand(), c.dlqReplayCommand())
 }
 
-// letterFilter chooses dead letters by the flags that are set. An empty flag lets all through.
-type letterFilter struct{ stage, topic, key, reason, since string }
+// deadLetterFilter chooses dead letters by the flags that are set. An empty flag lets all through.
+type deadLetterFilter struct{ stage, topic, key, reason, since string }
 
-func (f *letterFilter) flags(cmd *cobra.Command) {
+func (f *deadLetterFilter) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.stage, "stage", "", "those of a stage: indexer, intake, miner")
 	cmd.Flags().StringVar(&f.topic, "topic", "", "those whose record was in this topic")
 	cmd.Flags().StringVar(&f.key, "key", "", "those with this key")
@@ -31,10 +31,10 @@ func (f *letterFilter) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.since, "since", "", "those since a time (2026-01-31T12:00:00Z), or for so long (24h, 7d)")
 }
 
-func (f *letterFilter) given() bool { return *f != letterFilter{} }
+func (f *deadLetterFilter) given() bool { return *f != deadLetterFilter{} }
 
 // choose checks the flags and turns them into a function.
-func (f *letterFilter) choose() (func(stream.Letter) bool, error) {
+func (f *deadLetterFilter) choose() (func(stream.Letter) bool, error) {
 	switch f.stage {
 	case "", pipeline.StageIndexer, pipeline.StageIntake, pipeline.StageMiner:
 	default:
@@ -62,7 +62,7 @@ func (c *command) onDeadLetters(ctx context.Context, t target, f func(pipeline.D
 
 func (c *command) dlqListCommand() *cobra.Command {
 	var t target
-	var f letterFilter
+	var f deadLetterFilter
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "list",

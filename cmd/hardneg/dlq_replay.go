@@ -15,7 +15,7 @@ import (
 
 func (c *command) dlqReplayCommand() *cobra.Command {
 	var t target
-	var f letterFilter
+	var f deadLetterFilter
 	var all bool
 	o := pipeline.LetterReplay{}
 	cmd := &cobra.Command{

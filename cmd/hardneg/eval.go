@@ -53,8 +53,8 @@ positives of the query log are taken for all that is relevant.`,
 	return cmd
 }
 
-// reasons holds, by reason, the text that says why slots are empty.
-var reasons = map[string]string{
+// reasonTexts holds, by reason, the text that says why slots are empty.
+var reasonTexts = map[string]string{
 	string(mining.ReasonPositiveMissing): "positive not indexed", string(mining.ReasonExhausted): "no more in range", string(mining.ReasonDepth): "rank window ended",
 }
 
@@ -77,7 +77,7 @@ func printEvaluation(w io.Writer, e *pipeline.Evaluation) error {
 		fmt.Fprintf(&b, "  %-33s %s\n", "with a negative by "+policy, share(l.Covered[policy], l.Pairs))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(l.Short)) {
-		fmt.Fprintf(&b, "  %-33s %s\n", "short: "+reasons[reason], share(l.Short[reason], l.Pairs))
+		fmt.Fprintf(&b, "  %-33s %s\n", "short: "+reasonTexts[reason], share(l.Short[reason], l.Pairs))
 	}
 	for i, pair := range l.Missing[:min(3, len(l.Missing))] {
 		name := ""

@@ -54,8 +54,8 @@ list is another one, that is said.
 	return cmd
 }
 
-// said holds, by verdict, the text that says what a tier made of a document.
-var said = map[string]string{
+// verdictTexts holds, by verdict, the text that says what a tier made of a document.
+var verdictTexts = map[string]string{
 	"chosen": "negative", "skipped": "skipped, as one of the first", "taken_before": "taken by an earlier tier", "same_content": "the same content as one before it",
 	"nearer_to_positive": "not nearer to the query than to the positive", "is_evidence": "the log names it for the query", "copy_of_evidence": "a copy of",
 	"near_duplicate": "nearly the vector of", "near_text": "nearly the text of", "not_sampled": "not drawn",
@@ -63,7 +63,7 @@ var said = map[string]string{
 }
 
 func sentence(d mining.Decision) string {
-	text := said[d.Verdict.String()]
+	text := verdictTexts[d.Verdict.String()]
 	switch d.Verdict {
 	case mining.Chosen:
 		text = fmt.Sprintf("%s %d", text, d.Rank)
@@ -139,7 +139,7 @@ func tierLine(t mining.TierLog) string {
 		cosines = fmt.Sprintf("cosines up to %.3f", t.High)
 	}
 	end := map[string]string{
-		mining.EndFull: "it filled its slots", mining.EndDepth: "its rank window ended", mining.EndExhausted: "no further document lies in its range", mining.EndNot: said[mining.EndNot],
+		mining.EndFull: "it filled its slots", mining.EndDepth: "its rank window ended", mining.EndExhausted: "no further document lies in its range", mining.EndNot: verdictTexts[mining.EndNot],
 	}[t.End]
 	return fmt.Sprintf("%s; %d documents looked at; %s", cosines, len(t.Decisions), end)
 }
@@ -153,7 +153,7 @@ func printDocument(b *strings.Builder, p pipeline.ExplainedPair) {
 	parts := make([]string, len(d.Tiers))
 	for i, verdict := range d.Tiers {
 		tier := p.Tiers[i]
-		parts[i] = said[verdict]
+		parts[i] = verdictTexts[verdict]
 		switch verdict {
 		case pipeline.OutOfRange:
 			parts[i] = outOfRange(tier, float64(d.QueryDocument), p.Similarity)

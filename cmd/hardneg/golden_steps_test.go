@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"hardneg/internal/service"
 	"hardneg/stream"
 )
 
@@ -68,6 +69,12 @@ func (w *goldenWorld) look() {
 	}))
 	defer server.Close()
 	w.files["$INSTANCE"] = server.Listener.Addr().String()
+	addresses, err := service.ReadAddresses(w.dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.files["$KAFKA"], w.files["$QDRANT"] = addresses.Kafka, addresses.Qdrant
+	w.run("addresses", "status --kafka $KAFKA", "check --kafka $KAFKA", "dlq list --kafka $KAFKA", "audit --all --kafka $KAFKA --qdrant $QDRANT")
 	w.run("status", "status", "status -o json", "status -o json --http $INSTANCE", "status --http $INSTANCE", "status --http 127.0.0.1:1")
 	w.run("export", "export", "export --format sentence-transformers", "export --format flag-embedding")
 	w.run("tail", "tail --from-start --max 4", "tail --from-start --max 4 -o json")

@@ -257,7 +257,7 @@ var goldenMisuse = map[string][]string{
 		"replay --from 0 --output x --rate NaN", "replay --from 0 --output x --memory 0", "replay --from 0 --output x -o xml", "replay --from 0 --output x",
 	},
 	"hardneg reset":         {"reset", "reset --frobnicate", "reset all", "reset -o yaml", "reset --embedded", "reset --embedded --data-dir x --kafka a:1", "reset --embedded --data-dir $DIR"},
-	"hardneg status":        {"status", "status --frobnicate", "status x", "status -o xml", "status --kafka 127.0.0.1:1", "status --data-dir $DIR"},
+	"hardneg status":        {"status", "status --frobnicate", "status x", "status -o xml", "status --kafka 127.0.0.1:1", "status --data-dir $DIR", "status --data-dir $KILLED"},
 	"hardneg config":        {"config", "config edit", "config --frobnicate"},
 	"hardneg config print":  {"config print --frobnicate", "config print x", "config print -o xml", "config print --set log.level=loud"},
 	"hardneg config schema": {"config schema --frobnicate", "config schema x"},
@@ -268,7 +268,12 @@ var goldenMisuse = map[string][]string{
 // TestGoldenMisuse has the messages and exit codes of wrong command lines, one file for each command.
 func TestGoldenMisuse(t *testing.T) {
 	g := newGolden(t, "misuse")
-	dir := t.TempDir()
+	dir, killed := t.TempDir(), t.TempDir() // the second of a service that was killed
+	addresses := `{"kafka":"127.0.0.1:1","qdrant":"127.0.0.1:1","http":"127.0.0.1:1"}`
+	if err := os.WriteFile(filepath.Join(killed, "addresses.json"), []byte(addresses), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replace, restore := strings.NewReplacer("$DIR", dir, "$KILLED", killed), strings.NewReplacer(dir, "$DIR", killed, "$KILLED")
 	for _, path := range commands() {
 		lines := goldenMisuse[path]
 		if len(lines) < 2 {
@@ -277,9 +282,9 @@ func TestGoldenMisuse(t *testing.T) {
 		}
 		var b strings.Builder
 		for _, line := range lines {
-			b.WriteString(transcript(t.Context(), line, strings.Fields(strings.ReplaceAll(line, "$DIR", dir))...))
+			b.WriteString(transcript(t.Context(), line, strings.Fields(replace.Replace(line))...))
 		}
-		g.compare(strings.ReplaceAll(path, " ", "-"), strings.ReplaceAll(b.String(), dir, "$DIR"))
+		g.compare(strings.ReplaceAll(path, " ", "-"), restore.Replace(b.String()))
 	}
 	g.finish()
 }

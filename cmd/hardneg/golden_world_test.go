@@ -152,9 +152,10 @@ func (w *goldenWorld) text(lines ...string) string {
 				args[i] = w.ids[n-1]
 			}
 		}
-		if slices.Contains(args, "--config") {
+		switch {
+		case slices.Contains(args, "--config"):
 			args = append(args, "--data-dir", w.dir)
-		} else {
+		case !strings.Contains(line, "$KAFKA"): // it names the service by --data-dir
 			args = w.at(args...)
 		}
 		b.WriteString(transcript(w.t.Context(), line, args...))
