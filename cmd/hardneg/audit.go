@@ -7,14 +7,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"hardneg/internal/pipeline"
 )
 
-// auditSample is how many queries are checked where nobody says.
+// auditSample is how many queries audit checks by default.
 const auditSample = 100
 
 func (c *command) auditCommand() *cobra.Command {
@@ -44,20 +43,17 @@ missing, extra, published (other content), unknown (of a query without a state),
 			return err
 		}
 		o.Sample, o.Seed = s.size, s.seed
-		connected, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
-			return err
-		}
-		defer connected.close()
-		o.Config, o.Kafka, o.Index, o.Log = connected.config, connected.kafka, connected.qdrant, connected.log
-		report, err := pipeline.Audit(cmd.Context(), o)
-		if err != nil {
-			return err
-		}
-		if err := c.printAudit(report); err != nil {
-			return err
-		}
-		return auditOutcome(report)
+		return c.onService(cmd.Context(), t, func(on connected) error {
+			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+			report, err := pipeline.Audit(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if err := c.print(report, func(w io.Writer) error { return printAudit(w, report) }); err != nil {
+				return err
+			}
+			return auditOutcome(report)
+		})
 	}
 	s.flags(cmd, auditSample, "check")
 	cmd.Flags().BoolVar(&o.Repair, "repair", false, "send the queries that differ through refresh")
@@ -66,7 +62,7 @@ missing, extra, published (other content), unknown (of a query without a state),
 	return cmd
 }
 
-// auditOutcome is an error where differences are left.
+// auditOutcome returns an error if differences are left.
 func auditOutcome(r *pipeline.AuditReport) error {
 	idle := ""
 	if r.Behind > 0 {
@@ -81,10 +77,7 @@ func auditOutcome(r *pipeline.AuditReport) error {
 	return nil
 }
 
-func (c *command) printAudit(r *pipeline.AuditReport) error {
-	if c.output == "json" {
-		return c.printJSON(r)
-	}
+func printAudit(w io.Writer, r *pipeline.AuditReport) error {
 	of := "all queries"
 	if r.Seed != nil {
 		of = fmt.Sprintf("a sample with seed %d", *r.Seed)
@@ -92,28 +85,29 @@ func (c *command) printAudit(r *pipeline.AuditReport) error {
 	if r.Unknown > 0 {
 		of += fmt.Sprintf(", and %d that the triplets alone know", r.Unknown)
 	}
-	_, err := fmt.Fprintf(c.stdout, "%d of %d queries checked (%s): %d pairs, %d slots, %d triplets\n%d differences%s\n",
+	_, err := fmt.Fprintf(w, "%d of %d queries checked (%s): %d pairs, %d slots, %d triplets\n%d differences%s\n",
 		r.Queries, r.Known, of, r.Pairs, r.Slots, r.Triplets, len(r.Differences), byKind(r.Kinds))
 	if err != nil {
 		return err
 	}
 	if r.UnderWay > 0 {
-		if _, err := fmt.Fprintf(c.stdout, "%d more queries changed too often to be judged\n", r.UnderWay); err != nil {
+		if _, err := fmt.Fprintf(w, "%d more queries changed too often to be judged\n", r.UnderWay); err != nil {
 			return err
 		}
 	}
-	if err := printDifferences(c.stdout, r.Differences); err != nil || r.Repaired == nil {
+	if err := printDifferences(w, r.Differences); err != nil || r.Repaired == nil {
 		return err
 	}
 	changing := ""
 	if r.Repaired.UnderWay > 0 {
 		changing = fmt.Sprintf("; %d of them changed too often to be judged again", r.Repaired.UnderWay)
 	}
-	_, err = fmt.Fprintf(c.stdout, "%d queries mined again, %d strays removed: %d differences left%s\n", r.Repaired.Queries, r.Repaired.Strays, len(r.Repaired.Left), changing)
+	_, err = fmt.Fprintf(w, "%d queries mined again, %d strays removed: %d differences left%s\n",
+		r.Repaired.Queries, r.Repaired.Strays, len(r.Repaired.Left), changing)
 	if err != nil {
 		return err
 	}
-	return printDifferences(c.stdout, r.Repaired.Left)
+	return printDifferences(w, r.Repaired.Left)
 }
 
 func byKind(kinds map[string]int) string {
@@ -131,7 +125,7 @@ func printDifferences(w io.Writer, differences []pipeline.Difference) error {
 	if len(differences) == 0 {
 		return nil
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := newTable(w)
 	fmt.Fprintln(table, "KIND\tQUERY\tPOSITIVE\tRANK\tSTORED\tPUBLISHED\tRECOMPUTED")
 	for _, d := range differences {
 		rank := ""
@@ -140,9 +134,7 @@ func printDifferences(w io.Writer, differences []pipeline.Difference) error {
 		}
 		cells := []string{d.Kind, d.Query, d.Positive, rank, d.Stored, d.Published, d.Recomputed}
 		for i, cell := range cells {
-			if cells[i] = brief(cell); cells[i] == "" {
-				cells[i] = "-"
-			}
+			cells[i] = orDash(brief(cell))
 		}
 		fmt.Fprintln(table, strings.Join(cells, "\t"))
 	}

@@ -25,7 +25,7 @@ func TestAuditCommand(t *testing.T) {
 		}
 	}
 
-	// By --set alone: the audit is told nothing of it.
+	// The service gets its settings by --set. The audit does not get them: it must find the rules in the models topic.
 	dir := runService(t, "--set", "fit.minimum=20", "--set", "reduce.max_dimensions=16", "--set", "mining.near_text=2",
 		"--set", "mining.near_duplicate=2", "--set", "mining.negatives=3", "--set", "sweep.rate=0")
 	kafka := client(t, dir)
@@ -62,7 +62,7 @@ func TestAuditCommand(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 
-	// One that is lost, one that is wrong, one of nobody.
+	// A triplet that is lost, one that is wrong, and one of an unknown query.
 	if err := kafka.Produce(t.Context(), []stream.Output{retraction("q0", "d0", 1), triplet("q1", "d1", 2, "d1"), triplet("q99", "d1", 1, "d2")}); err != nil {
 		t.Fatal(err)
 	}

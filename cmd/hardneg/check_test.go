@@ -12,7 +12,7 @@ import (
 	"hardneg/stream"
 )
 
-// TestCheck probes a service that runs, and what is wrong with one thing after another.
+// TestCheck probes a service that runs, with one thing after another made wrong.
 func TestCheck(t *testing.T) {
 	dir := runService(t)
 	kafka := client(t, dir)
@@ -41,7 +41,7 @@ func TestCheck(t *testing.T) {
 		name string
 		set  []string
 		code int
-		want map[string]string // beside what is ok: outcome and part of the detail
+		want map[string]string // outcome and the beginning of the detail; all others must be ok
 		left []string          // not probed
 	}{
 		{"all is well", []string{embedder("url: " + server.URL)}, 0, map[string]string{"collections": "note none is live"}, nil},

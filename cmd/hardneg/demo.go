@@ -4,7 +4,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
 	"hardneg/internal/demo"
@@ -34,9 +33,8 @@ and how fast. It runs until SIGINT, or for --duration, and leaves nothing behind
 		if err != nil {
 			return err
 		}
-		file, ok := c.stdout.(*os.File)
-		terminal := ok && isatty.IsTerminal(file.Fd()) && os.Getenv("NO_COLOR") == ""
-		return demo.Run(cmd.Context(), demo.Options{Config: cfg, Log: log, Out: c.stdout, Terminal: terminal, Duration: duration})
+		colours := terminal(c.stdout) && os.Getenv("NO_COLOR") == ""
+		return demo.Run(cmd.Context(), demo.Options{Config: cfg, Log: log, Out: c.stdout, Terminal: colours, Duration: duration})
 	}
 	cmd.Flags().DurationVar(&duration, "duration", 0, "end by itself after this time")
 	cmd.Flags().StringVar(&http, "http", "", "address of the HTTP server (default: a free port)")

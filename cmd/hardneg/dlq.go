@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 
@@ -20,10 +20,10 @@ func (c *command) dlqCommand() *cobra.Command {
 	return group("dlq", "Look at the dead letters, and send their records again", c.dlqListCommand(), c.dlqShowCommand(), c.dlqReplayCommand())
 }
 
-// letterFilter chooses dead letters.
-type letterFilter struct{ stage, topic, key, reason, since string }
+// deadLetterFilter chooses dead letters by the flags that are set. An empty flag lets all through.
+type deadLetterFilter struct{ stage, topic, key, reason, since string }
 
-func (f *letterFilter) flags(cmd *cobra.Command) {
+func (f *deadLetterFilter) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.stage, "stage", "", "those of a stage: indexer, intake, miner")
 	cmd.Flags().StringVar(&f.topic, "topic", "", "those whose record was in this topic")
 	cmd.Flags().StringVar(&f.key, "key", "", "those with this key")
@@ -31,10 +31,10 @@ func (f *letterFilter) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.since, "since", "", "those since a time (2026-01-31T12:00:00Z), or for so long (24h, 7d)")
 }
 
-func (f *letterFilter) given() bool { return *f != letterFilter{} }
+func (f *deadLetterFilter) given() bool { return *f != deadLetterFilter{} }
 
-// choose is the filter as a function.
-func (f *letterFilter) choose() (func(stream.Letter) bool, error) {
+// choose checks the flags and turns them into a function.
+func (f *deadLetterFilter) choose() (func(stream.Letter) bool, error) {
 	switch f.stage {
 	case "", pipeline.StageIndexer, pipeline.StageIntake, pipeline.StageMiner:
 	default:
@@ -53,18 +53,16 @@ func (f *letterFilter) choose() (func(stream.Letter) bool, error) {
 	}, nil
 }
 
-// letters finds the dead letters of a service.
-func (c *command) letters(ctx context.Context, t target) (d pipeline.DeadLetters, closing func(), err error) {
-	found, err := c.connect(ctx, t, false)
-	if err != nil {
-		return d, nil, err
-	}
-	return pipeline.DeadLetters{Config: found.config, Kafka: found.kafka, Log: found.log}, found.close, nil
+// onDeadLetters is onKafka for commands that need the dead letters alone.
+func (c *command) onDeadLetters(ctx context.Context, t target, f func(pipeline.DeadLetters) error) error {
+	return c.onKafka(ctx, t, func(on connected) error {
+		return f(pipeline.DeadLetters{Config: on.config, Kafka: on.kafka, Log: on.log})
+	})
 }
 
 func (c *command) dlqListCommand() *cobra.Command {
 	var t target
-	var f letterFilter
+	var f deadLetterFilter
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -80,44 +78,52 @@ again are left out without --all.`,
 		if err != nil {
 			return err
 		}
-		d, closing, err := c.letters(cmd.Context(), t)
-		if err != nil {
-			return err
-		}
-		defer closing()
-		encoder, table := newEncoder(c.stdout), tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
-		shown := 0
-		err = d.Each(cmd.Context(), func(l stream.Letter, replayed bool) error {
-			if !choose(l) || replayed && !all {
-				return nil
+		return c.onDeadLetters(cmd.Context(), t, func(d pipeline.DeadLetters) error {
+			each := func(show func(l stream.Letter, replayed bool) error) error {
+				return d.Each(cmd.Context(), func(l stream.Letter, replayed bool) error {
+					if !choose(l) || replayed && !all {
+						return nil
+					}
+					return show(l, replayed)
+				})
 			}
-			if c.output == "json" {
-				return encoder.Encode(showLetter(l, replayed))
+			if c.output == "json" { // one line at a time: there can be very many
+				encoder := newEncoder(c.stdout)
+				return each(func(l stream.Letter, replayed bool) error { return encoder.Encode(showLetter(l, replayed)) })
 			}
-			if shown++; shown == 1 {
-				fmt.Fprintln(table, "LETTER\tWRITTEN\tSTAGE\tRECORD\tKEY\tERROR")
-			}
-			note := ""
-			if replayed {
-				note = "(sent again) "
-			}
-			_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s%s\n", l.At(), l.Time.UTC().Format(time.RFC3339), brief(l.Stage), sourcePlace(l), orDash(brief(string(l.Record.Key))), note, flat(l.Reason))
-			return err
+			return printLetters(c.stdout, each)
 		})
-		switch {
-		case err != nil || c.output == "json":
-			return err
-		case shown == 0:
-			_, err := fmt.Fprintln(c.stdout, "no dead letters")
-			return err
-		}
-		return table.Flush()
 	}
 	f.flags(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "also those whose record was sent again")
 	t.flags(cmd)
 	c.outputFlag(cmd, "table", "json")
 	return cmd
+}
+
+// printLetters prints the dead letters that each gives to its function.
+func printLetters(w io.Writer, each func(func(l stream.Letter, replayed bool) error) error) error {
+	table, shown := newTable(w), 0
+	err := each(func(l stream.Letter, replayed bool) error {
+		if shown++; shown == 1 {
+			fmt.Fprintln(table, "LETTER\tWRITTEN\tSTAGE\tRECORD\tKEY\tERROR")
+		}
+		note := ""
+		if replayed {
+			note = "(sent again) "
+		}
+		_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s%s\n", l.At(), l.Time.UTC().Format(time.RFC3339), brief(l.Stage), sourcePlace(l),
+			orDash(brief(string(l.Record.Key))), note, flat(l.Reason))
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case shown == 0:
+		_, err := fmt.Fprintln(w, "no dead letters")
+		return err
+	}
+	return table.Flush()
 }
 
 func (c *command) dlqShowCommand() *cobra.Command {
@@ -136,22 +142,17 @@ for byte.`,
 		if err != nil {
 			return err
 		}
-		d, closing, err := c.letters(cmd.Context(), t)
-		if err != nil {
-			return err
-		}
-		defer closing()
-		l, replayed, err := d.Get(cmd.Context(), partition, offset)
-		switch {
-		case err != nil:
-			return err
-		case raw:
-			_, err := c.stdout.Write(l.Record.Value)
-			return err
-		case c.output == "json":
-			return c.printJSON(showLetter(l, replayed))
-		}
-		return c.printLetter(l, replayed)
+		return c.onDeadLetters(cmd.Context(), t, func(d pipeline.DeadLetters) error {
+			l, replayed, err := d.Get(cmd.Context(), partition, offset)
+			if err != nil {
+				return err
+			}
+			if raw {
+				_, err := c.stdout.Write(l.Record.Value)
+				return err
+			}
+			return c.print(showLetter(l, replayed), func(w io.Writer) error { return printLetter(w, l, replayed) })
+		})
 	}
 	cmd.Flags().BoolVar(&raw, "raw", false, "write the record's value alone")
 	t.flags(cmd)
@@ -176,7 +177,8 @@ func placeText(topic string, partition int32, offset int64) string {
 	return printable(fmt.Sprintf("%s/%d/%d", topic, partition, offset))
 }
 
-// sourcePlace is the place of the record that a user wrote.
+// sourcePlace returns the place of the record that a user wrote. A dead letter of the miner holds a record
+// that hardneg made of it.
 func sourcePlace(l stream.Letter) string {
 	s := pipeline.SourceOf(l)
 	return placeText(s.Topic, s.Partition, s.Offset)
@@ -214,7 +216,7 @@ type shownHeader struct {
 	Value shownBytes `json:"value"`
 }
 
-// shownBytes is null, a string, or {"base64": "…"} where the bytes are not UTF-8.
+// shownBytes is null, a string, or {"base64": "…"} for bytes that are not UTF-8.
 type shownBytes []byte
 
 func (b shownBytes) MarshalJSON() ([]byte, error) {
@@ -239,10 +241,10 @@ func showLetter(l stream.Letter, replayed bool) shownLetter {
 	return shown
 }
 
-// timeText is any time that a record may have.
+// timeText prints all digits of a time, which a record may have given.
 func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-func (c *command) printLetter(l stream.Letter, replayed bool) error {
+func printLetter(w io.Writer, l stream.Letter, replayed bool) error {
 	r := l.Record
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -264,11 +266,12 @@ func (c *command) printLetter(l stream.Letter, replayed bool) error {
 		line("header", "%s: %s", printable(h.Key), textOrNull(h.Value))
 	}
 	line("value", "%s", textOrNull(r.Value))
-	_, err := c.stdout.Write([]byte(b.String()))
+	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// textOrNull is a value on one line: as it is where it is text that can be shown.
+// textOrNull shows a value on one line. It quotes bytes that are not text, and text that looks like null or
+// begins with a quote: otherwise a reader could take one for another.
 func textOrNull(b []byte) string {
 	switch text := string(b); {
 	case b == nil:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +15,7 @@ import (
 
 func (c *command) dlqReplayCommand() *cobra.Command {
 	var t target
-	var f letterFilter
+	var f deadLetterFilter
 	var all bool
 	o := pipeline.LetterReplay{}
 	cmd := &cobra.Command{
@@ -60,23 +61,20 @@ is left is told with the reason, and is no failure. --dry-run tells and sends no
 			}
 			return choose(l)
 		}
-		d, closing, err := c.letters(cmd.Context(), t)
-		if err != nil {
-			return err
-		}
-		defer closing()
-		var missing []error
-		for _, at := range slices.Sorted(maps.Keys(named)) {
-			if _, err := d.Find(cmd.Context(), named[at].Partition, named[at].Offset); errors.Is(err, pipeline.ErrNoLetter) {
-				missing = append(missing, err)
-			} else if err != nil {
-				return err
+		return c.onDeadLetters(cmd.Context(), t, func(d pipeline.DeadLetters) error {
+			var missing []error
+			for _, at := range slices.Sorted(maps.Keys(named)) {
+				if _, err := d.Find(cmd.Context(), named[at].Partition, named[at].Offset); errors.Is(err, pipeline.ErrNoLetter) {
+					missing = append(missing, err)
+				} else if err != nil {
+					return err
+				}
 			}
-		}
-		if len(missing) > 0 {
-			return errors.Join(missing...)
-		}
-		return c.replayLetters(cmd, d, o, len(named) > 0)
+			if len(missing) > 0 {
+				return errors.Join(missing...)
+			}
+			return c.replayLetters(cmd.Context(), d, o, len(named) > 0)
+		})
 	}
 	f.flags(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "all dead letters whose record was not sent again yet")
@@ -86,7 +84,7 @@ is left is told with the reason, and is no failure. --dry-run tells and sends no
 	return cmd
 }
 
-// replayedLetter is what became of a dead letter, as -o json has it.
+// replayedLetter says in JSON what became of a dead letter.
 type replayedLetter struct {
 	Letter string `json:"letter"`
 	Record string `json:"record"` // topic/partition/offset
@@ -94,7 +92,7 @@ type replayedLetter struct {
 	Left   string `json:"left,omitempty"` // why it was not sent
 }
 
-func (c *command) replayLetters(cmd *cobra.Command, d pipeline.DeadLetters, o pipeline.LetterReplay, named bool) error {
+func (c *command) replayLetters(ctx context.Context, d pipeline.DeadLetters, o pipeline.LetterReplay, named bool) error {
 	shown := newProgress(c.stderr, "reading documents")
 	defer shown.end()
 	last := 0
@@ -105,7 +103,7 @@ func (c *command) replayLetters(cmd *cobra.Command, d pipeline.DeadLetters, o pi
 		line := replayedLetter{Letter: x.Letter.At(), Record: placeOf(x.Letter.Record), Left: x.Left}
 		switch {
 		case x.Before && !named:
-			return nil // of those that filters choose, the ones that are done
+			return nil // filters choose it again at each call, which is no news
 		case x.Left == "":
 			sent++
 			line.To = fmt.Sprintf("%s/%d", x.To.Topic, x.To.Partition)
@@ -122,7 +120,7 @@ func (c *command) replayLetters(cmd *cobra.Command, d pipeline.DeadLetters, o pi
 		_, err := fmt.Fprintln(c.stdout, text)
 		return err
 	}
-	if err := d.Replay(cmd.Context(), o); err != nil {
+	if err := d.Replay(ctx, o); err != nil {
 		return err
 	}
 	if c.output != "json" {

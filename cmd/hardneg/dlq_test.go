@@ -12,9 +12,9 @@ import (
 	"hardneg/stream"
 )
 
-// TestDLQ lists, shows and replays dead letters of a service's topic, which are written here.
+// TestDLQ writes dead letters into the topic of a service, and then lists, shows and replays them.
 func TestDLQ(t *testing.T) {
-	dir := runService(t, "--stages", "miner") // which waits for a model, and reads nothing
+	dir := runService(t, "--stages", "miner") // it waits for a model, so it reads nothing
 	kafka := client(t, dir)
 	run := func(args ...string) string {
 		t.Helper()
@@ -36,7 +36,7 @@ func TestDLQ(t *testing.T) {
 		return o
 	}
 	err := kafka.Produce(t.Context(), []stream.Output{
-		letter("intake", "queries", "q1", `{"query":"a question"}`, "too\nlong"), // would be taken now
+		letter("intake", "queries", "q1", `{"query":"a question"}`, "too\nlong"), // the service would take this one now
 		letter("intake", "queries", "q2", "\xff", "not UTF-8"),
 		letter("indexer", "documents", "d1", "", "a \x1b[31mred\x1b[0m error"),
 	})
@@ -90,7 +90,7 @@ func TestDLQ(t *testing.T) {
 		}
 	}
 
-	// A document that the topic does not have, a query that would come back, and one that goes.
+	// A query that can go, one that would come back, and a document that the topic no longer has.
 	want = "2/0  queries/1/5  to queries/1\n2/1  queries/1/6  left: it would come back: the value is not valid UTF-8 at byte 0\n2/2  documents/1/7  left: documents/1 no longer has it"
 	if out := run("replay", "--all", "--dry-run"); !strings.HasPrefix(out, want) || !strings.HasSuffix(out, "1 would be sent again, 2 left\n") {
 		t.Errorf("dry run:\n%s\nwant\n%s", out, want)

@@ -13,7 +13,7 @@ import (
 	"hardneg/mining"
 )
 
-// evalSample is how many queries are looked at where nobody says.
+// evalSample is how many queries eval looks at by default.
 const evalSample = 1000
 
 func (c *command) evalCommand() *cobra.Command {
@@ -35,23 +35,17 @@ positives of the query log are taken for all that is relevant.`,
 			return err
 		}
 		o.Sample, o.Seed = s.size, s.seed
-		found, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
-			return err
-		}
-		defer found.close()
-		o.Config, o.Kafka, o.Index, o.Log = found.config, found.kafka, found.qdrant, found.log
-		shown := newShare(c.stderr, "eval")
-		o.Progress = func(done, total int) { shown.set(float64(done)/float64(max(1, total)), done, "queries") }
-		e, err := pipeline.Evaluate(cmd.Context(), o)
-		shown.end()
-		if err != nil {
-			return err
-		}
-		if c.output == "json" {
-			return c.printJSON(e)
-		}
-		return printEvaluation(c.stdout, e)
+		return c.onService(cmd.Context(), t, func(on connected) error {
+			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+			shown := newShare(c.stderr, "eval")
+			o.Progress = func(done, total int) { shown.set(float64(done)/float64(max(1, total)), done, "queries") }
+			e, err := pipeline.Evaluate(cmd.Context(), o)
+			shown.end()
+			if err != nil {
+				return err
+			}
+			return c.print(e, func(w io.Writer) error { return printEvaluation(w, e) })
+		})
 	}
 	s.flags(cmd, evalSample, "look at")
 	t.flags(cmd)
@@ -59,8 +53,8 @@ positives of the query log are taken for all that is relevant.`,
 	return cmd
 }
 
-// reasons say why slots are empty.
-var reasons = map[string]string{
+// reasonTexts holds, by reason, the text that says why slots are empty.
+var reasonTexts = map[string]string{
 	string(mining.ReasonPositiveMissing): "positive not indexed", string(mining.ReasonExhausted): "no more in range", string(mining.ReasonDepth): "rank window ended",
 }
 
@@ -83,7 +77,7 @@ func printEvaluation(w io.Writer, e *pipeline.Evaluation) error {
 		fmt.Fprintf(&b, "  %-33s %s\n", "with a negative by "+policy, share(l.Covered[policy], l.Pairs))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(l.Short)) {
-		fmt.Fprintf(&b, "  %-33s %s\n", "short: "+reasons[reason], share(l.Short[reason], l.Pairs))
+		fmt.Fprintf(&b, "  %-33s %s\n", "short: "+reasonTexts[reason], share(l.Short[reason], l.Pairs))
 	}
 	for i, pair := range l.Missing[:min(3, len(l.Missing))] {
 		name := ""

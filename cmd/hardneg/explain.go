@@ -3,9 +3,9 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -33,23 +33,18 @@ list is another one, that is said.
 		if most < 1 {
 			return usage("--max must be at least 1, is %d", most)
 		}
-		found, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
-			return err
-		}
-		defer found.close()
-		o.Config, o.Kafka, o.Index, o.Log, o.Query = found.config, found.kafka, found.qdrant, found.log, args[0]
-		e, err := pipeline.Explain(cmd.Context(), o)
-		if err != nil {
-			return err
-		}
-		if o.Positive != "" && len(e.Pairs) == 0 {
-			return fmt.Errorf("query %q has no list for %q; its evidence: %s", o.Query, o.Positive, orDash(evidenceLine(e)))
-		}
-		if c.output == "json" {
-			return c.printJSON(e)
-		}
-		return c.printExplanation(e, most)
+		o.Query = args[0]
+		return c.onService(cmd.Context(), t, func(on connected) error {
+			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+			e, err := pipeline.Explain(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if o.Positive != "" && len(e.Pairs) == 0 {
+				return fmt.Errorf("query %q has no list for %q; its evidence: %s", o.Query, o.Positive, orDash(evidenceLine(e)))
+			}
+			return c.print(e, func(w io.Writer) error { return printExplanation(w, e, most) })
+		})
 	}
 	cmd.Flags().StringVar(&o.Positive, "positive", "", "the list of this positive alone")
 	cmd.Flags().StringVar(&o.Document, "document", "", "what became of this document")
@@ -59,8 +54,8 @@ list is another one, that is said.
 	return cmd
 }
 
-// said says what a tier made of a document.
-var said = map[string]string{
+// verdictTexts holds, by verdict, the text that says what a tier made of a document.
+var verdictTexts = map[string]string{
 	"chosen": "negative", "skipped": "skipped, as one of the first", "taken_before": "taken by an earlier tier", "same_content": "the same content as one before it",
 	"nearer_to_positive": "not nearer to the query than to the positive", "is_evidence": "the log names it for the query", "copy_of_evidence": "a copy of",
 	"near_duplicate": "nearly the vector of", "near_text": "nearly the text of", "not_sampled": "not drawn",
@@ -68,7 +63,7 @@ var said = map[string]string{
 }
 
 func sentence(d mining.Decision) string {
-	text := said[d.Verdict.String()]
+	text := verdictTexts[d.Verdict.String()]
 	switch d.Verdict {
 	case mining.Chosen:
 		text = fmt.Sprintf("%s %d", text, d.Rank)
@@ -96,7 +91,7 @@ func evidenceLine(e *pipeline.Explanation) string {
 	return strings.Join(parts, ", ")
 }
 
-func (c *command) printExplanation(e *pipeline.Explanation, most int) error {
+func printExplanation(w io.Writer, e *pipeline.Explanation, most int) error {
 	var b strings.Builder
 	text := brief(e.Text)
 	if e.Text == "" {
@@ -129,7 +124,7 @@ func (c *command) printExplanation(e *pipeline.Explanation, most int) error {
 			b.WriteString("the list as it is stored is another one: it is being mined, or hardneg audit says more\n")
 		}
 	}
-	_, err := c.stdout.Write([]byte(b.String()))
+	_, err := io.WriteString(w, b.String())
 	return err
 }
 
@@ -144,7 +139,7 @@ func tierLine(t mining.TierLog) string {
 		cosines = fmt.Sprintf("cosines up to %.3f", t.High)
 	}
 	end := map[string]string{
-		mining.EndFull: "it filled its slots", mining.EndDepth: "its rank window ended", mining.EndExhausted: "no further document lies in its range", mining.EndNot: said[mining.EndNot],
+		mining.EndFull: "it filled its slots", mining.EndDepth: "its rank window ended", mining.EndExhausted: "no further document lies in its range", mining.EndNot: verdictTexts[mining.EndNot],
 	}[t.End]
 	return fmt.Sprintf("%s; %d documents looked at; %s", cosines, len(t.Decisions), end)
 }
@@ -158,7 +153,7 @@ func printDocument(b *strings.Builder, p pipeline.ExplainedPair) {
 	parts := make([]string, len(d.Tiers))
 	for i, verdict := range d.Tiers {
 		tier := p.Tiers[i]
-		parts[i] = said[verdict]
+		parts[i] = verdictTexts[verdict]
 		switch verdict {
 		case pipeline.OutOfRange:
 			parts[i] = outOfRange(tier, float64(d.QueryDocument), p.Similarity)
@@ -194,7 +189,8 @@ func outOfRange(t mining.TierLog, cosine float64, positive float32) string {
 	return fmt.Sprintf("%.3f is above %.3f, too near to the positive's %.3f", cosine, t.High, positive)
 }
 
-// printDecisions shows the documents in order of similarity, each with what the tiers made of it.
+// printDecisions shows the documents in order of their similarity to the query. Each line says what the
+// tiers made of one document.
 func printDecisions(b *strings.Builder, p pipeline.ExplainedPair, titles map[string]string, most int) {
 	type row struct {
 		mining.Decision
@@ -215,22 +211,16 @@ func printDecisions(b *strings.Builder, p pipeline.ExplainedPair, titles map[str
 		return
 	}
 	slices.SortStableFunc(rows, func(a, b *row) int { return cmp.Compare(b.QueryDocument, a.QueryDocument) })
-	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	table := newTable(b)
 	fmt.Fprintln(table, "TO QUERY\tTO POSITIVE\tDOCUMENT\tTITLE\tDECISION")
 	for _, r := range rows[:min(most, len(rows))] {
 		fmt.Fprintf(table, "%.3f\t%.3f\t%s\t%s\t%s\n", r.QueryDocument, r.PositiveDocument, brief(r.Document), orDash(short(titles[r.Document])), strings.Join(r.what, "; "))
 	}
-	_ = table.Flush() // into memory
+	_ = table.Flush() // writing into memory cannot fail
 	if left := len(rows) - most; left > 0 {
 		fmt.Fprintf(b, "and %d more; --max shows them\n", left)
 	}
 }
 
-// short is brief for a column.
-func short(text string) string {
-	const most = 40
-	if runes := []rune(brief(text)); len(runes) > most {
-		return string(runes[:most-1]) + "…"
-	}
-	return brief(text)
-}
+// short is brief for a column of a table.
+func short(text string) string { return cut(text, 40) }

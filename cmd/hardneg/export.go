@@ -38,19 +38,16 @@ In the last two, a document is its title, a newline and its text.`,
 		if !ok {
 			return usage("--format %q is none of %s", format, strings.Join(formatNames, ", "))
 		}
-		cfg, kafka, err := c.connectKafka(cmd.Context(), t)
-		if err != nil {
-			return err
-		}
-		defer kafka.Close()
-		view, err := readView(cmd.Context(), kafka, cfg.Topics.Triplets)
-		if err != nil {
-			return err
-		}
-		if path == "" {
-			return view.write(c.stdout, write)
-		}
-		return writeFile(path, func(w io.Writer) error { return view.write(w, write) })
+		return c.onKafka(cmd.Context(), t, func(on connected) error {
+			view, err := readView(cmd.Context(), on.kafka, on.config.Topics.Triplets)
+			if err != nil {
+				return err
+			}
+			if path == "" {
+				return view.write(c.stdout, write)
+			}
+			return writeFile(path, func(w io.Writer) error { return view.write(w, write) })
+		})
 	}
 	cmd.Flags().StringVar(&path, "output", "", "file to write (default: standard output)")
 	cmd.Flags().StringVar(&format, "format", formatNames[0], "form of the lines: "+strings.Join(formatNames, ", "))
@@ -88,7 +85,7 @@ func readView(ctx context.Context, kafka *stream.Client, topic string) (view, er
 		if r.Value == nil {
 			delete(newest, s)
 		} else {
-			newest[s] = slices.Clone(r.Value) // its batch is larger than what stays of it
+			newest[s] = slices.Clone(r.Value) // a value that is kept would keep its whole batch in memory
 		}
 		return nil
 	})
@@ -108,13 +105,13 @@ func (v view) write(w io.Writer, format func(io.Writer, view) error) error {
 	return errors.Join(format(buffered, v), buffered.Flush())
 }
 
-// writeFile replaces the file once all is written.
+// writeFile replaces the file once all is written, so a reader sees the old content or the new one.
 func writeFile(path string, write func(io.Writer) error) error {
 	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temporary.Name()) // where it was not renamed
+	defer os.Remove(temporary.Name()) // after an error; else it has another name by then
 	if err := errors.Join(write(temporary), temporary.Chmod(0o644), temporary.Close()); err != nil {
 		return err
 	}

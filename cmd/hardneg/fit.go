@@ -1,11 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,37 +35,24 @@ The sample depends on the seed and on which documents there are, not on their or
 		if cmd.Flags().Changed("sample") && o.Sample < 1 {
 			return usage("--sample must be at least 1, is %d", o.Sample)
 		}
-		connected, err := c.connect(cmd.Context(), t, fromIndex)
-		if err != nil {
-			return err
-		}
-		defer connected.close()
-		o.Config, o.Kafka, o.Log = connected.config, connected.kafka, connected.log
+		connect := c.onKafka
 		if fromIndex {
-			o.Index = connected.qdrant
+			connect = c.onService
 		}
-		if !cmd.Flags().Changed("sample") {
-			o.Sample = o.Config.Fit.Sample
-		}
-		if !cmd.Flags().Changed("seed") {
-			o.Seed = o.Config.Reduce.Seed
-		}
-		if o.Cache, err = connected.cache(); err != nil {
-			return err
-		}
-		defer o.Cache.Close()
-		counted := &counts{out: c.stderr}
-		o.Progress = counted.show
-		report, err := pipeline.Fit(cmd.Context(), o)
-		counted.end()
-		if err != nil {
-			return err
-		}
-		if least := o.Config.Fit.Minimum; report.Manifest.Samples < least {
-			o.Log.Warn().Int("samples", report.Manifest.Samples).Int("minimum", least).
-				Msg("fewer than fit.minimum: their variance says little, and reduce.max_dimensions axes are kept whatever they capture")
-		}
-		return c.printFit(report, o.DryRun)
+		return connect(cmd.Context(), t, func(on connected) error {
+			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+			if !cmd.Flags().Changed("sample") {
+				o.Sample = o.Config.Fit.Sample
+			}
+			if !cmd.Flags().Changed("seed") {
+				o.Seed = o.Config.Reduce.Seed
+			}
+			report, err := c.fit(cmd.Context(), on, o)
+			if err != nil {
+				return err
+			}
+			return c.print(report, func(w io.Writer) error { return printFit(w, report, o.DryRun) })
+		})
 	}
 	cmd.Flags().IntVar(&o.Sample, "sample", 0, "documents to fit on (default: fit.sample)")
 	cmd.Flags().Uint64Var(&o.Seed, "seed", 0, "seed of the sample (default: reduce.seed)")
@@ -76,7 +63,27 @@ The sample depends on the seed and on which documents there are, not on their or
 	return cmd
 }
 
-// counts shows how far one step after another is.
+// fit shows how far it is, and warns of a small sample.
+func (c *command) fit(ctx context.Context, on connected, o pipeline.FitOptions) (report *pipeline.FitReport, err error) {
+	if o.Cache, err = on.cache(); err != nil {
+		return nil, err
+	}
+	defer o.Cache.Close()
+	counted := &counts{out: c.stderr}
+	o.Progress = counted.show
+	report, err = pipeline.Fit(ctx, o)
+	counted.end()
+	if err != nil {
+		return nil, err
+	}
+	if least := o.Config.Fit.Minimum; report.Manifest.Samples < least {
+		o.Log.Warn().Int("samples", report.Manifest.Samples).Int("minimum", least).
+			Msg("fewer than fit.minimum: their variance says little, and reduce.max_dimensions axes are kept whatever they capture")
+	}
+	return report, nil
+}
+
+// counts shows the progress of steps that follow one another.
 type counts struct {
 	out  io.Writer
 	name string
@@ -98,10 +105,7 @@ func (s *counts) end() {
 	s.name, s.now = "", nil
 }
 
-func (c *command) printFit(r *pipeline.FitReport, dryRun bool) error {
-	if c.output == "json" {
-		return c.printJSON(r)
-	}
+func printFit(w io.Writer, r *pipeline.FitReport, dryRun bool) error {
 	published := "published"
 	switch {
 	case dryRun:
@@ -117,13 +121,13 @@ func (c *command) printFit(r *pipeline.FitReport, dryRun bool) error {
 	if r.First != "" && r.First != r.Manifest.ID {
 		rows = append(rows, [2]string{"first", r.First + " was published before it: a view that has not begun takes that one"})
 	}
-	if err := printRows(c.stdout, append(rows, describe(r.Manifest)...)); err != nil {
+	if err := printRows(w, append(rows, describe(r.Manifest)...)); err != nil {
 		return err
 	}
-	return printParts(c.stdout, r.Manifest)
+	return printParts(w, r.Manifest)
 }
 
-// describe is what a model is, in a few lines.
+// describe describes a model in a few rows of name and value.
 func describe(m model.Manifest) [][2]string {
 	unreduced := 0
 	for _, e := range m.Embedders {
@@ -145,7 +149,8 @@ func describe(m model.Manifest) [][2]string {
 	return rows
 }
 
-// capturedShare is the end of the variance curve: 1 where nothing was reduced.
+// capturedShare returns the share of the variance, from 0 to 1, that all axes of a model capture: the end
+// of its curve. It is 1 for a model without a reduction.
 func capturedShare(m model.Manifest) float64 {
 	if len(m.Variance) == 0 {
 		return 1
@@ -154,7 +159,7 @@ func capturedShare(m model.Manifest) float64 {
 }
 
 func printRows(w io.Writer, rows [][2]string) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := newTable(w)
 	for _, row := range rows {
 		fmt.Fprintln(table, row[0]+"\t"+row[1])
 	}
@@ -163,7 +168,7 @@ func printRows(w io.Writer, rows [][2]string) error {
 
 // printParts prints the embedders and the variance curve.
 func printParts(w io.Writer, m model.Manifest) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := newTable(w)
 	fmt.Fprintln(table, "\nEMBEDDER\tTYPE\tWEIGHT\tDIMENSIONS\tFITTED BYTES")
 	for _, e := range m.Embedders {
 		fmt.Fprintf(table, "%s\t%s\t%g\t%d\t%d\n", e.Name, e.Type, e.Weight, e.Dimensions, e.Bytes)

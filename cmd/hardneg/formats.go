@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -9,7 +8,7 @@ import (
 	"hardneg/internal/records"
 )
 
-// formatNames are the formats of export, the default first.
+// formatNames lists the formats of export. The default comes first.
 var formatNames = []string{"hardneg", "sentence-transformers", "flag-embedding"}
 
 var formats = map[string]func(io.Writer, view) error{
@@ -27,7 +26,8 @@ func writeRecords(w io.Writer, v view) error {
 	return nil
 }
 
-// writeSentenceTransformers writes the columns that its triplet losses take, in their order.
+// writeSentenceTransformers writes the columns in the order in which the triplet losses of that library
+// take them.
 func writeSentenceTransformers(w io.Writer, v view) error {
 	encoder := newEncoder(w)
 	for _, entry := range v {
@@ -47,7 +47,8 @@ func writeSentenceTransformers(w io.Writer, v view) error {
 	return nil
 }
 
-// writeFlagEmbedding writes one line for each query. No negative of one of its pairs is a positive of another.
+// writeFlagEmbedding writes one line for each query. A document that is a positive of a query is a negative
+// of none of the query's pairs, so the lists can be joined.
 func writeFlagEmbedding(w io.Writer, v view) error {
 	encoder := newEncoder(w)
 	for len(v) > 0 {
@@ -93,16 +94,3 @@ func (e viewed) triplet() (records.Triplet, error) {
 }
 
 func documentText(d records.TripletDocument) string { return records.EmbeddedText(d.Title, d.Text) }
-
-func newEncoder(w io.Writer) *json.Encoder {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	return encoder
-}
-
-// printJSON prints a result for programs that a person can read, too.
-func (c *command) printJSON(result any) error {
-	encoder := newEncoder(c.stdout)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(result)
-}

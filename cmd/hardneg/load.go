@@ -57,8 +57,8 @@ Loading a collection twice leaves its documents as they are, but counts the judg
 		}
 		return c.produce(cmd.Context(), t, func(cfg *config.Config) []part {
 			return []part{
-				{"documents", documents(cfg.Topics.Documents, collection.Documents())},
-				{"queries", queries(cfg.Topics.Queries, collection.Queries())},
+				{"documents", outputs(cfg.Topics.Documents, collection.Documents(), records.Document.Encode)},
+				{"queries", outputs(cfg.Topics.Queries, collection.Queries(), encodeQuery)},
 			}
 		})
 	}
@@ -98,18 +98,19 @@ lines before it have been produced.`,
 	return cmd
 }
 
-// part is a sequence of records to produce, under the name that the user sees.
+// part is a sequence of records to produce, with the name that the user sees.
 type part struct {
 	name    string
 	outputs iter.Seq2[stream.Output, error]
 }
 
-func documents(topic string, list iter.Seq2[records.Document, error]) iter.Seq2[stream.Output, error] {
+// outputs makes records of what a collection holds.
+func outputs[T any](topic string, list iter.Seq2[T, error], encode func(T) (key, value []byte)) iter.Seq2[stream.Output, error] {
 	return func(yield func(stream.Output, error) bool) {
-		for d, err := range list {
+		for x, err := range list {
 			out := stream.Output{Topic: topic, Partition: stream.ByKey}
 			if err == nil {
-				out.Key, out.Value = d.Encode()
+				out.Key, out.Value = encode(x)
 			}
 			if !yield(out, err) {
 				return
@@ -118,21 +119,9 @@ func documents(topic string, list iter.Seq2[records.Document, error]) iter.Seq2[
 	}
 }
 
-func queries(topic string, list iter.Seq2[records.Query, error]) iter.Seq2[stream.Output, error] {
-	return func(yield func(stream.Output, error) bool) {
-		for q, err := range list {
-			out := stream.Output{Topic: topic, Partition: stream.ByKey}
-			if err == nil {
-				out.Key, out.Value = []byte(q.QueryID), q.Encode()
-			}
-			if !yield(out, err) {
-				return
-			}
-		}
-	}
-}
+func encodeQuery(q records.Query) (key, value []byte) { return []byte(q.QueryID), q.Encode() }
 
-// lines checks each line, and produces it as it is: fields that hardneg does not know stay.
+// lines checks each line, but produces it as it is, so fields that hardneg does not know stay.
 func lines(topic, kind string, paths []string) iter.Seq2[stream.Output, error] {
 	return func(yield func(stream.Output, error) bool) {
 		for _, path := range paths {
@@ -160,7 +149,7 @@ func keyOf(kind string, value []byte) ([]byte, error) {
 	return []byte(q.QueryID), err
 }
 
-// loaded is the result for one part.
+// loaded says how many records of one part were produced, and how fast.
 type loaded struct {
 	Name    string  `json:"name"`
 	Records int     `json:"records"`
@@ -170,28 +159,25 @@ type loaded struct {
 
 // produce produces the parts one after another, and prints how many records and how fast.
 func (c *command) produce(ctx context.Context, t target, parts func(*config.Config) []part) error {
-	cfg, kafka, err := c.connectKafka(ctx, t)
-	if err != nil {
-		return err
-	}
-	defer kafka.Close()
-	if err := pipeline.EnsureTopics(ctx, kafka, cfg); err != nil {
-		return err
-	}
-	var results []loaded
-	for _, p := range parts(cfg) {
-		start := time.Now()
-		n, err := c.producePart(ctx, kafka, p)
-		if err != nil {
-			return fmt.Errorf("after %d %s: %w", n, p.name, err)
+	return c.onKafka(ctx, t, func(on connected) error {
+		if err := pipeline.EnsureTopics(ctx, on.kafka, on.config); err != nil {
+			return err
 		}
-		seconds := time.Since(start).Seconds()
-		results = append(results, loaded{p.name, n, seconds, float64(n) / seconds})
-	}
-	return c.printLoaded(results)
+		var results []loaded
+		for _, p := range parts(on.config) {
+			start := time.Now()
+			n, err := c.producePart(ctx, on.kafka, p)
+			if err != nil {
+				return fmt.Errorf("after %d %s: %w", n, p.name, err)
+			}
+			seconds := time.Since(start).Seconds()
+			results = append(results, loaded{p.name, n, seconds, float64(n) / seconds})
+		}
+		return c.printLoaded(results)
+	})
 }
 
-// producePart returns how many records were produced.
+// producePart returns how many records it has produced, also with an error.
 func (c *command) producePart(ctx context.Context, kafka *stream.Client, p part) (int, error) {
 	progress := newProgress(c.stderr, p.name)
 	defer progress.end()
@@ -211,7 +197,7 @@ func (c *command) producePart(ctx context.Context, kafka *stream.Client, p part)
 			err = ctx.Err()
 		}
 		if err != nil {
-			if len(batch) > 0 && ctx.Err() == nil { // what came before the bad line counts
+			if len(batch) > 0 && ctx.Err() == nil { // the lines before the bad one are produced, as the help says
 				err = errors.Join(err, flush())
 			}
 			return done, err

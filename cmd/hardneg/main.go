@@ -9,10 +9,12 @@ import (
 )
 
 func main() {
-	// A closed standard output is an error of a write, and not the end of a service.
+	// If nobody reads standard output any more, a write to it gives an error. Without this, the signal
+	// would end the service.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal ends in order; from then on the second one ends at once, as for any program.
+	// After the first signal the program ends in order. A second one then ends it at once, as it ends any
+	// program.
 	context.AfterFunc(ctx, stop)
 	os.Exit(execute(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }

@@ -20,7 +20,7 @@ import (
 	"hardneg/internal/service"
 )
 
-// patience is how long a test waits for what must come. One that passes never waits for so long.
+// patience is how long a test waits before it fails. It is far more than a test that passes ever needs.
 const patience = 5 * time.Minute
 
 // hardneg runs a command line with an empty environment.
@@ -31,7 +31,7 @@ func hardneg(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// succeed is hardneg for what must exit with 0 and say nothing on standard error but plain progress.
+// succeed runs a command line that must exit with 0, and returns its standard output.
 func succeed(t *testing.T, args ...string) string {
 	t.Helper()
 	code, stdout, stderr := hardneg(t, args...)
@@ -104,7 +104,7 @@ func TestWrongCommandLines(t *testing.T) {
 	}
 }
 
-// TestNothingListens: one line and exit code 3.
+// TestNothingListens: if nothing listens at an address, a command prints one line and exits with 3.
 func TestNothingListens(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "d.jsonl")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -124,7 +124,7 @@ func TestNothingListens(t *testing.T) {
 	}
 }
 
-// TestHelpNamesRealFlags: every --flag that a help text mentions is one of the command, and every command has a
+// TestHelpNamesRealFlags: a command has every --flag that its help text mentions, and every command has a
 // description.
 func TestHelpNamesRealFlags(t *testing.T) {
 	root := (&command{}).root()
@@ -224,7 +224,7 @@ func TestBrief(t *testing.T) {
 	}
 }
 
-// buffer is written by a service in the background and read by the test.
+// buffer is an output that a service in the background writes while the test reads it.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -242,14 +242,15 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// runService starts `hardneg run --embedded` and returns its data directory. It must end with 0 when the test does.
+// runService starts `hardneg run --embedded` and returns its data directory. The service ends with the test,
+// and its exit code must be 0.
 func runService(t *testing.T, args ...string) string {
 	t.Helper()
 	dir, _ := startService(t, args...)
 	return dir
 }
 
-// startService is runService with a way to end it before.
+// startService is runService, and returns a function that ends the service before the test ends.
 func startService(t *testing.T, args ...string) (dir string, stop func()) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "data")

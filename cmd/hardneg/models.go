@@ -1,10 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,14 +31,9 @@ A live or held one that has a problem as well can not be read any more: hardneg 
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		listed, _, err := c.listModels(cmd, t)
-		if err != nil {
-			return err
-		}
-		if c.output == "json" {
-			return c.printJSON(listed)
-		}
-		return c.printModels(listed)
+		return c.onModels(cmd.Context(), t, func(_ connected, _ pipeline.Models, listed []pipeline.ListedModel) error {
+			return c.print(listed, func(w io.Writer) error { return printModels(w, listed) })
+		})
 	}
 	t.flags(cmd)
 	c.outputFlag(cmd, "table", "json")
@@ -58,25 +54,20 @@ embedded since it started.`,
 		Args:    arguments("ID"),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		listed, http, err := c.listModels(cmd, t)
-		if err != nil {
-			return err
-		}
-		m, err := only(listed, args[0])
-		if err != nil {
-			return err
-		}
-		shown := shownModel{ListedModel: m}
-		if m.Manifest != nil && len(m.Manifest.Variance) > 0 {
-			shown.Recent, err = readRecent(cmd.Context(), http, m.ID)
+		return c.onModels(cmd.Context(), t, func(on connected, _ pipeline.Models, listed []pipeline.ListedModel) error {
+			m, err := only(listed, args[0])
 			if err != nil {
-				shown.NotRecent = err.Error()
+				return err
 			}
-		}
-		if c.output == "json" {
-			return c.printJSON(shown)
-		}
-		return c.printModel(shown)
+			shown := shownModel{ListedModel: m}
+			if m.Manifest != nil && len(m.Manifest.Variance) > 0 {
+				shown.Recent, err = readRecent(cmd.Context(), on.config.HTTP.Address, m.ID)
+				if err != nil {
+					shown.NotRecent = err.Error()
+				}
+			}
+			return c.print(shown, shown.print)
+		})
 	}
 	t.flags(cmd)
 	c.outputFlag(cmd, "table", "json")
@@ -95,55 +86,47 @@ which there are. The beginning of an id will do where it is the only one. Withou
 		Args:    arguments("ID"),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		connected, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
+		return c.onModels(cmd.Context(), t, func(_ connected, models pipeline.Models, listed []pipeline.ListedModel) error {
+			m, err := only(listed, args[0])
+			if err != nil {
+				return err
+			}
+			if !yes {
+				_, err := fmt.Fprintf(c.stdout, "model %s is %s; with --yes it would be removed, where nothing uses it\n", m.ID, m.State)
+				return err
+			}
+			if err := models.Remove(cmd.Context(), m); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.stdout, "model %s is removed\n", m.ID)
 			return err
-		}
-		defer connected.close()
-		models := pipeline.Models{Kafka: connected.kafka, Topic: connected.config.Topics.Models, Log: connected.log}
-		listed, err := models.List(cmd.Context(), connected.qdrant)
-		if err != nil {
-			return err
-		}
-		m, err := only(listed, args[0])
-		if err != nil {
-			return err
-		}
-		if !yes {
-			_, err := fmt.Fprintf(c.stdout, "model %s is %s; with --yes it would be removed, where nothing uses it\n", m.ID, m.State)
-			return err
-		}
-		if err := models.Remove(cmd.Context(), m); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(c.stdout, "model %s is removed\n", m.ID)
-		return err
+		})
 	}
 	t.flags(cmd)
 	cmd.Flags().BoolVar(&yes, "yes", false, "remove it")
 	return cmd
 }
 
-// shownModel is a model with what a service says of it.
+// shownModel is a model, and how well it fits the documents that a service embedded recently.
 type shownModel struct {
 	pipeline.ListedModel
 	Recent    *recent `json:"recent,omitempty"`
-	NotRecent string  `json:"recent_unknown,omitempty"` // why there is nothing recent
+	NotRecent string  `json:"recent_unknown,omitempty"` // why Recent is missing
 }
 
-// listModels returns the models, and the HTTP address of the service.
-func (c *command) listModels(cmd *cobra.Command, t target) (listed []pipeline.ListedModel, http string, err error) {
-	connected, err := c.connect(cmd.Context(), t, true)
-	if err != nil {
-		return nil, "", err
-	}
-	defer connected.close()
-	cfg := connected.config
-	listed, err = pipeline.Models{Kafka: connected.kafka, Topic: cfg.Topics.Models, Log: connected.log}.List(cmd.Context(), connected.qdrant)
-	return listed, cfg.HTTP.Address, err
+// onModels is onService for commands that begin with a list of the models.
+func (c *command) onModels(ctx context.Context, t target, f func(connected, pipeline.Models, []pipeline.ListedModel) error) error {
+	return c.onService(ctx, t, func(on connected) error {
+		models := pipeline.Models{Kafka: on.kafka, Topic: on.config.Topics.Models, Log: on.log}
+		listed, err := models.List(ctx, on.qdrant)
+		if err != nil {
+			return err
+		}
+		return f(on, models, listed)
+	})
 }
 
-// only finds a model by its id, or by the beginning of it.
+// only finds a model by its id, or by the beginning of its id if no other model's id begins so.
 func only(listed []pipeline.ListedModel, id string) (pipeline.ListedModel, error) {
 	var ids []string
 	var found pipeline.ListedModel
@@ -162,8 +145,8 @@ func only(listed []pipeline.ListedModel, id string) (pipeline.ListedModel, error
 	return found, usage("%q is the beginning of %s", id, strings.Join(ids, " and of "))
 }
 
-func (c *command) printModels(listed []pipeline.ListedModel) error {
-	table := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+func printModels(w io.Writer, listed []pipeline.ListedModel) error {
+	table := newTable(w)
 	fmt.Fprintln(table, "MODEL\tSTATE\tCREATED\tDIMENSIONS\tSAMPLES\tCAPTURED\tHELD OUT\tBYTES\tEMBEDDERS")
 	for _, m := range listed {
 		cells := []string{m.ID, m.State, "-", "-", "-", "-", "-", "-", brief(m.Problem)}
@@ -187,7 +170,7 @@ func (c *command) printModels(listed []pipeline.ListedModel) error {
 	return table.Flush()
 }
 
-func (c *command) printModel(m shownModel) error {
+func (m shownModel) print(w io.Writer) error {
 	rows := [][2]string{{"model", m.ID}, {"state", m.State}}
 	if len(m.Generations) > 0 {
 		rows = append(rows, [2]string{"generations", strings.Join(m.Generations, ", ")})
@@ -196,7 +179,7 @@ func (c *command) printModel(m shownModel) error {
 		rows = append(rows, [2]string{"problem", m.Problem})
 	}
 	if m.Manifest == nil {
-		return printRows(c.stdout, rows)
+		return printRows(w, rows)
 	}
 	rows = append(rows, describe(*m.Manifest)...)
 	if m.Recent != nil {
@@ -204,8 +187,8 @@ func (c *command) printModel(m shownModel) error {
 	} else if m.NotRecent != "" {
 		rows = append(rows, [2]string{"recent", "unknown: " + m.NotRecent})
 	}
-	if err := printRows(c.stdout, rows); err != nil {
+	if err := printRows(w, rows); err != nil {
 		return err
 	}
-	return printParts(c.stdout, *m.Manifest)
+	return printParts(w, *m.Manifest)
 }

@@ -15,7 +15,7 @@ import (
 	"hardneg/stream"
 )
 
-// loadDocuments loads documents that are written by a pattern.
+// loadDocuments loads n documents with the texts that a function makes.
 func loadDocuments(t *testing.T, dir string, n int, text func(i int) string) {
 	t.Helper()
 	var lines strings.Builder
@@ -62,7 +62,7 @@ func TestModelCommands(t *testing.T) {
 		}
 	}
 
-	// The service waits for documents, for as long as there are not a million.
+	// The service waits until there are a million documents, so it never fits a model itself.
 	dir := runService(t, "--set", "fit.minimum=1000000", "--set", "fit.wait=1h", "--set", "fit.sample=1000000", "--set", "sweep.rate=0")
 	kafka := client(t, dir)
 	at := []string{"--data-dir", dir, "--set", "reduce.max_dimensions=16"}
@@ -112,7 +112,7 @@ func TestModelCommands(t *testing.T) {
 			t.Fatalf("the service does not take it: %+v", listed(t, at))
 		}
 	}
-	// What a publisher left that was killed, and what was damaged.
+	// A model whose publisher was killed, and one that is damaged.
 	err := kafka.Produce(t.Context(), []stream.Output{
 		{Topic: "hardneg.models", Key: []byte("00000000000000aa/000000"), Value: []byte("x")},
 		{Topic: "hardneg.models", Key: []byte(id[:3] + "0000000000000/manifest"), Value: []byte("{}")},
@@ -132,7 +132,7 @@ func TestModelCommands(t *testing.T) {
 		t.Errorf("%s", table)
 	}
 
-	// The beginning of an id will do, where it is that of one model.
+	// The beginning of an id is enough if only one model's id begins so.
 	out = succeed(t, append(at, "models", "show", id[:7])...)
 	for _, line := range []string{"model        " + id + "\n", "state        live\n", "generations  " + id + "\n", "captured     "} {
 		if !strings.Contains(out, line) {
@@ -155,7 +155,7 @@ func TestModelCommands(t *testing.T) {
 			t.Fatalf("%+v, %v", shown, err)
 		}
 	}
-	if r := shown.Recent; r.Documents < 300 || // more where a batch was tried again
+	if r := shown.Recent; r.Documents < 300 || // a batch that is tried again counts twice
 		r.Drifted || r.Share < 0.5*shown.Manifest.HeldOut.Share || shown.NotRecent != "" {
 		t.Errorf("%+v of %+v", r, shown.Manifest)
 	}
@@ -178,7 +178,7 @@ func TestModelCommands(t *testing.T) {
 	if out := succeed(t, append(at, "fit", "--from-index", "--sample", "250", "--dry-run")...); !strings.Contains(out, id+", not published") || !strings.Contains(out, "generation "+id+", 300 read") {
 		t.Errorf("%s", out)
 	}
-	// What is live stays; what is unused goes, and so does what is broken.
+	// A live model stays. An unused one can be removed, and so can a broken one.
 	if code, _, stderr := hardneg(t, append(at, "models", "remove", id[:7], "--yes")...); code != exitFailure ||
 		stderr != "hardneg: the model is in use: generation "+id+" has it\n" {
 		t.Errorf("remove what is live: %d %s", code, stderr)
@@ -196,7 +196,7 @@ func TestModelCommands(t *testing.T) {
 	}
 }
 
-// TestReadRecent: answers of something that is no service, or of one that cannot say.
+// TestReadRecent reads answers of other servers, and of services that know nothing of the model.
 func TestReadRecent(t *testing.T) {
 	const id = "0123456789abcdef"
 	for _, test := range []struct {

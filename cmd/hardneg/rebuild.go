@@ -42,27 +42,24 @@ service needs the new configuration for what a model does not hold, such as the 
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		connected, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
-			return err
-		}
-		defer connected.close()
-		o.Config, o.Kafka, o.Index, o.Log = connected.config, connected.kafka, connected.qdrant, connected.log
-		if abort {
-			return c.abortRebuild(cmd.Context(), o.Options, yes)
-		}
-		if o.Cache, err = connected.cache(); err != nil {
-			return err
-		}
-		defer o.Cache.Close()
-		shown := &steps{out: c.stderr}
-		o.Progress = shown.show
-		report, err := pipeline.Rebuild(cmd.Context(), o)
-		shown.end()
-		if err != nil {
-			return err
-		}
-		return c.printRebuild(report)
+		return c.onService(cmd.Context(), t, func(on connected) (err error) {
+			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+			if abort {
+				return c.abortRebuild(cmd.Context(), o.Options, yes)
+			}
+			if o.Cache, err = on.cache(); err != nil {
+				return err
+			}
+			defer o.Cache.Close()
+			shown := &steps{out: c.stderr}
+			o.Progress = shown.show
+			report, err := pipeline.Rebuild(cmd.Context(), o)
+			shown.end()
+			if err != nil {
+				return err
+			}
+			return c.print(report, func(w io.Writer) error { return printRebuild(w, report) })
+		})
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&o.FromTopics, "from-topics", false, "read documents and query log from the topics, not from the live collections")
@@ -95,7 +92,7 @@ func (c *command) abortRebuild(ctx context.Context, o pipeline.Options, yes bool
 	return err
 }
 
-// confirm asks on a terminal; elsewhere only --yes says yes.
+// confirm asks the person at the terminal. Without a terminal nobody can answer, so --yes is needed.
 func (c *command) confirm(question string) error {
 	if !isatty.IsTerminal(os.Stdin.Fd()) {
 		return usage("this destroys: say --yes")
@@ -111,10 +108,7 @@ func (c *command) confirm(question string) error {
 	return nil
 }
 
-func (c *command) printRebuild(r *pipeline.RebuildReport) error {
-	if c.output == "json" {
-		return c.printJSON(r)
-	}
+func printRebuild(w io.Writer, r *pipeline.RebuildReport) error {
 	state := "is live"
 	if !r.Promoted {
 		state = "is ready to be promoted"
@@ -123,41 +117,40 @@ func (c *command) printRebuild(r *pipeline.RebuildReport) error {
 	for _, step := range slices.Sorted(maps.Keys(r.Seconds)) {
 		took = append(took, fmt.Sprintf("%s %.1f s", step, r.Seconds[step]))
 	}
-	_, err := fmt.Fprintf(c.stdout, "generation %s %s: %d documents, %d queries, %d dimensions; it replaces %s\n%s\n",
+	_, err := fmt.Fprintf(w, "generation %s %s: %d documents, %d queries, %d dimensions; it replaces %s\n%s\n",
 		r.Generation, state, r.Documents, r.Queries, r.Dimensions, r.Previous, strings.Join(took, ", "))
 	if err == nil && r.Promoted {
-		_, err = fmt.Fprintln(c.stdout, "give the service the embedders that this command was given: it needs them for what a model does not hold, such as keys")
+		_, err = fmt.Fprintln(w, "give the service the embedders that this command was given: it needs them for what a model does not hold, such as keys")
 	}
 	return err
 }
 
-// steps tells how far the steps of a rebuild are, and how long each will take at the speed so far.
+// steps shows how far the steps of a rebuild are, and how long each will take at the speed so far.
 type steps struct {
-	out         io.Writer
-	step        string
-	first       int64
-	start, told time.Time
-	drawn       bool
+	out     io.Writer
+	step    string
+	first   int64 // records that were done when the step began
+	start   time.Time
+	printed time.Time // when the last line was printed
+	drawn   bool      // the cursor stands behind a line on the terminal
 }
 
 func (s *steps) show(p pipeline.RebuildProgress) {
 	now := time.Now()
 	if p.Step != s.step {
 		s.end()
-		s.step, s.first, s.start, s.told = p.Step, p.Done, now, time.Time{}
+		s.step, s.first, s.start, s.printed = p.Step, p.Done, now, time.Time{}
 	}
-	file, ok := s.out.(*os.File)
-	terminal := ok && isatty.IsTerminal(file.Fd())
-	every := lineEvery
-	if terminal {
+	redraw, every := terminal(s.out), lineEvery
+	if redraw {
 		every = 200 * time.Millisecond
 	}
-	if now.Sub(s.told) < every && (p.Total == 0 || p.Done < p.Total) {
+	if now.Sub(s.printed) < every && (p.Total == 0 || p.Done < p.Total) {
 		return
 	}
-	s.told = now
+	s.printed = now
 	line := s.line(p, now)
-	if terminal {
+	if redraw {
 		fmt.Fprintf(s.out, "\r\033[K%s", line)
 		s.drawn = true
 		return

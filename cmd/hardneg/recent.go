@@ -14,7 +14,7 @@ import (
 	"hardneg/internal/telemetry"
 )
 
-// recent is what a service says of the documents that it embedded recently.
+// recent says how well a model fits the documents that a service embedded recently.
 type recent struct {
 	Service   string  `json:"service"`   // HTTP address
 	Documents int64   `json:"documents"` // embedded since it started
@@ -33,29 +33,40 @@ func (r *recent) String() string {
 	return fmt.Sprintf("%.3f captured of recent documents, %d embedded by the service at %s; %s", r.Share, r.Documents, r.Service, verdict)
 }
 
-// metricsPatience is how long a service may take to tell its metrics.
-const metricsPatience = 5 * time.Second
+// httpPatience is how long a service may take to answer over HTTP.
+const httpPatience = 5 * time.Second
 
-// readRecent asks a service at its /metrics.
-func readRecent(ctx context.Context, address, id string) (*recent, error) {
-	ctx, cancel := context.WithTimeout(ctx, metricsPatience)
+// ask sends a request to the HTTP server of a service, and lets read take the answer.
+func ask(ctx context.Context, address, path string, read func(*http.Response) error) error {
+	ctx, cancel := context.WithTimeout(ctx, httpPatience)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("no service answers at %s", address)
+		return fmt.Errorf("no service answers at %s", address)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", address, response.Status)
-	}
-	parser := expfmt.NewTextParser(prom.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
+	return read(response)
+}
+
+// readRecent asks a service at its /metrics.
+func readRecent(ctx context.Context, address, id string) (*recent, error) {
+	var families map[string]*dto.MetricFamily
+	err := ask(ctx, address, "/metrics", func(response *http.Response) (err error) {
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s answers %s", address, response.Status)
+		}
+		parser := expfmt.NewTextParser(prom.UTF8Validation)
+		if families, err = parser.TextToMetricFamilies(response.Body); err != nil {
+			return fmt.Errorf("%s answers with no metrics: %w", address, err)
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("%s answers with no metrics: %w", address, err)
+		return nil, err
 	}
 	of := func(name, what string) *dto.Metric { return metricOf(families[name], id, what) }
 	documents := of(telemetry.MeasuredDocumentsName, "")
@@ -72,7 +83,7 @@ func readRecent(ctx context.Context, address, id string) (*recent, error) {
 	}, nil
 }
 
-// metricOf finds the metric of a model; nil if there is none.
+// metricOf finds the metric of a model. It returns nil if there is none.
 func metricOf(family *dto.MetricFamily, id, what string) *dto.Metric {
 	for _, metric := range family.GetMetric() {
 		labels := map[string]string{}

@@ -18,10 +18,10 @@ import (
 	"hardneg/stream"
 )
 
-// fileEndings make a bare --output a file.
+// fileEndings are the endings of names that make --output a file if it has no prefix.
 var fileEndings = []string{".jsonl", ".ndjson", ".json"}
 
-// replayFlags are the flags of replay as they were given.
+// replayFlags holds the flags of replay as the user gave them.
 type replayFlags struct {
 	from, to, output, format, rules string
 	exact                           bool
@@ -61,22 +61,20 @@ Evidence beyond --memory is left to further passes over the window.`,
 		if err := f.check(&o); err != nil {
 			return err
 		}
-		found, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
-			return err
-		}
-		defer found.close()
-		if o.Cache, err = found.cache(); err != nil {
-			return err
-		}
-		defer o.Cache.Close()
-		out, closing, err := f.open(found.kafka, found.config)
-		if err != nil {
-			return err
-		}
-		defer closing()
-		o.Config, o.Kafka, o.Index, o.Log, o.Output = found.config, found.kafka, found.qdrant, found.log, out
-		return c.replay(cmd.Context(), o, f)
+		return c.onService(cmd.Context(), t, func(on connected) (err error) {
+			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+			if o.Cache, err = on.cache(); err != nil {
+				return err
+			}
+			defer o.Cache.Close()
+			out, closing, err := f.open(on.kafka, on.config)
+			if err != nil {
+				return err
+			}
+			defer closing()
+			o.Output = out
+			return c.replay(cmd.Context(), o, f)
+		})
 	}
 	cmd.Flags().StringVar(&f.from, "from", "", "where the window begins")
 	cmd.Flags().StringVar(&f.to, "to", "latest", "where it ends")
@@ -125,7 +123,7 @@ func (f replayFlags) check(o *pipeline.ReplayOptions) (err error) {
 	return nil
 }
 
-// destination is what --output means.
+// destination splits --output into topic or file, and its name or path.
 func (f replayFlags) destination() (kind, name string) {
 	if kind, name, ok := strings.Cut(f.output, ":"); ok && (kind == "topic" || kind == "file") {
 		return kind, name
@@ -136,7 +134,8 @@ func (f replayFlags) destination() (kind, name string) {
 	return "topic", f.output
 }
 
-// open makes the output. Its progress belongs to all arguments that decide what comes out.
+// open makes the output. The output notes all arguments that decide what comes out, so that a replay with
+// others does not go on with what this one has begun.
 func (f replayFlags) open(kafka *stream.Client, cfg *config.Config) (out pipeline.ReplayOutput, closing func(), err error) {
 	same := fmt.Sprintf("--from %s --to %s --format %s --rules %s --exact=%v, topic %s, qdrant.prefix %q",
 		f.from, f.to, f.format, f.rules, f.exact, cfg.Topics.Queries, cfg.Qdrant.Prefix)
@@ -178,7 +177,7 @@ func (c *command) replay(ctx context.Context, o pipeline.ReplayOptions, f replay
 	return o.Output.Forget(ctx)
 }
 
-// replaySummary is the result of replay.
+// replaySummary is the result of a replay in JSON.
 type replaySummary struct {
 	Output string `json:"output"`
 	*pipeline.ReplayReport

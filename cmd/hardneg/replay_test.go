@@ -24,7 +24,8 @@ func TestReplayDestination(t *testing.T) {
 	}
 }
 
-// TestReplayFile takes up what a killed replay can leave at any point, and refuses what it could not go on with.
+// TestReplayFile goes on with the files that a replay leaves when it is killed at any point, and refuses files
+// that it cannot go on with.
 func TestReplayFile(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	path := filepath.Join(dir, "out.jsonl")
@@ -57,7 +58,7 @@ func TestReplayFile(t *testing.T) {
 		}
 	}
 
-	// It is given up before it began.
+	// A replay ends before it began to write.
 	f, left, _, err := open("a", false)
 	if must(err); left != nil {
 		t.Fatal(left)
@@ -87,7 +88,7 @@ func TestReplayFile(t *testing.T) {
 	}
 	must(f.Write(ctx, slot("q2", `{"n":2}`), pipeline.ReplayProgress{After: "2"}))
 	must(f.Write(ctx, nil, pipeline.ReplayProgress{After: "2", Done: true}))
-	must(f.data.Close()) // killed behind the end
+	must(f.data.Close()) // killed after the end
 	content("{\"n\":1}\n{\"n\":2}\n")
 	f, left, at, err = open("a", false)
 	if must(err); left == nil || !at.Done {
@@ -117,7 +118,7 @@ func TestReplayFile(t *testing.T) {
 	must(f.Forget(ctx))
 	f.close()
 
-	// The data are shorter than what was said of them; --restart forgets both.
+	// The data are shorter than the checkpoint says. --restart forgets both.
 	f, _, _, err = open("a", false)
 	must(err)
 	must(f.Begin(ctx, plan))
@@ -140,7 +141,7 @@ func TestReplayFile(t *testing.T) {
 	}
 }
 
-// TestReplayCommand refuses the live topics, and tells of a service that has no view yet.
+// TestReplayCommand: replay refuses to write into live topics, and explains that a service has no view yet.
 func TestReplayCommand(t *testing.T) {
 	dir := runService(t)
 	at := []string{"replay", "--data-dir", dir, "--from", "earliest"}

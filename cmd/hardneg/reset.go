@@ -56,31 +56,28 @@ servers are started for the command, on --data-dir, for the service that they be
 	return cmd
 }
 
-// resetResult is the result of reset.
+// resetResult is the result of a reset in JSON.
 type resetResult struct {
 	*pipeline.ResetPlan
 	Deleted bool `json:"deleted"`
 }
 
 func (c *command) reset(ctx context.Context, t target, keepTriplets, yes bool) error {
-	found, err := c.connect(ctx, t, true)
-	if err != nil {
-		return err
-	}
-	defer found.close()
-	o := pipeline.ResetOptions{
-		Config: found.config, Kafka: found.kafka, Index: found.qdrant, DataDir: cmp.Or(t.dataDir, found.config.DataDir), KeepTriplets: keepTriplets,
-	}
-	plan, err := pipeline.PlanReset(ctx, o)
-	if err != nil {
-		return err
-	}
-	if yes {
-		if err := pipeline.Reset(ctx, o, plan); err != nil {
+	return c.onService(ctx, t, func(on connected) error {
+		o := pipeline.ResetOptions{
+			Config: on.config, Kafka: on.kafka, Index: on.qdrant, DataDir: cmp.Or(t.dataDir, on.config.DataDir), KeepTriplets: keepTriplets,
+		}
+		plan, err := pipeline.PlanReset(ctx, o)
+		if err != nil {
 			return err
 		}
-	}
-	return c.printReset(plan, yes)
+		if yes {
+			if err := pipeline.Reset(ctx, o, plan); err != nil {
+				return err
+			}
+		}
+		return c.printReset(plan, yes)
+	})
 }
 
 func (c *command) printReset(p *pipeline.ResetPlan, deleted bool) error {

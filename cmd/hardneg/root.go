@@ -22,22 +22,22 @@ const (
 	exitOK          = 0
 	exitFailure     = 1
 	exitUsage       = 2 // usage or configuration
-	exitUnreachable = 3 // a dependency can't be reached
+	exitUnreachable = 3 // a dependency cannot be reached
 )
 
-// usageError is a wrong command line.
+// usageError marks an error as a mistake in the command line.
 type usageError struct{ error }
 
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// command is what all commands share.
+// command holds what all commands share. The fields below stderr are set while a command line is read.
 type command struct {
 	environ        []string
 	stdout, stderr io.Writer
 	file           string   // --config
 	set            []string // --set
 	output         string   // -o
-	started        bool     // the command line was accepted
+	started        bool     // cobra accepted the command line
 }
 
 // execute runs a command line and returns its exit code. Results go to stdout, everything else to stderr.
@@ -50,7 +50,8 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 	if code == exitOK {
 		return code
 	}
-	// One line a problem, whatever the library says of its own.
+	// A configuration can have several problems, and each has a line of its own. All other errors get one
+	// line, because programs read standard error line by line.
 	var wrong *config.Error
 	if errors.As(err, &wrong) {
 		fmt.Fprintln(stderr, wrong)
@@ -71,7 +72,7 @@ func (c *command) exitCode(err error) int {
 	var wrong *config.Error
 	var misuse usageError
 	switch {
-	case err == nil, errors.Is(err, syscall.EPIPE): // whoever reads the output has seen enough
+	case err == nil, errors.Is(err, syscall.EPIPE): // the reader of the output, such as head, has seen enough
 		return exitOK
 	case errors.As(err, &wrong), errors.As(err, &misuse), !c.started:
 		return exitUsage
@@ -138,14 +139,15 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 a dependency is unreach
 		c.schemaCommand(),
 		c.versionCommand(),
 	)
-	root.SetOut(c.stdout) // which the completion commands take when they are made
+	root.SetOut(c.stdout) // before the next call: the completion commands take the output when they are made
 	root.SetErr(c.stderr)
 	root.InitDefaultCompletionCmd()
 	c.noteStart(root)
 	return root
 }
 
-// noteStart lets every command note that its command line was accepted: what fails before is a matter of usage.
+// noteStart makes every command note that it began to run. An error before that is a mistake in the command
+// line.
 func (c *command) noteStart(cmd *cobra.Command) {
 	if run := cmd.RunE; run != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -158,7 +160,8 @@ func (c *command) noteStart(cmd *cobra.Command) {
 	}
 }
 
-// arguments are the names of the arguments that a command takes, each once; the last can end in ... for one or more.
+// arguments checks that a command gets one argument for each name. If the last name ends in "...", it
+// stands for one or more.
 func arguments(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		more := len(names) > 0 && strings.HasSuffix(names[len(names)-1], "...")
@@ -172,7 +175,7 @@ func arguments(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// group is a command that is nothing without one of its own.
+// group makes a command that only holds other commands, and does nothing by itself.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	parent := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs}
 	names := make([]string, len(children))
@@ -190,12 +193,12 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	return parent
 }
 
-// outputFlag adds -o with its forms, the first being the default.
+// outputFlag adds -o with the forms that a result can have. The first form is the default.
 func (c *command) outputFlag(cmd *cobra.Command, forms ...string) {
 	c.formFlag(cmd, "output", forms...)
 }
 
-// formFlag is outputFlag under another long name, for commands whose --output says where the result goes.
+// formFlag is outputFlag with another long name, for commands whose --output names a file or topic.
 func (c *command) formFlag(cmd *cobra.Command, name string, forms ...string) {
 	form := cmd.Flags().StringP(name, "o", forms[0], "form of the result: "+strings.Join(forms, ", "))
 	run := cmd.RunE
@@ -208,12 +211,12 @@ func (c *command) formFlag(cmd *cobra.Command, name string, forms ...string) {
 	}
 }
 
-// load reads the configuration: what the flags of a command set wins over --set.
+// load reads the configuration. The settings that come from the flags of a command win over --set.
 func (c *command) load(flags ...string) (*config.Config, zerolog.Logger, error) {
 	loaded, err := config.Load(config.Options{File: c.file, Env: c.environ, Set: append(c.set[:len(c.set):len(c.set)], flags...)})
 	if err != nil {
 		var wrong *config.Error
-		if !errors.As(err, &wrong) { // the file can't be read
+		if !errors.As(err, &wrong) { // the file cannot be read
 			err = usageError{err}
 		}
 		return nil, zerolog.Nop(), err

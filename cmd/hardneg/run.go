@@ -54,7 +54,7 @@ addresses.json in the data directory, where the other commands find them by --da
 		o.Config, o.Log = cfg, log
 		o.Started = func(s service.Started) {
 			if err := c.printStarted(s); err != nil {
-				log.Warn().Err(err).Msg("the addresses could not be printed") // no reason for a service to end
+				log.Warn().Err(err).Msg("the addresses could not be printed") // the service works without, so it goes on
 			}
 		}
 		return service.Run(cmd.Context(), o)
@@ -70,7 +70,7 @@ addresses.json in the data directory, where the other commands find them by --da
 	return cmd
 }
 
-// printStarted tells where outside clients find the servers.
+// printStarted prints the addresses at which other programs find the servers.
 func (c *command) printStarted(s service.Started) error {
 	if c.output == "json" {
 		return json.NewEncoder(c.stdout).Encode(struct {

@@ -6,21 +6,21 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// sample is which queries a command takes.
+// sample says how many queries a command takes, and which.
 type sample struct {
 	size int // 0: all
 	all  bool
 	seed uint64
 }
 
-// flags adds the flags that say it; what says what is done with the queries.
-func (s *sample) flags(cmd *cobra.Command, size int, what string) {
-	cmd.Flags().IntVar(&s.size, "sample", size, "queries to "+what)
-	cmd.Flags().BoolVar(&s.all, "all", false, what+" all queries")
+// flags adds the flags of a sample. verb says what the command does with the queries.
+func (s *sample) flags(cmd *cobra.Command, size int, verb string) {
+	cmd.Flags().IntVar(&s.size, "sample", size, "queries to "+verb)
+	cmd.Flags().BoolVar(&s.all, "all", false, verb+" all queries")
 	cmd.Flags().Uint64Var(&s.seed, "seed", 0, "seed of the sample (default: by the clock)")
 }
 
-// read checks the flags, and draws the seed where none is given.
+// read checks the flags, and takes a seed from the clock if the user gives none.
 func (s *sample) read(cmd *cobra.Command) error {
 	switch {
 	case s.all && cmd.Flags().Changed("sample"):

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -25,28 +24,21 @@ has, and, of the instance that answers at the HTTP address, what it waits for. K
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		connected, err := c.connect(cmd.Context(), t, true)
-		if err != nil {
-			return err
-		}
-		defer connected.close()
-		cfg := connected.config
-		status, err := pipeline.ReadStatus(cmd.Context(), cfg, connected.kafka, connected.qdrant)
-		if err != nil {
-			return err
-		}
-		shown := shownStatus{Status: status, Instance: readReady(cmd.Context(), cfg.HTTP.Address)}
-		if c.output == "json" {
-			return c.printJSON(shown)
-		}
-		return shown.print(c.stdout)
+		return c.onService(cmd.Context(), t, func(on connected) error {
+			status, err := pipeline.ReadStatus(cmd.Context(), on.config, on.kafka, on.qdrant)
+			if err != nil {
+				return err
+			}
+			shown := shownStatus{Status: status, Instance: readReady(cmd.Context(), on.config.HTTP.Address)}
+			return c.print(shown, shown.print)
+		})
 	}
 	t.flags(cmd)
 	c.outputFlag(cmd, "table", "json")
 	return cmd
 }
 
-// shownStatus is the status of the view with that of one instance.
+// shownStatus is the status of the view and of one instance.
 type shownStatus struct {
 	*pipeline.Status
 	Instance instance `json:"instance"`
@@ -57,24 +49,16 @@ type instance struct {
 	HTTP    string            `json:"http"`
 	Answers bool              `json:"answers"`
 	Ready   bool              `json:"ready"`
-	Missing map[string]string `json:"missing,omitempty"` // by stage: what it waits for
+	Missing map[string]string `json:"missing,omitempty"` // by stage: what the stage waits for
 }
 
 // readReady asks an instance at its /readyz.
 func readReady(ctx context.Context, address string) instance {
 	i := instance{HTTP: address}
-	ctx, cancel := context.WithTimeout(ctx, metricsPatience)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
-	if err != nil {
-		return i
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return i
-	}
-	defer response.Body.Close()
-	i.Answers = json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&i) == nil
+	err := ask(ctx, address, "/readyz", func(response *http.Response) error {
+		return json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&i)
+	})
+	i.Answers = err == nil
 	return i
 }
 
@@ -98,7 +82,7 @@ func (s shownStatus) print(w io.Writer) error {
 			fmt.Fprintf(w, "the instance at %s is not ready: %s: %s\n", i.HTTP, stage, i.Missing[stage])
 		}
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := newTable(w)
 	fmt.Fprintln(table, "STAGE\tGROUP\tMEMBERS\tTOPIC\tPARTITIONS\tLAG")
 	rows := func(stages []pipeline.StageStatus) {
 		for _, x := range stages {
@@ -119,7 +103,7 @@ func (s shownStatus) print(w io.Writer) error {
 	return nil
 }
 
-// phaseText says what a generation beside the live one is for.
+// phaseText says why there is another generation beside the live one.
 func phaseText(g pipeline.OtherGeneration) string {
 	if g.Phase == pipeline.PhaseReplaced {
 		return "was replaced, and is kept for a while"

@@ -12,7 +12,7 @@ import (
 	"hardneg/stream"
 )
 
-// errEnough ends a read that has what it wants.
+// errEnough ends a read that has printed as many records as the user wants.
 var errEnough = errors.New("enough")
 
 func (c *command) tailCommand() *cobra.Command {
@@ -31,25 +31,22 @@ another instance takes over.`,
 		if most < 0 {
 			return usage("--max must be at least 0, is %d", most)
 		}
-		cfg, kafka, err := c.connectKafka(cmd.Context(), t)
-		if err != nil {
+		return c.onKafka(cmd.Context(), t, func(on connected) error {
+			seen := 0
+			err := on.kafka.Tail(cmd.Context(), on.config.Topics.Triplets, fromStart, func(r stream.Record) error {
+				if err := c.printTriplet(r); err != nil {
+					return err
+				}
+				if seen++; seen == most {
+					return errEnough
+				}
+				return nil
+			})
+			if errors.Is(err, errEnough) {
+				return nil
+			}
 			return err
-		}
-		defer kafka.Close()
-		seen := 0
-		err = kafka.Tail(cmd.Context(), cfg.Topics.Triplets, fromStart, func(r stream.Record) error {
-			if err := c.printTriplet(r); err != nil {
-				return err
-			}
-			if seen++; seen == most {
-				return errEnough
-			}
-			return nil
 		})
-		if errors.Is(err, errEnough) {
-			return nil
-		}
-		return err
 	}
 	cmd.Flags().BoolVar(&fromStart, "from-start", false, "begin with the oldest record, not with the next new one")
 	cmd.Flags().IntVar(&most, "max", 0, "end after this many records (default: never)")
@@ -58,7 +55,7 @@ another instance takes over.`,
 	return cmd
 }
 
-// change is a record of the triplets topic as `tail -o json` prints it.
+// change is a record of the triplets topic in JSON.
 type change struct {
 	Partition int32             `json:"partition"`
 	Offset    int64             `json:"offset"`
@@ -99,9 +96,7 @@ func (c *command) printChange(r stream.Record) error {
 	for _, h := range r.Headers {
 		line.Headers[h.Key] = string(h.Value)
 	}
-	encoder := json.NewEncoder(c.stdout)
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(line)
+	return newEncoder(c.stdout).Encode(line)
 }
 
 func documentLine(d records.TripletDocument) string {

@@ -17,10 +17,10 @@ import (
 	"hardneg/stream"
 )
 
-// target is which service a client command is about.
+// target names the service that a client command works on.
 type target struct{ dataDir, kafka, qdrant, http string }
 
-// flags adds the flags that name it.
+// flags adds the flags that name the service.
 func (t *target) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.dataDir, "data-dir", "", "find the service by its data directory")
 	cmd.Flags().StringVar(&t.kafka, "kafka", "", "address of Kafka")
@@ -28,8 +28,8 @@ func (t *target) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.http, "http", "", "HTTP address of the service")
 }
 
-// configuration is that of the service: the addresses come from their flags, else from the data directory, else
-// from the configuration.
+// configuration loads the configuration of the service. An address comes from its flag, else from the data
+// directory, else from the configuration itself.
 func (c *command) configuration(t target) (*config.Config, zerolog.Logger, error) {
 	cfg, log, err := c.load()
 	if err != nil {
@@ -41,7 +41,8 @@ func (c *command) configuration(t target) (*config.Config, zerolog.Logger, error
 			dir = cfg.DataDir
 		}
 		addresses, err = service.ReadAddresses(dir)
-		// A directory that the configuration names may be that of a service elsewhere.
+		// The configuration can name a directory on another machine, where the service runs. So only a
+		// directory that a flag names must have addresses.
 		if err != nil && (t.dataDir != "" || !errors.Is(err, service.ErrNotRunning)) && t.kafka == "" {
 			return nil, log, err
 		}
@@ -62,23 +63,7 @@ func (c *command) configuration(t target) (*config.Config, zerolog.Logger, error
 	return c.load(settings...)
 }
 
-// connectKafka finds the service's Kafka.
-func (c *command) connectKafka(ctx context.Context, t target) (*config.Config, *stream.Client, error) {
-	cfg, log, err := c.configuration(t)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(cfg.Kafka.Brokers) == 0 {
-		return nil, nil, usage("which Kafka? Name the service by --data-dir, --kafka, or kafka.brokers in the configuration")
-	}
-	client, err := service.ConnectKafka(ctx, cfg, log)
-	if err != nil && t.dataDir != "" && t.kafka == "" && service.Unreachable(err) {
-		err = fmt.Errorf("the service of %s does not answer, was it killed? %w", t.dataDir, err)
-	}
-	return cfg, client, err
-}
-
-// connected is a service's Kafka and, where that is needed, its Qdrant.
+// connected holds the clients of a service's Kafka and, where a command needs it, of its Qdrant.
 type connected struct {
 	config *config.Config
 	kafka  *stream.Client
@@ -86,34 +71,43 @@ type connected struct {
 	log    zerolog.Logger
 }
 
-// cache opens the cache of vectors, which the service shares; nil without one.
-func (c connected) cache() (*embed.Cache, error) {
-	return service.OpenCache(c.config, c.log, telemetry.NewMetrics(prometheus.NewRegistry()))
+// cache opens the cache of vectors, which the service uses too. It is nil if the configuration has none.
+func (s connected) cache() (*embed.Cache, error) {
+	return service.OpenCache(s.config, s.log, telemetry.NewMetrics(prometheus.NewRegistry()))
 }
 
-func (c connected) close() {
-	c.kafka.Close()
-	if c.qdrant != nil {
-		_ = c.qdrant.Close()
-	}
-}
-
-// connect finds the service's Kafka and Qdrant.
-func (c *command) connect(ctx context.Context, t target, qdrant bool) (connected, error) {
-	cfg, kafka, err := c.connectKafka(ctx, t)
+// onKafka connects to the service's Kafka, calls f, and closes the connection.
+func (c *command) onKafka(ctx context.Context, t target, f func(connected) error) error {
+	cfg, log, err := c.configuration(t)
 	if err != nil {
-		return connected{}, err
+		return err
 	}
-	found := connected{config: cfg, kafka: kafka}
-	if found.log, err = telemetry.NewLog(c.stderr, cfg.Log.Level, cfg.Log.Format); err == nil && qdrant {
-		if cfg.Qdrant.Address == "" {
-			err = usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
-		} else {
-			found.qdrant, err = service.ConnectQdrant(ctx, cfg, found.log)
+	if len(cfg.Kafka.Brokers) == 0 {
+		return usage("which Kafka? Name the service by --data-dir, --kafka, or kafka.brokers in the configuration")
+	}
+	kafka, err := service.ConnectKafka(ctx, cfg, log)
+	if err != nil {
+		if t.dataDir != "" && t.kafka == "" && service.Unreachable(err) {
+			err = fmt.Errorf("the service of %s does not answer, was it killed? %w", t.dataDir, err)
 		}
+		return err
 	}
-	if err != nil {
-		kafka.Close()
-	}
-	return found, err
+	defer kafka.Close()
+	return f(connected{config: cfg, kafka: kafka, log: log})
+}
+
+// onService connects to the service's Kafka and Qdrant, calls f, and closes the connections.
+func (c *command) onService(ctx context.Context, t target, f func(connected) error) error {
+	return c.onKafka(ctx, t, func(s connected) error {
+		if s.config.Qdrant.Address == "" {
+			return usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
+		}
+		qdrant, err := service.ConnectQdrant(ctx, s.config, s.log)
+		if err != nil {
+			return err
+		}
+		defer qdrant.Close()
+		s.qdrant = qdrant
+		return f(s)
+	})
 }

@@ -21,7 +21,7 @@ import (
 	"hardneg/stream"
 )
 
-// client is a Kafka client of the service that runs on a data directory.
+// client returns a Kafka client for the service that runs on a data directory.
 func client(t *testing.T, dir string) *stream.Client {
 	t.Helper()
 	addresses, err := service.ReadAddresses(dir)
@@ -129,7 +129,7 @@ func TestExportAndTail(t *testing.T) {
 		t.Errorf("%d lines, %d retracted", len(lines), retracted)
 	}
 
-	// A reader that has seen enough ends the command quietly.
+	// If the reader of the output closes it, the command ends without an error.
 	var errs bytes.Buffer
 	for _, args := range [][]string{{"export"}, {"tail", "--from-start"}, {"tail", "--from-start", "-o", "json"}} {
 		if code := execute(t.Context(), append(at, args...), nil, closed{}, &errs); code != exitOK || errs.Len() > 0 {
@@ -137,7 +137,7 @@ func TestExportAndTail(t *testing.T) {
 		}
 	}
 
-	// Without --from-start it shows what is new, until it is interrupted.
+	// Without --from-start, tail shows new records until it is interrupted.
 	ctx, cancel := context.WithCancel(t.Context())
 	var out buffer
 	done := make(chan int, 1)
@@ -210,7 +210,7 @@ func TestLoadJSONL(t *testing.T) {
 	}
 }
 
-// TestLoadBEIRToTriplets goes all the way: a small collection is loaded, and its triplets come out.
+// TestLoadBEIRToTriplets loads a small collection, and waits for its triplets.
 func TestLoadBEIRToTriplets(t *testing.T) {
 	folder := t.TempDir()
 	var corpus, queries, judgements strings.Builder

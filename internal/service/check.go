@@ -20,17 +20,17 @@ import (
 // Outcomes of a probe.
 const (
 	ProbeOK     = "ok"
-	ProbeNote   = "note"   // nothing that keeps the service from running, but worth knowing
+	ProbeNote   = "note"   // the service would run, but the detail is worth knowing
 	ProbeFailed = "failed" // the service would not run, or not for long
 )
 
-// Probe is what was found of one thing that the service depends on.
+// Probe is the result of a look at one thing that the service depends on.
 type Probe struct {
 	What    string        `json:"what"`
 	Outcome string        `json:"outcome"`
 	Took    time.Duration `json:"took_ns"`
 	Detail  string        `json:"detail"`
-	Err     error         `json:"-"` // of a failed one
+	Err     error         `json:"-"` // of a failed probe
 }
 
 // probePatience is how long one probe may take.
@@ -38,16 +38,18 @@ var probePatience = 20 * time.Second
 
 var errSilent = errors.New("no answer")
 
-// checker makes the probes of one check.
+// checker makes the probes of one call of Check.
 type checker struct {
 	config *config.Config
 	log    zerolog.Logger
 	tell   func(Probe) error
 }
 
-// Check probes everything that the service depends on, and tells of each as it comes: brokers, topics and their settings, reading
-// them, transactions and groups, Qdrant and the live collections, the servers of embedders. It writes nothing, but that the broker
-// gets to know a transactional id and a group of its own. What hangs on a thing that failed is left out.
+// Check probes everything that the service depends on: the brokers, the topics, their settings and whether
+// they can be read, transactions and groups, Qdrant and the live collections, and the servers of embedders.
+// It calls tell after each probe. If one fails, the probes that need the same thing are left out.
+//
+// Check writes no record. Only the broker's list of transactional ids and groups gets one of its own.
 func Check(ctx context.Context, c *config.Config, log zerolog.Logger, tell func(Probe) error) error {
 	k := checker{c, log, tell}
 	for _, some := range []func(context.Context) error{k.kafka, k.qdrant, k.embedders} {
@@ -58,7 +60,8 @@ func Check(ctx context.Context, c *config.Config, log zerolog.Logger, tell func(
 	return nil
 }
 
-// probe runs one, whose text is what to say where it does not fail. The error is that of tell.
+// probe runs f as one probe, and passes the result to tell. The text of f becomes the detail of a probe
+// that does not fail. The error is the error of tell, or of a context that has ended.
 func (k *checker) probe(ctx context.Context, what string, f func(context.Context) (outcome, text string, err error)) (ok bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, probePatience)
 	defer cancel()
@@ -116,7 +119,8 @@ func (k *checker) kafka(ctx context.Context) error {
 	return err
 }
 
-// topic reads where a topic ends and, of its first partition that is not empty, a record.
+// topic asks for the ends of a topic, and reads a record of its first partition that is not empty: a broker
+// can give the ends of a topic although its user may not read it.
 func (k *checker) topic(ctx context.Context, kafka *stream.Client, name string, flaws []stream.Flaw) (outcome, text string, err error) {
 	ends, err := kafka.Offsets(ctx, name)
 	if err != nil {
@@ -170,7 +174,7 @@ func (k *checker) qdrant(ctx context.Context) error {
 	return err
 }
 
-// embedders asks each server for vectors of both kinds, once.
+// embedders asks each server once for a vector of a document and of a query.
 func (k *checker) embedders(ctx context.Context) error {
 	for _, definition := range k.config.Embedders {
 		_, err := k.probe(ctx, "embedder "+definition.Name, func(ctx context.Context) (_, _ string, err error) {

@@ -19,13 +19,14 @@ import (
 // patience is how long a dependency may take to answer at start.
 var patience = 15 * time.Second
 
-// Unreachable tells whether an error means that Kafka, Qdrant or the server of an embedder could not be reached.
+// Unreachable reports whether an error means that Kafka, Qdrant or the server of an embedder could not be
+// reached.
 func Unreachable(err error) bool {
 	return errors.Is(err, stream.ErrUnreachable) || errors.Is(err, index.ErrUnreachable) || errors.Is(err, embed.ErrUnavailable) || errors.Is(err, errSilent)
 }
 
-// ConnectKafka makes a client by the configuration and checks that a broker answers. Unreachable tells whether
-// none does; a *config.Error is a file of certificates that can't be used.
+// ConnectKafka makes a client by the configuration and checks that a broker answers. If none does,
+// Unreachable is true for the error. A *config.Error means that a file of certificates cannot be used.
 func ConnectKafka(ctx context.Context, c *config.Config, log zerolog.Logger) (*stream.Client, error) {
 	encryption, err := c.Kafka.TLS.Load("kafka.tls")
 	if err != nil {
@@ -51,7 +52,7 @@ func ConnectKafka(ctx context.Context, c *config.Config, log zerolog.Logger) (*s
 	return client, nil
 }
 
-// ConnectQdrant is ConnectKafka for Qdrant.
+// ConnectQdrant makes a client of Qdrant. Its errors are like the errors of ConnectKafka.
 func ConnectQdrant(ctx context.Context, c *config.Config, log zerolog.Logger) (*index.Client, error) {
 	encryption, err := c.Qdrant.TLS.Load("qdrant.tls")
 	if err != nil {
@@ -72,7 +73,7 @@ func ConnectQdrant(ctx context.Context, c *config.Config, log zerolog.Logger) (*
 	})
 }
 
-// OpenCache opens the cache of vectors; nil where the configuration has none.
+// OpenCache opens the cache of vectors. It returns nil if the configuration has none.
 func OpenCache(c *config.Config, log zerolog.Logger, metrics *telemetry.Metrics) (*embed.Cache, error) {
 	path := c.Cache.Path
 	if path == "" && c.DataDir != "" {

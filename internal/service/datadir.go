@@ -11,8 +11,8 @@ import (
 	"hardneg/internal/filelock"
 )
 
-// Addresses are where a running service can be reached, host:port each. An address that is not the service's own,
-// such as the first of several outside brokers, is what the service itself uses.
+// Addresses holds the addresses of a running service, host:port each. If Kafka or Qdrant does not belong to
+// the service, it is the address that the service itself uses, such as the first of several brokers.
 type Addresses struct {
 	Kafka  string `json:"kafka"`
 	Qdrant string `json:"qdrant"`
@@ -27,7 +27,8 @@ const (
 // ErrNotRunning means that no service has written its addresses into the data directory.
 var ErrNotRunning = errors.New("no service runs")
 
-// ReadAddresses reads what the service that runs on a data directory has written; ErrNotRunning without one.
+// ReadAddresses reads the addresses that a running service has written into its data directory. The error
+// is ErrNotRunning if there are none.
 func ReadAddresses(dir string) (Addresses, error) {
 	path := filepath.Join(dir, addressesFile)
 	text, err := os.ReadFile(path)
@@ -44,14 +45,14 @@ func ReadAddresses(dir string) (Addresses, error) {
 	return a, nil
 }
 
-// write leaves the old file or the new one, never half of one, for a client may read at any moment.
+// write replaces the file in one step: a client may read at any moment, and must never find half a file.
 func (a Addresses) write(dir string) error {
 	text, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
 	path := filepath.Join(dir, addressesFile)
-	next, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // one that was killed may have left it
+	next, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // a service that was killed can have left this file
 	if err != nil {
 		return err
 	}
@@ -62,15 +63,15 @@ func (a Addresses) write(dir string) error {
 	return os.Rename(next.Name(), path)
 }
 
-// dataDir is a data directory that this process alone uses.
+// dataDir is a data directory that no other process uses.
 type dataDir struct {
 	path      string
 	temporary bool
 	lock      *os.File
 }
 
-// openDataDir makes the directory where it is missing, or a temporary one for an empty path, and locks it. The lock
-// ends with the process, however that ends.
+// openDataDir opens and locks a directory. It makes the directory if it is missing, and makes a temporary
+// one if the path is empty. The operating system ends the lock with the process, also after a kill.
 func openDataDir(path string) (*dataDir, error) {
 	d := &dataDir{path: path}
 	if path == "" {
@@ -91,7 +92,7 @@ func openDataDir(path string) (*dataDir, error) {
 		return nil, fmt.Errorf("data_dir: cannot lock %s: %w", d.path, err)
 	}
 	d.lock = lock
-	// What a killed predecessor left points at nothing, or by now at somebody else.
+	// A service that was killed leaves its addresses. Nothing listens there now, or another program does.
 	if err := os.Remove(filepath.Join(d.path, addressesFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		lock.Close()
 		return nil, fmt.Errorf("data_dir: %w", err)
@@ -99,7 +100,7 @@ func openDataDir(path string) (*dataDir, error) {
 	return d, nil
 }
 
-// close removes the addresses, the directory too where it is a temporary one, and unlocks.
+// close removes the addresses, and the whole directory if it is a temporary one. Then it unlocks.
 func (d *dataDir) close() error {
 	err := os.Remove(filepath.Join(d.path, addressesFile))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,5 +1,5 @@
-// Package service assembles what `hardneg run` runs: the embedded servers where they are asked for, the HTTP server,
-// the clients, and the pipeline; and takes it down in order.
+// Package service starts the parts of `hardneg run`, and ends them in the opposite order: the embedded
+// servers if they are asked for, the HTTP server, the clients, and the pipeline.
 package service
 
 import (
@@ -27,19 +27,19 @@ import (
 
 // Options say what to run.
 type Options struct {
-	// Config is what Load gave. Run sets its addresses where the servers are embedded.
+	// Config is the result of config.Load. If the servers are embedded, Run sets their addresses in it.
 	Config *config.Config
 	// Embedded starts Kafka and Qdrant in this process, with their data in Config.DataDir, or in a temporary
 	// directory that is removed at the end.
 	Embedded      bool
 	KafkaAddress  string // of the embedded Kafka; empty: a free port of the loopback interface
-	QdrantAddress string // of the embedded Qdrant, likewise
+	QdrantAddress string // of the embedded Qdrant; empty: as for Kafka
 	Log           zerolog.Logger
-	// Started is called, if set, once the servers listen; the stages start after it has returned.
+	// Started, if set, is called once the servers listen. The stages start after it has returned.
 	Started func(Started)
 }
 
-// Started is a service whose servers listen.
+// Started describes a service whose servers listen.
 type Started struct {
 	Addresses
 	DataDir   string            // empty: none
@@ -48,11 +48,11 @@ type Started struct {
 	Health    *telemetry.Health
 }
 
-// closing bounds what waits for others at the end.
+// closing is how long the HTTP server waits at the end for requests under way.
 const closing = 5 * time.Second
 
-// Run runs the service until the context ends, which is no error. Unreachable tells whether an error means that a
-// dependency could not be reached at start; a *config.Error is one of the configuration.
+// Run runs the service until the context ends, which is no error. If a dependency cannot be reached at
+// start, Unreachable is true for the error. A *config.Error means that the configuration is wrong.
 func Run(ctx context.Context, o Options) (err error) {
 	c := o.Config
 	if err := c.CheckFiles(); err != nil {
@@ -131,8 +131,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	return err
 }
 
-// StartEmbedded starts the embedded servers on Config.DataDir, which has their data already, without any stage, and points
-// the configuration at them. While a service runs there it is an error.
+// StartEmbedded starts the embedded servers without any stage, on a data directory that has their data
+// already. It sets their addresses in the configuration. It returns an error if a service runs on the
+// directory.
 func StartEmbedded(c *config.Config, log zerolog.Logger) (end func() error, err error) {
 	if _, err := os.Stat(filepath.Join(c.DataDir, "kafka")); err != nil {
 		return nil, fmt.Errorf("data_dir: %s has no data of embedded servers: %w", c.DataDir, err)
@@ -151,7 +152,7 @@ func StartEmbedded(c *config.Config, log zerolog.Logger) (end func() error, err 
 	}, nil
 }
 
-// startEmbedded starts the two servers and points the configuration at them.
+// startEmbedded starts the two servers and sets their addresses in the configuration.
 func startEmbedded(o Options, directory string) (end func(), err error) {
 	kafka, err := embeddedkafka.Start(embeddedkafka.Config{
 		Address: free(o.KafkaAddress), Dir: filepath.Join(directory, "kafka"), Log: o.Log.With().Str("server", "kafka").Logger(),
@@ -182,7 +183,7 @@ func free(address string) string {
 	return address
 }
 
-// connect asks both at once, so that two that are silent cost the patience for one.
+// connect connects to both at the same time: if neither answers, the user waits only once.
 func connect(ctx context.Context, c *config.Config, log zerolog.Logger) (kafka *stream.Client, qdrant *index.Client, err error) {
 	var both sync.WaitGroup
 	var noKafka, noQdrant error

@@ -28,7 +28,7 @@ func loadConfig(t *testing.T, set ...string) *config.Config {
 	return c
 }
 
-// running is a service in the background of a test.
+// running is a service that runs in the background of a test.
 type running struct {
 	Started
 	stop context.CancelFunc
@@ -98,7 +98,7 @@ func TestEmbedded(t *testing.T) {
 		t.Errorf("after the second service: %+v, %v", again, err)
 	}
 
-	// A service against outside servers differs by addresses alone.
+	// A service on outside servers differs from an embedded one in its addresses alone.
 	outside := start(t, Options{Config: loadConfig(t, "kafka.brokers="+r.Kafka, "qdrant.address="+r.Qdrant, "name=other", "stages=intake")})
 	if outside.Kafka != r.Kafka || outside.DataDir != "" {
 		t.Errorf("%+v", outside.Started)
@@ -139,7 +139,7 @@ func TestTemporaryDirectory(t *testing.T) {
 	}
 }
 
-// TestStaleAddresses: what a killed service left must not be taken for the next one's.
+// TestStaleAddresses: the addresses that a killed service left must not look like the next service's.
 func TestStaleAddresses(t *testing.T) {
 	dir := t.TempDir()
 	if err := (Addresses{Kafka: "127.0.0.1:1"}).write(dir); err != nil {
@@ -158,9 +158,9 @@ func TestStaleAddresses(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	patience = time.Second // until all of its parallel subtests have ended
+	patience = time.Second // Cleanup sets it back after the parallel subtests have ended
 	t.Cleanup(func() { patience = 15 * time.Second })
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and never says a word
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections, and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestCheckSilent: a server that never answers is one that cannot be reached.
+// TestCheckSilent: a server that never answers counts as one that cannot be reached.
 func TestCheckSilent(t *testing.T) {
 	probePatience = time.Second
 	t.Cleanup(func() { probePatience = 20 * time.Second })
