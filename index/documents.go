@@ -211,7 +211,8 @@ func (x *Index) Documents(ctx context.Context, ids []string, want Fields) (map[s
 	return documents, err
 }
 
-// DocumentsAt is Documents by point id, as Rank returns them in Ranked.Point. The map has point ids as keys, too.
+// DocumentsAt is Documents by point id, as Rank returns them in Ranked.Point. The map has point ids as keys,
+// too.
 func (x *Index) DocumentsAt(ctx context.Context, points []string, want Fields) (map[string]Document, error) {
 	documents := make(map[string]Document, len(points))
 	err := x.documentsOf(ctx, pointIDs(points, func(point string) string { return point }), want, func(point string, d Document) { documents[point] = d })

@@ -8,9 +8,9 @@ import (
 	"hardneg/internal/records"
 )
 
-// A consumer of the triplets topic keeps a map from keys to triplets. A key names one slot: query, positive and rank. A
-// value fills the slot or replaces what was in it, and a null value retracts it. Read the topic with read_committed,
-// from its beginning, and this map is the current training data at any time.
+// A consumer of the triplets topic keeps a map from keys to triplets. A key names one slot: query, positive
+// and rank. A value fills the slot or replaces what was in it, and a null value retracts it. Read the topic
+// with read_committed, from its beginning, and this map is the current training data at any time.
 func ExampleParseTriplet() {
 	triplet := func(negative string, rank int, revision int64) []byte {
 		return records.Triplet{
