@@ -8,9 +8,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/spf13/cobra"
+	"hardneg/internal/audit"
+	"hardneg/internal/catalog"
 
-	"hardneg/internal/pipeline"
+	"github.com/spf13/cobra"
 )
 
 // auditSample is how many queries audit checks by default.
@@ -19,7 +20,7 @@ const auditSample = 100
 func (c *command) auditCommand() *cobra.Command {
 	var t target
 	var s sample
-	o := pipeline.AuditOptions{}
+	o := audit.Options{}
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Recompute queries from scratch and report differences",
@@ -43,9 +44,9 @@ missing, extra, published (other content), unknown (of a query without a state),
 			return err
 		}
 		o.Sample, o.Seed = s.size, s.seed
-		return c.onService(cmd.Context(), t, func(on connected) error {
-			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
-			report, err := pipeline.Audit(cmd.Context(), o)
+		return c.onService(cmd.Context(), t, func(on catalog.Conn) error {
+			o.Conn = on
+			report, err := audit.Run(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
@@ -63,7 +64,7 @@ missing, extra, published (other content), unknown (of a query without a state),
 }
 
 // auditOutcome returns an error if differences are left.
-func auditOutcome(r *pipeline.AuditReport) error {
+func auditOutcome(r *audit.Report) error {
 	idle := ""
 	if r.Behind > 0 {
 		idle = fmt.Sprintf("; %d records wait for stages that make no progress: does the service run?", r.Behind)
@@ -77,7 +78,7 @@ func auditOutcome(r *pipeline.AuditReport) error {
 	return nil
 }
 
-func printAudit(w io.Writer, r *pipeline.AuditReport) error {
+func printAudit(w io.Writer, r *audit.Report) error {
 	of := "all queries"
 	if r.Seed != nil {
 		of = fmt.Sprintf("a sample with seed %d", *r.Seed)
@@ -121,7 +122,7 @@ func byKind(kinds map[string]int) string {
 	return ": " + strings.Join(parts, ", ")
 }
 
-func printDifferences(w io.Writer, differences []pipeline.Difference) error {
+func printDifferences(w io.Writer, differences []audit.Difference) error {
 	if len(differences) == 0 {
 		return nil
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/audit"
 	"hardneg/stream"
 )
 
@@ -49,7 +49,7 @@ func TestAuditCommand(t *testing.T) {
 			t.Fatal("6 pairs do not come to 3 triplets each")
 		}
 	}
-	var report pipeline.AuditReport
+	var report audit.Report
 	out := succeed(t, append(at, "audit", "-o", "json", "--seed", "7")...)
 	if err := json.Unmarshal([]byte(out), &report); err != nil || report.Queries != 6 || report.Pairs != 6 || report.Slots != 18 || report.Triplets != 18 ||
 		report.Differences == nil || len(report.Differences) > 0 || *report.Seed != 7 {
@@ -72,7 +72,7 @@ func TestAuditCommand(t *testing.T) {
 		t.Errorf("%d %s%s", code, stderr, stdout)
 	}
 	out = succeed(t, append(at, "audit", "--all", "--repair", "-o", "json")...)
-	report = pipeline.AuditReport{}
+	report = audit.Report{}
 	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Differences) != 3 || report.Repaired == nil || report.Repaired.Queries != 3 || len(report.Repaired.Left) > 0 {
 		t.Errorf("%v %s", err, out)
 	}

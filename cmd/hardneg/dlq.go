@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -12,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/catalog"
+	"hardneg/internal/deadletter"
+	"hardneg/internal/window"
 	"hardneg/stream"
 )
 
@@ -36,14 +37,14 @@ func (f *deadLetterFilter) given() bool { return *f != deadLetterFilter{} }
 // choose checks the flags and turns them into a function.
 func (f *deadLetterFilter) choose() (func(stream.Letter) bool, error) {
 	switch f.stage {
-	case "", pipeline.StageIndexer, pipeline.StageIntake, pipeline.StageMiner:
+	case "", catalog.StageIndexer, catalog.StageIntake, catalog.StageMiner:
 	default:
 		return nil, usage("--stage %q is none of indexer, intake, miner", f.stage)
 	}
 	var since time.Time
 	if f.since != "" {
 		var ok bool
-		if since, ok = pipeline.ParseSince(f.since, time.Now()); !ok {
+		if since, ok = window.ParseSince(f.since, time.Now()); !ok {
 			return nil, usage("--since %q: want a time such as 2026-01-31T12:00:00Z, or how long ago, such as 24h or 7d", f.since)
 		}
 	}
@@ -54,9 +55,9 @@ func (f *deadLetterFilter) choose() (func(stream.Letter) bool, error) {
 }
 
 // onDeadLetters is onKafka for commands that need the dead letters alone.
-func (c *command) onDeadLetters(ctx context.Context, t target, f func(pipeline.DeadLetters) error) error {
-	return c.onKafka(ctx, t, func(on connected) error {
-		return f(pipeline.DeadLetters{Config: on.config, Kafka: on.kafka, Log: on.log})
+func (c *command) onDeadLetters(ctx context.Context, t target, f func(deadletter.Queue) error) error {
+	return c.onKafka(ctx, t, func(on catalog.Conn) error {
+		return f(deadletter.Queue{Conn: on})
 	})
 }
 
@@ -78,7 +79,7 @@ again are left out without --all.`,
 		if err != nil {
 			return err
 		}
-		return c.onDeadLetters(cmd.Context(), t, func(d pipeline.DeadLetters) error {
+		return c.onDeadLetters(cmd.Context(), t, func(d deadletter.Queue) error {
 			each := func(show func(l stream.Letter, replayed bool) error) error {
 				return d.Each(cmd.Context(), func(l stream.Letter, replayed bool) error {
 					if !choose(l) || replayed && !all {
@@ -89,7 +90,7 @@ again are left out without --all.`,
 			}
 			if c.output == "json" { // one line at a time: there can be very many
 				encoder := newEncoder(c.stdout)
-				return each(func(l stream.Letter, replayed bool) error { return encoder.Encode(showLetter(l, replayed)) })
+				return each(func(l stream.Letter, replayed bool) error { return encoder.Encode(deadletter.ToJSON(l, replayed)) })
 			}
 			return printLetters(c.stdout, each)
 		})
@@ -142,7 +143,7 @@ for byte.`,
 		if err != nil {
 			return err
 		}
-		return c.onDeadLetters(cmd.Context(), t, func(d pipeline.DeadLetters) error {
+		return c.onDeadLetters(cmd.Context(), t, func(d deadletter.Queue) error {
 			l, replayed, err := d.Get(cmd.Context(), partition, offset)
 			if err != nil {
 				return err
@@ -151,7 +152,7 @@ for byte.`,
 				_, err := c.stdout.Write(l.Record.Value)
 				return err
 			}
-			return c.print(showLetter(l, replayed), func(w io.Writer) error { return printLetter(w, l, replayed) })
+			return c.print(deadletter.ToJSON(l, replayed), func(w io.Writer) error { return printLetter(w, l, replayed) })
 		})
 	}
 	cmd.Flags().BoolVar(&raw, "raw", false, "write the record's value alone")
@@ -180,7 +181,7 @@ func placeText(topic string, partition int32, offset int64) string {
 // sourcePlace returns the place of the record that a user wrote. A dead letter of the miner holds a record
 // that hardneg made of it.
 func sourcePlace(l stream.Letter) string {
-	s := pipeline.SourceOf(l)
+	s := deadletter.SourceOf(l)
 	return placeText(s.Topic, s.Partition, s.Offset)
 }
 
@@ -190,59 +191,6 @@ func orDash(text string) string {
 	}
 	return text
 }
-
-// shownLetter is a dead letter in JSON.
-type shownLetter struct {
-	Letter   string      `json:"letter"`
-	Written  string      `json:"written"`
-	Stage    string      `json:"stage"`
-	Error    string      `json:"error"`
-	Replayed bool        `json:"replayed"`
-	Record   shownRecord `json:"record"`
-}
-
-type shownRecord struct {
-	Topic     string        `json:"topic"`
-	Partition int32         `json:"partition"`
-	Offset    int64         `json:"offset"`
-	Timestamp string        `json:"timestamp"`
-	Key       shownBytes    `json:"key"`
-	Value     shownBytes    `json:"value"`
-	Headers   []shownHeader `json:"headers,omitempty"`
-}
-
-type shownHeader struct {
-	Key   string     `json:"key"`
-	Value shownBytes `json:"value"`
-}
-
-// shownBytes is null, a string, or {"base64": "…"} for bytes that are not UTF-8.
-type shownBytes []byte
-
-func (b shownBytes) MarshalJSON() ([]byte, error) {
-	switch {
-	case b == nil:
-		return []byte("null"), nil
-	case utf8.Valid(b):
-		return json.Marshal(string(b))
-	}
-	return json.Marshal(map[string][]byte{"base64": b})
-}
-
-func showLetter(l stream.Letter, replayed bool) shownLetter {
-	r := l.Record
-	shown := shownLetter{
-		Letter: l.At(), Written: timeText(l.Time), Stage: l.Stage, Error: l.Reason, Replayed: replayed,
-		Record: shownRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: timeText(r.Time), Key: r.Key, Value: r.Value},
-	}
-	for _, h := range r.Headers {
-		shown.Record.Headers = append(shown.Record.Headers, shownHeader{h.Key, h.Value})
-	}
-	return shown
-}
-
-// timeText prints all digits of a time, which a record may have given.
-func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
 func printLetter(w io.Writer, l stream.Letter, replayed bool) error {
 	r := l.Record
@@ -254,10 +202,10 @@ func printLetter(w io.Writer, l stream.Letter, replayed bool) error {
 	if replayed {
 		again = "; its record was sent again"
 	}
-	line("letter", "%s, written at %s%s", l.At(), timeText(l.Time), again)
+	line("letter", "%s, written at %s%s", l.At(), deadletter.TimeText(l.Time), again)
 	line("stage", "%s", printable(l.Stage))
 	line("error", "%s", flat(l.Reason))
-	line("record", "%s, of %s", placeOf(r), timeText(r.Time))
+	line("record", "%s, of %s", placeOf(r), deadletter.TimeText(r.Time))
 	if source := sourcePlace(l); source != placeOf(r) {
 		line("source", "%s", source)
 	}

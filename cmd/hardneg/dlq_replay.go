@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/deadletter"
 	"hardneg/stream"
 )
 
@@ -17,7 +17,7 @@ func (c *command) dlqReplayCommand() *cobra.Command {
 	var t target
 	var f deadLetterFilter
 	var all bool
-	o := pipeline.LetterReplay{}
+	o := deadletter.ReplayOptions{}
 	cmd := &cobra.Command{
 		Use:   "replay [LETTER...]",
 		Short: "Send records that could not be used again",
@@ -61,10 +61,10 @@ is left is told with the reason, and is no failure. --dry-run tells and sends no
 			}
 			return choose(l)
 		}
-		return c.onDeadLetters(cmd.Context(), t, func(d pipeline.DeadLetters) error {
+		return c.onDeadLetters(cmd.Context(), t, func(d deadletter.Queue) error {
 			var missing []error
 			for _, at := range slices.Sorted(maps.Keys(named)) {
-				if _, err := d.Find(cmd.Context(), named[at].Partition, named[at].Offset); errors.Is(err, pipeline.ErrNoLetter) {
+				if _, err := d.Find(cmd.Context(), named[at].Partition, named[at].Offset); errors.Is(err, deadletter.ErrNotFound) {
 					missing = append(missing, err)
 				} else if err != nil {
 					return err
@@ -92,14 +92,14 @@ type replayedLetter struct {
 	Left   string `json:"left,omitempty"` // why it was not sent
 }
 
-func (c *command) replayLetters(ctx context.Context, d pipeline.DeadLetters, o pipeline.LetterReplay, named bool) error {
+func (c *command) replayLetters(ctx context.Context, d deadletter.Queue, o deadletter.ReplayOptions, named bool) error {
 	shown := newProgress(c.stderr, "reading documents")
 	defer shown.end()
 	last := 0
 	o.Checked = func(n int) { shown.add(n - last); last = n }
 	encoder := newEncoder(c.stdout)
 	sent, left := 0, 0
-	o.Tell = func(x pipeline.LetterOutcome) error {
+	o.Tell = func(x deadletter.Outcome) error {
 		line := replayedLetter{Letter: x.Letter.At(), Record: placeOf(x.Letter.Record), Left: x.Left}
 		switch {
 		case x.Before && !named:

@@ -9,7 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/catalog"
+	"hardneg/internal/evaluate"
 	"hardneg/mining"
 )
 
@@ -19,7 +20,7 @@ const evalSample = 1000
 func (c *command) evalCommand() *cobra.Command {
 	var t target
 	var s sample
-	o := pipeline.EvaluateOptions{}
+	o := evaluate.Options{}
 	cmd := &cobra.Command{
 		Use:   "eval",
 		Short: "Measure the lists as training data, and the vectors as a ranking",
@@ -35,11 +36,11 @@ positives of the query log are taken for all that is relevant.`,
 			return err
 		}
 		o.Sample, o.Seed = s.size, s.seed
-		return c.onService(cmd.Context(), t, func(on connected) error {
-			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+		return c.onService(cmd.Context(), t, func(on catalog.Conn) error {
+			o.Conn = on
 			shown := newShare(c.stderr, "eval")
 			o.Progress = func(done, total int) { shown.set(float64(done)/float64(max(1, total)), done, "queries") }
-			e, err := pipeline.Evaluate(cmd.Context(), o)
+			e, err := evaluate.Run(cmd.Context(), o)
 			shown.end()
 			if err != nil {
 				return err
@@ -58,15 +59,15 @@ var reasonTexts = map[string]string{
 	string(mining.ReasonPositiveMissing): "positive not indexed", string(mining.ReasonExhausted): "no more in range", string(mining.ReasonDepth): "rank window ended",
 }
 
-func printEvaluation(w io.Writer, e *pipeline.Evaluation) error {
+func printEvaluation(w io.Writer, e *evaluate.Evaluation) error {
 	var b strings.Builder
 	share := func(n, of int) string { return fmt.Sprintf("%d (%.1f %%)", n, 100*float64(n)/float64(max(1, of))) }
 	of := "all"
 	if e.Seed != nil {
 		of = fmt.Sprintf("a sample with seed %d", *e.Seed)
 	}
-	at := make([]string, len(pipeline.QuantilesAt))
-	for i, q := range pipeline.QuantilesAt {
+	at := make([]string, len(evaluate.QuantilesAt))
+	for i, q := range evaluate.QuantilesAt {
 		at[i] = fmt.Sprintf("%.0f %%", 100*q)
 	}
 	fmt.Fprintf(&b, "generation %s, %d queries that have lists, of %d (%s); cosines are quantiles at %s\n", e.Generation, e.Queries, e.Known, of, strings.Join(at, ", "))

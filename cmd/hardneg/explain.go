@@ -9,14 +9,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/audit"
+	"hardneg/internal/catalog"
 	"hardneg/mining"
 )
 
 func (c *command) explainCommand() *cobra.Command {
 	var t target
 	var most int
-	o := pipeline.ExplainOptions{}
+	o := audit.ExplainOptions{}
 	cmd := &cobra.Command{
 		Use:   "explain QUERY_ID",
 		Short: "Show why a query has the negatives that it has",
@@ -34,9 +35,9 @@ list is another one, that is said.
 			return usage("--max must be at least 1, is %d", most)
 		}
 		o.Query = args[0]
-		return c.onService(cmd.Context(), t, func(on connected) error {
-			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
-			e, err := pipeline.Explain(cmd.Context(), o)
+		return c.onService(cmd.Context(), t, func(on catalog.Conn) error {
+			o.Conn = on
+			e, err := audit.Explain(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
@@ -59,7 +60,7 @@ var verdictTexts = map[string]string{
 	"chosen": "negative", "skipped": "skipped, as one of the first", "taken_before": "taken by an earlier tier", "same_content": "the same content as one before it",
 	"nearer_to_positive": "not nearer to the query than to the positive", "is_evidence": "the log names it for the query", "copy_of_evidence": "a copy of",
 	"near_duplicate": "nearly the vector of", "near_text": "nearly the text of", "not_sampled": "not drawn",
-	mining.EndNot: "the list was full before", pipeline.OutOfRange: "out of its range", pipeline.Behind: "not reached: the tier ended before",
+	mining.EndNot: "the list was full before", audit.OutOfRange: "out of its range", audit.Behind: "not reached: the tier ended before",
 }
 
 func sentence(d mining.Decision) string {
@@ -77,7 +78,7 @@ func sentence(d mining.Decision) string {
 	return text
 }
 
-func evidenceLine(e *pipeline.Explanation) string {
+func evidenceLine(e *audit.Explanation) string {
 	parts := make([]string, len(e.Evidence))
 	for i, x := range e.Evidence {
 		parts[i] = fmt.Sprintf("%s (weight %v)", brief(x.Document), x.Weight)
@@ -91,7 +92,7 @@ func evidenceLine(e *pipeline.Explanation) string {
 	return strings.Join(parts, ", ")
 }
 
-func printExplanation(w io.Writer, e *pipeline.Explanation, most int) error {
+func printExplanation(w io.Writer, e *audit.Explanation, most int) error {
 	var b strings.Builder
 	text := brief(e.Text)
 	if e.Text == "" {
@@ -144,7 +145,7 @@ func tierLine(t mining.TierLog) string {
 	return fmt.Sprintf("%s; %d documents looked at; %s", cosines, len(t.Decisions), end)
 }
 
-func printDocument(b *strings.Builder, p pipeline.ExplainedPair) {
+func printDocument(b *strings.Builder, p audit.ExplainedPair) {
 	d := p.Document
 	if !d.Indexed {
 		fmt.Fprintf(b, "document  %s is not indexed\n", brief(d.ID))
@@ -155,9 +156,9 @@ func printDocument(b *strings.Builder, p pipeline.ExplainedPair) {
 		tier := p.Tiers[i]
 		parts[i] = verdictTexts[verdict]
 		switch verdict {
-		case pipeline.OutOfRange:
+		case audit.OutOfRange:
 			parts[i] = outOfRange(tier, float64(d.QueryDocument), p.Similarity)
-		case pipeline.Behind:
+		case audit.Behind:
 			parts[i] = "not reached: nearer documents filled its slots"
 			if tier.End == mining.EndDepth {
 				parts[i] = "not reached: its rank window ended before"
@@ -191,7 +192,7 @@ func outOfRange(t mining.TierLog, cosine float64, positive float32) string {
 
 // printDecisions shows the documents in order of their similarity to the query. Each line says what the
 // tiers made of one document.
-func printDecisions(b *strings.Builder, p pipeline.ExplainedPair, titles map[string]string, most int) {
+func printDecisions(b *strings.Builder, p audit.ExplainedPair, titles map[string]string, most int) {
 	type row struct {
 		mining.Decision
 		what []string

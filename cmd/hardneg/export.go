@@ -2,20 +2,16 @@ package main
 
 import (
 	"bufio"
-	"cmp"
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
+	"hardneg/internal/catalog"
+	"hardneg/internal/triplets"
 
-	"hardneg/internal/records"
-	"hardneg/stream"
+	"github.com/spf13/cobra"
 )
 
 func (c *command) exportCommand() *cobra.Command {
@@ -34,73 +30,28 @@ In the last two, a document is its title, a newline and its text.`,
 		Args:    arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		write, ok := formats[format]
+		form, ok := triplets.Formats[format]
 		if !ok {
-			return usage("--format %q is none of %s", format, strings.Join(formatNames, ", "))
+			return usage("--format %q is none of %s", format, strings.Join(triplets.FormatNames, ", "))
 		}
-		return c.onKafka(cmd.Context(), t, func(on connected) error {
-			view, err := readView(cmd.Context(), on.kafka, on.config.Topics.Triplets)
+		return c.onKafka(cmd.Context(), t, func(on catalog.Conn) error {
+			view, err := triplets.Read(cmd.Context(), on.Kafka, on.Config.Topics.Triplets)
 			if err != nil {
 				return err
 			}
 			if path == "" {
-				return view.write(c.stdout, write)
+				return writeView(c.stdout, view, form)
 			}
-			return writeFile(path, func(w io.Writer) error { return view.write(w, write) })
+			return writeFile(path, func(w io.Writer) error { return writeView(w, view, form) })
 		})
 	}
 	cmd.Flags().StringVar(&path, "output", "", "file to write (default: standard output)")
-	cmd.Flags().StringVar(&format, "format", formatNames[0], "form of the lines: "+strings.Join(formatNames, ", "))
+	cmd.Flags().StringVar(&format, "format", triplets.FormatNames[0], "form of the lines: "+strings.Join(triplets.FormatNames, ", "))
 	t.flags(cmd)
 	return cmd
 }
 
-// slot is a place in the list of a query and a positive.
-type slot struct {
-	query, positive string
-	rank            int
-}
-
-func (a slot) compare(b slot) int {
-	return cmp.Or(strings.Compare(a.query, b.query), strings.Compare(a.positive, b.positive), cmp.Compare(a.rank, b.rank))
-}
-
-// view is the compacted content of the triplets topic, in order.
-type view []viewed
-
-type viewed struct {
-	slot
-	value []byte
-}
-
-// readView keeps the newest value of each slot.
-func readView(ctx context.Context, kafka *stream.Client, topic string) (view, error) {
-	newest := make(map[slot][]byte)
-	err := kafka.ReadToEnd(ctx, topic, func(r stream.Record) error {
-		var s slot
-		var err error
-		if s.query, s.positive, s.rank, err = records.ParseTripletKey(r.Key); err != nil {
-			return fmt.Errorf("%s/%d at offset %d: %w", r.Topic, r.Partition, r.Offset, err)
-		}
-		if r.Value == nil {
-			delete(newest, s)
-		} else {
-			newest[s] = slices.Clone(r.Value) // a value that is kept would keep its whole batch in memory
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	v := make(view, 0, len(newest))
-	for s, value := range newest {
-		v = append(v, viewed{s, value})
-	}
-	slices.SortFunc(v, func(a, b viewed) int { return a.compare(b.slot) })
-	return v, nil
-}
-
-func (v view) write(w io.Writer, format func(io.Writer, view) error) error {
+func writeView(w io.Writer, v triplets.View, format triplets.Format) error {
 	buffered := bufio.NewWriterSize(w, 1<<16)
 	return errors.Join(format(buffered, v), buffered.Flush())
 }

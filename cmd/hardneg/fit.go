@@ -10,14 +10,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hardneg/internal/catalog"
+	"hardneg/internal/fit"
 	"hardneg/internal/model"
-	"hardneg/internal/pipeline"
 )
 
 func (c *command) fitCommand() *cobra.Command {
 	var t target
 	var fromIndex bool
-	o := pipeline.FitOptions{}
+	o := fit.Options{}
 	cmd := &cobra.Command{
 		Use:   "fit",
 		Short: "Fit a model on a sample of the documents, and publish it",
@@ -39,8 +40,8 @@ The sample depends on the seed and on which documents there are, not on their or
 		if fromIndex {
 			connect = c.onService
 		}
-		return connect(cmd.Context(), t, func(on connected) error {
-			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+		return connect(cmd.Context(), t, func(on catalog.Conn) error {
+			o.Conn, o.FromIndex = on, fromIndex
 			if !cmd.Flags().Changed("sample") {
 				o.Sample = o.Config.Fit.Sample
 			}
@@ -64,14 +65,14 @@ The sample depends on the seed and on which documents there are, not on their or
 }
 
 // fit shows how far it is, and warns of a small sample.
-func (c *command) fit(ctx context.Context, on connected, o pipeline.FitOptions) (report *pipeline.FitReport, err error) {
-	if o.Cache, err = on.cache(); err != nil {
+func (c *command) fit(ctx context.Context, on catalog.Conn, o fit.Options) (report *fit.Report, err error) {
+	if o.Cache, err = openCache(on); err != nil {
 		return nil, err
 	}
 	defer o.Cache.Close()
 	counted := &counts{out: c.stderr}
 	o.Progress = counted.show
-	report, err = pipeline.Fit(ctx, o)
+	report, err = fit.Fit(ctx, o)
 	counted.end()
 	if err != nil {
 		return nil, err
@@ -105,7 +106,7 @@ func (s *counts) end() {
 	s.name, s.now = "", nil
 }
 
-func printFit(w io.Writer, r *pipeline.FitReport, dryRun bool) error {
+func printFit(w io.Writer, r *fit.Report, dryRun bool) error {
 	published := "published"
 	switch {
 	case dryRun:

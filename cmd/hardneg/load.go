@@ -12,9 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/dataset"
-	"hardneg/internal/pipeline"
 	"hardneg/internal/records"
 	"hardneg/stream"
 )
@@ -159,14 +159,14 @@ type loaded struct {
 
 // produce produces the parts one after another, and prints how many records and how fast.
 func (c *command) produce(ctx context.Context, t target, parts func(*config.Config) []part) error {
-	return c.onKafka(ctx, t, func(on connected) error {
-		if err := pipeline.EnsureTopics(ctx, on.kafka, on.config); err != nil {
+	return c.onKafka(ctx, t, func(on catalog.Conn) error {
+		if err := catalog.EnsureTopics(ctx, on.Kafka, on.Config, ""); err != nil {
 			return err
 		}
 		var results []loaded
-		for _, p := range parts(on.config) {
+		for _, p := range parts(on.Config) {
 			start := time.Now()
-			n, err := c.producePart(ctx, on.kafka, p)
+			n, err := c.producePart(ctx, on.Kafka, p)
 			if err != nil {
 				return fmt.Errorf("after %d %s: %w", n, p.name, err)
 			}

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
+	"hardneg/internal/catalog"
 
-	"hardneg/internal/pipeline"
+	"github.com/spf13/cobra"
 )
 
 func (c *command) modelsCommand() *cobra.Command {
@@ -31,7 +31,7 @@ A live or held one that has a problem as well can not be read any more: hardneg 
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.onModels(cmd.Context(), t, func(_ connected, _ pipeline.Models, listed []pipeline.ListedModel) error {
+		return c.onModels(cmd.Context(), t, func(_ catalog.Conn, _ catalog.Models, listed []catalog.ListedModel) error {
 			return c.print(listed, func(w io.Writer) error { return printModels(w, listed) })
 		})
 	}
@@ -54,14 +54,14 @@ embedded since it started.`,
 		Args:    arguments("ID"),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return c.onModels(cmd.Context(), t, func(on connected, _ pipeline.Models, listed []pipeline.ListedModel) error {
+		return c.onModels(cmd.Context(), t, func(on catalog.Conn, _ catalog.Models, listed []catalog.ListedModel) error {
 			m, err := only(listed, args[0])
 			if err != nil {
 				return err
 			}
 			shown := shownModel{ListedModel: m}
 			if m.Manifest != nil && len(m.Manifest.Variance) > 0 {
-				shown.Recent, err = readRecent(cmd.Context(), on.config.HTTP.Address, m.ID)
+				shown.Recent, err = readRecent(cmd.Context(), on.Config.HTTP.Address, m.ID)
 				if err != nil {
 					shown.NotRecent = err.Error()
 				}
@@ -86,7 +86,7 @@ which there are. The beginning of an id will do where it is the only one. Withou
 		Args:    arguments("ID"),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return c.onModels(cmd.Context(), t, func(_ connected, models pipeline.Models, listed []pipeline.ListedModel) error {
+		return c.onModels(cmd.Context(), t, func(_ catalog.Conn, models catalog.Models, listed []catalog.ListedModel) error {
 			m, err := only(listed, args[0])
 			if err != nil {
 				return err
@@ -109,16 +109,16 @@ which there are. The beginning of an id will do where it is the only one. Withou
 
 // shownModel is a model, and how well it fits the documents that a service embedded recently.
 type shownModel struct {
-	pipeline.ListedModel
+	catalog.ListedModel
 	Recent    *recent `json:"recent,omitempty"`
 	NotRecent string  `json:"recent_unknown,omitempty"` // why Recent is missing
 }
 
 // onModels is onService for commands that begin with a list of the models.
-func (c *command) onModels(ctx context.Context, t target, f func(connected, pipeline.Models, []pipeline.ListedModel) error) error {
-	return c.onService(ctx, t, func(on connected) error {
-		models := pipeline.Models{Kafka: on.kafka, Topic: on.config.Topics.Models, Log: on.log}
-		listed, err := models.List(ctx, on.qdrant)
+func (c *command) onModels(ctx context.Context, t target, f func(catalog.Conn, catalog.Models, []catalog.ListedModel) error) error {
+	return c.onService(ctx, t, func(on catalog.Conn) error {
+		models := on.Models(nil)
+		listed, err := models.List(ctx, on.Index)
 		if err != nil {
 			return err
 		}
@@ -127,9 +127,9 @@ func (c *command) onModels(ctx context.Context, t target, f func(connected, pipe
 }
 
 // only finds a model by its id, or by the beginning of its id if no other model's id begins so.
-func only(listed []pipeline.ListedModel, id string) (pipeline.ListedModel, error) {
+func only(listed []catalog.ListedModel, id string) (catalog.ListedModel, error) {
 	var ids []string
-	var found pipeline.ListedModel
+	var found catalog.ListedModel
 	for _, m := range listed {
 		if strings.HasPrefix(m.ID, id) {
 			ids, found = append(ids, m.ID), m
@@ -145,7 +145,7 @@ func only(listed []pipeline.ListedModel, id string) (pipeline.ListedModel, error
 	return found, usage("%q is the beginning of %s", id, strings.Join(ids, " and of "))
 }
 
-func printModels(w io.Writer, listed []pipeline.ListedModel) error {
+func printModels(w io.Writer, listed []catalog.ListedModel) error {
 	table := newTable(w)
 	fmt.Fprintln(table, "MODEL\tSTATE\tCREATED\tDIMENSIONS\tSAMPLES\tCAPTURED\tHELD OUT\tBYTES\tEMBEDDERS")
 	for _, m := range listed {

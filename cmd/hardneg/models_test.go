@@ -11,7 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/catalog"
+	"hardneg/internal/fit"
 	"hardneg/stream"
 )
 
@@ -37,9 +38,9 @@ func aPart(i int) string {
 	return fmt.Sprintf("the %s part of kind %d and of colour %d", word(i), i%4, i%7)
 }
 
-func listed(t *testing.T, at []string) []pipeline.ListedModel {
+func listed(t *testing.T, at []string) []catalog.ListedModel {
 	t.Helper()
-	var models []pipeline.ListedModel
+	var models []catalog.ListedModel
 	out := succeed(t, append(at, "models", "list", "-o", "json")...)
 	if err := json.Unmarshal([]byte(out), &models); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -77,7 +78,7 @@ func TestModelCommands(t *testing.T) {
 	}
 	loadDocuments(t, dir, 300, aPart)
 
-	var dry, fitted pipeline.FitReport
+	var dry, fitted fit.Report
 	if err := json.Unmarshal([]byte(succeed(t, append(at, "fit", "--dry-run", "--sample", "250", "-o", "json")...)), &dry); err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func TestModelCommands(t *testing.T) {
 	}
 
 	// The service takes the first of them.
-	for deadline := time.Now().Add(patience); listed(t, at)[0].State != pipeline.ModelLive; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); listed(t, at)[0].State != catalog.ModelLive; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the service does not take it: %+v", listed(t, at))
 		}
@@ -121,10 +122,10 @@ func TestModelCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	models := listed(t, at)
-	if len(models) != 4 || models[0].ID != id || models[0].State != pipeline.ModelLive || !models[0].First ||
-		models[1].ID != fitted.Manifest.ID || models[1].State != pipeline.ModelUnused ||
-		models[2].State != pipeline.ModelBroken || !strings.Contains(models[2].Problem, "schema 0, want 1") ||
-		models[3].ID != "00000000000000aa" || models[3].State != pipeline.ModelBroken || !strings.Contains(models[3].Problem, "there is no manifest") {
+	if len(models) != 4 || models[0].ID != id || models[0].State != catalog.ModelLive || !models[0].First ||
+		models[1].ID != fitted.Manifest.ID || models[1].State != catalog.ModelUnused ||
+		models[2].State != catalog.ModelBroken || !strings.Contains(models[2].Problem, "schema 0, want 1") ||
+		models[3].ID != "00000000000000aa" || models[3].State != catalog.ModelBroken || !strings.Contains(models[3].Problem, "there is no manifest") {
 		t.Errorf("%+v", models)
 	}
 	table := succeed(t, append(at, "models", "list")...)

@@ -15,13 +15,14 @@ import (
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/catalog"
+	"hardneg/internal/rebuild"
 )
 
 func (c *command) rebuildCommand() *cobra.Command {
 	var t target
 	var abort, yes bool
-	o := pipeline.RebuildOptions{}
+	o := rebuild.Options{}
 	cmd := &cobra.Command{
 		Use:   "rebuild",
 		Short: "Make a new generation with other embedders, beside the live one, and promote it",
@@ -42,18 +43,18 @@ service needs the new configuration for what a model does not hold, such as the 
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.onService(cmd.Context(), t, func(on connected) (err error) {
-			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
+		return c.onService(cmd.Context(), t, func(on catalog.Conn) (err error) {
+			o.Conn = on
 			if abort {
-				return c.abortRebuild(cmd.Context(), o.Options, yes)
+				return c.abortRebuild(cmd.Context(), on, yes)
 			}
-			if o.Cache, err = on.cache(); err != nil {
+			if o.Cache, err = openCache(on); err != nil {
 				return err
 			}
 			defer o.Cache.Close()
 			shown := &steps{out: c.stderr}
 			o.Progress = shown.show
-			report, err := pipeline.Rebuild(cmd.Context(), o)
+			report, err := rebuild.Run(cmd.Context(), o)
 			shown.end()
 			if err != nil {
 				return err
@@ -74,13 +75,13 @@ service needs the new configuration for what a model does not hold, such as the 
 	return cmd
 }
 
-func (c *command) abortRebuild(ctx context.Context, o pipeline.Options, yes bool) error {
+func (c *command) abortRebuild(ctx context.Context, on catalog.Conn, yes bool) error {
 	if !yes {
 		if err := c.confirm("Remove the generation that is being made, with its collections, topic and groups?"); err != nil {
 			return err
 		}
 	}
-	id, err := pipeline.AbortRebuild(ctx, o)
+	id, err := rebuild.Abort(ctx, on)
 	if err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (c *command) confirm(question string) error {
 	return nil
 }
 
-func printRebuild(w io.Writer, r *pipeline.RebuildReport) error {
+func printRebuild(w io.Writer, r *rebuild.Report) error {
 	state := "is live"
 	if !r.Promoted {
 		state = "is ready to be promoted"
@@ -135,7 +136,7 @@ type steps struct {
 	drawn   bool      // the cursor stands behind a line on the terminal
 }
 
-func (s *steps) show(p pipeline.RebuildProgress) {
+func (s *steps) show(p rebuild.Progress) {
 	now := time.Now()
 	if p.Step != s.step {
 		s.end()
@@ -158,7 +159,7 @@ func (s *steps) show(p pipeline.RebuildProgress) {
 	fmt.Fprintln(s.out, line)
 }
 
-func (s *steps) line(p pipeline.RebuildProgress, now time.Time) string {
+func (s *steps) line(p rebuild.Progress, now time.Time) string {
 	if p.Total == 0 {
 		return fmt.Sprintf("%s: %d to go", p.Step, -p.Done)
 	}

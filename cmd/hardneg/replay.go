@@ -13,8 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
-	"hardneg/internal/pipeline"
+	"hardneg/internal/replay"
+	"hardneg/internal/triplets"
+	"hardneg/internal/window"
 	"hardneg/stream"
 )
 
@@ -31,7 +34,7 @@ type replayFlags struct {
 func (c *command) replayCommand() *cobra.Command {
 	var t target
 	var f replayFlags
-	o := pipeline.ReplayOptions{}
+	o := replay.Options{}
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Mine a window of the query log again, into a topic or a file of its own",
@@ -61,13 +64,13 @@ Evidence beyond --memory is left to further passes over the window.`,
 		if err := f.check(&o); err != nil {
 			return err
 		}
-		return c.onService(cmd.Context(), t, func(on connected) (err error) {
-			o.Config, o.Kafka, o.Index, o.Log = on.config, on.kafka, on.qdrant, on.log
-			if o.Cache, err = on.cache(); err != nil {
+		return c.onService(cmd.Context(), t, func(on catalog.Conn) (err error) {
+			o.Conn = on
+			if o.Cache, err = openCache(on); err != nil {
 				return err
 			}
 			defer o.Cache.Close()
-			out, closing, err := f.open(on.kafka, on.config)
+			out, closing, err := f.open(on.Kafka, on.Config)
 			if err != nil {
 				return err
 			}
@@ -79,11 +82,11 @@ Evidence beyond --memory is left to further passes over the window.`,
 	cmd.Flags().StringVar(&f.from, "from", "", "where the window begins")
 	cmd.Flags().StringVar(&f.to, "to", "latest", "where it ends")
 	cmd.Flags().StringVar(&f.output, "output", "", "where the triplets go: topic:NAME or file:PATH")
-	cmd.Flags().StringVar(&f.format, "format", formatNames[0], "form of a file's lines: "+strings.Join(formatNames, ", "))
+	cmd.Flags().StringVar(&f.format, "format", triplets.FormatNames[0], "form of a file's lines: "+strings.Join(triplets.FormatNames, ", "))
 	cmd.Flags().StringVar(&f.rules, "rules", "published", "rules of mining: published (by the miners), or config")
 	cmd.Flags().BoolVar(&f.exact, "exact", false, "search exactly, however large the collection is")
 	cmd.Flags().Float64Var(&o.Rate, "rate", 0, "queries a second at most (default: as fast as it goes)")
-	cmd.Flags().IntVar(&f.memory, "memory", pipeline.ReplayMemory>>20, "MiB of evidence to hold at a time")
+	cmd.Flags().IntVar(&f.memory, "memory", replay.DefaultMemory>>20, "MiB of evidence to hold at a time")
 	cmd.Flags().BoolVar(&o.Restart, "restart", false, "begin anew where a replay with these arguments is unfinished")
 	t.flags(cmd)
 	c.formFlag(cmd, "summary", "table", "json")
@@ -91,14 +94,14 @@ Evidence beyond --memory is left to further passes over the window.`,
 }
 
 // check reads the flags into options.
-func (f replayFlags) check(o *pipeline.ReplayOptions) (err error) {
+func (f replayFlags) check(o *replay.Options) (err error) {
 	switch {
 	case f.from == "":
 		return usage("--from is missing: where does the window begin? For all of the log, --from earliest")
 	case f.output == "":
 		return usage("--output is missing: topic:NAME or file:PATH")
-	case formats[f.format] == nil:
-		return usage("--format %q is none of %s", f.format, strings.Join(formatNames, ", "))
+	case triplets.Formats[f.format] == nil:
+		return usage("--format %q is none of %s", f.format, strings.Join(triplets.FormatNames, ", "))
 	case f.rules != "published" && f.rules != "config":
 		return usage("--rules %q is none of published, config", f.rules)
 	case !(o.Rate >= 0):
@@ -106,17 +109,17 @@ func (f replayFlags) check(o *pipeline.ReplayOptions) (err error) {
 	case f.memory < 1:
 		return usage("--memory must be at least 1, is %d", f.memory)
 	}
-	if o.From, err = pipeline.ParseBound(f.from); err != nil {
+	if o.From, err = window.ParseBound(f.from); err != nil {
 		return usage("--from %w", err)
 	}
-	if o.To, err = pipeline.ParseBound(f.to); err != nil {
+	if o.To, err = window.ParseBound(f.to); err != nil {
 		return usage("--to %w", err)
 	}
 	kind, name := f.destination()
 	if name == "" || name == "-" {
 		return usage("--output %q names nothing that a replay could go on with: want topic:NAME or file:PATH", f.output)
 	}
-	if kind == "topic" && f.format != formatNames[0] {
+	if kind == "topic" && f.format != triplets.FormatNames[0] {
 		return usage("--format is of files: a topic gets records of the triplets topic")
 	}
 	o.OwnRules, o.Exactly, o.Memory = f.rules == "config", f.exact, int64(f.memory)<<20
@@ -136,33 +139,33 @@ func (f replayFlags) destination() (kind, name string) {
 
 // open makes the output. The output notes all arguments that decide what comes out, so that a replay with
 // others does not go on with what this one has begun.
-func (f replayFlags) open(kafka *stream.Client, cfg *config.Config) (out pipeline.ReplayOutput, closing func(), err error) {
+func (f replayFlags) open(kafka *stream.Client, cfg *config.Config) (out replay.Output, closing func(), err error) {
 	same := fmt.Sprintf("--from %s --to %s --format %s --rules %s --exact=%v, topic %s, qdrant.prefix %q",
 		f.from, f.to, f.format, f.rules, f.exact, cfg.Topics.Queries, cfg.Qdrant.Prefix)
 	kind, name := f.destination()
 	if kind == "file" {
-		file := &replayFile{path: name, format: formats[f.format], arguments: same}
-		return file, file.close, nil
+		file := replay.NewFile(name, triplets.Formats[f.format], same)
+		return file, file.Close, nil
 	}
-	out, err = pipeline.NewReplayTopic(kafka, cfg, name, same)
+	out, err = replay.NewTopic(kafka, cfg, name, same)
 	if err != nil {
 		return nil, nil, usage("--output: %w", err)
 	}
 	return out, func() {}, nil
 }
 
-func (c *command) replay(ctx context.Context, o pipeline.ReplayOptions, f replayFlags) error {
+func (c *command) replay(ctx context.Context, o replay.Options, f replayFlags) error {
 	shown := newShare(c.stderr, "replay")
-	o.Progress = func(s pipeline.ReplayStatus) {
+	o.Progress = func(s replay.Status) {
 		if s.Reading {
 			shown.note(fmt.Sprintf("reading the window, %.0f %%", 100*s.Share))
 		} else {
 			shown.set(s.Share, s.Queries, "queries")
 		}
 	}
-	report, err := pipeline.Replay(ctx, o)
+	report, err := replay.Run(ctx, o)
 	shown.end()
-	if errors.Is(err, pipeline.ErrWindow) {
+	if errors.Is(err, window.ErrWindow) {
 		return usageError{err}
 	}
 	if err != nil {
@@ -180,10 +183,10 @@ func (c *command) replay(ctx context.Context, o pipeline.ReplayOptions, f replay
 // replaySummary is the result of a replay in JSON.
 type replaySummary struct {
 	Output string `json:"output"`
-	*pipeline.ReplayReport
+	*replay.Report
 }
 
-func (c *command) printReplay(r *pipeline.ReplayReport, f replayFlags) error {
+func (c *command) printReplay(r *replay.Report, f replayFlags) error {
 	kind, name := f.destination()
 	if c.output == "json" {
 		return json.NewEncoder(c.stdout).Encode(replaySummary{kind + ":" + name, r})

@@ -3,14 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"hardneg/internal/pipeline"
-	"hardneg/internal/records"
-	"hardneg/stream"
 )
 
 func TestReplayDestination(t *testing.T) {
@@ -21,123 +16,6 @@ func TestReplayDestination(t *testing.T) {
 		if kind, name := (replayFlags{output: output}).destination(); kind+" "+name != want {
 			t.Errorf("%s is %s %s, want %s", output, kind, name, want)
 		}
-	}
-}
-
-// TestReplayFile goes on with the files that a replay leaves when it is killed at any point, and refuses files
-// that it cannot go on with.
-func TestReplayFile(t *testing.T) {
-	ctx, dir := t.Context(), t.TempDir()
-	path := filepath.Join(dir, "out.jsonl")
-	plan := pipeline.ReplayPlan{Revision: 7, Window: []pipeline.Span{{Partition: 1, From: 2, To: 3}}}
-	slot := func(query, value string) []stream.Output {
-		return []stream.Output{
-			{Key: records.TripletKey(query, "p", 1), Value: []byte(value)}, {Key: records.TripletKey(query, "p", 2)}, // the second is empty
-		}
-	}
-	open := func(arguments string, anew bool) (*replayFile, *pipeline.ReplayPlan, pipeline.ReplayProgress, error) {
-		f := &replayFile{path: path, format: formats["hardneg"], arguments: arguments}
-		t.Cleanup(f.close)
-		left, at, err := f.Resume(ctx, anew)
-		if err != nil {
-			f.close()
-		}
-		return f, left, at, err
-	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	content := func(want string) {
-		t.Helper()
-		got, err := os.ReadFile(path)
-		if err != nil || string(got) != want {
-			t.Errorf("%q, want %q: %v", got, want, err)
-		}
-	}
-
-	// A replay ends before it began to write.
-	f, left, _, err := open("a", false)
-	if must(err); left != nil {
-		t.Fatal(left)
-	}
-	if _, _, _, err := open("a", false); err == nil || err.Error() != "another replay into "+path+" is under way" {
-		t.Errorf("a second one at the same time: %v", err)
-	}
-	f.close()
-	if all, _ := os.ReadDir(dir); len(all) > 0 {
-		t.Errorf("what never began has left %v", all)
-	}
-
-	f, _, _, err = open("a", false)
-	must(err)
-	must(f.Begin(ctx, plan))
-	f.saved = f.saved.Add(-checkpointEvery)
-	must(f.Write(ctx, slot("q1", `{"n":1}`), pipeline.ReplayProgress{After: "1"}))
-	must(f.Write(ctx, slot("q2", `{"n":2}`), pipeline.ReplayProgress{After: "2"})) // too soon for a checkpoint
-	must(f.data.Close())                                                           // killed
-
-	if _, _, _, err := open("b", false); err == nil || !strings.Contains(err.Error(), "unfinished that had other arguments (a)") {
-		t.Errorf("other arguments: %v", err)
-	}
-	f, left, at, err := open("a", false)
-	if must(err); left == nil || left.Revision != 7 || at.After != "1" {
-		t.Fatalf("%+v %+v", left, at)
-	}
-	must(f.Write(ctx, slot("q2", `{"n":2}`), pipeline.ReplayProgress{After: "2"}))
-	must(f.Write(ctx, nil, pipeline.ReplayProgress{After: "2", Done: true}))
-	must(f.data.Close()) // killed after the end
-	content("{\"n\":1}\n{\"n\":2}\n")
-	f, left, at, err = open("a", false)
-	if must(err); left == nil || !at.Done {
-		t.Fatalf("%+v %+v", left, at)
-	}
-	must(f.Forget(ctx))
-	f.close()
-	content("{\"n\":1}\n{\"n\":2}\n")
-	if all, _ := os.ReadDir(dir); len(all) != 1 {
-		t.Errorf("what is finished has left %v", all)
-	}
-
-	// Killed between the last checkpoint and the new name.
-	f, _, _, err = open("a", false)
-	must(err)
-	must(f.Begin(ctx, plan))
-	must(f.Write(ctx, slot("q1", `{"n":3}`), pipeline.ReplayProgress{After: "1"}))
-	f.state.Progress.Done = true
-	must(f.save())
-	must(f.data.Close())
-	content("{\"n\":1}\n{\"n\":2}\n")
-	f, left, at, err = open("a", false)
-	if must(err); left == nil || !at.Done {
-		t.Fatalf("%+v %+v", left, at)
-	}
-	content("{\"n\":3}\n")
-	must(f.Forget(ctx))
-	f.close()
-
-	// The data are shorter than the checkpoint says. --restart forgets both.
-	f, _, _, err = open("a", false)
-	must(err)
-	must(f.Begin(ctx, plan))
-	f.state.Size = 100
-	must(f.save())
-	must(f.data.Close())
-	if _, _, _, err := open("a", false); err == nil || !strings.Contains(err.Error(), "--restart begins it anew") {
-		t.Errorf("lost data: %v", err)
-	}
-	for _, c := range []func(){func() {}, func() { must(os.WriteFile(f.notes(), []byte("{"), 0o600)) }} {
-		c()
-		g, left, _, err := open("b", true)
-		if must(err); left != nil {
-			t.Errorf("%+v", left)
-		}
-		must(g.data.Close())
-	}
-	if _, _, _, err := open("a", false); err == nil || !strings.Contains(err.Error(), "cannot be read") {
-		t.Errorf("broken notes: %v", err)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hardneg/internal/pipeline"
+	"hardneg/internal/catalog"
 	"hardneg/internal/service"
 )
 
@@ -58,21 +58,21 @@ servers are started for the command, on --data-dir, for the service that they be
 
 // resetResult is the result of a reset in JSON.
 type resetResult struct {
-	*pipeline.ResetPlan
+	*catalog.ResetPlan
 	Deleted bool `json:"deleted"`
 }
 
 func (c *command) reset(ctx context.Context, t target, keepTriplets, yes bool) error {
-	return c.onService(ctx, t, func(on connected) error {
-		o := pipeline.ResetOptions{
-			Config: on.config, Kafka: on.kafka, Index: on.qdrant, DataDir: cmp.Or(t.dataDir, on.config.DataDir), KeepTriplets: keepTriplets,
+	return c.onService(ctx, t, func(on catalog.Conn) error {
+		o := catalog.ResetOptions{
+			Conn: on, DataDir: cmp.Or(t.dataDir, on.Config.DataDir), KeepTriplets: keepTriplets,
 		}
-		plan, err := pipeline.PlanReset(ctx, o)
+		plan, err := catalog.PlanReset(ctx, o)
 		if err != nil {
 			return err
 		}
 		if yes {
-			if err := pipeline.Reset(ctx, o, plan); err != nil {
+			if err := catalog.Reset(ctx, o, plan); err != nil {
 				return err
 			}
 		}
@@ -80,7 +80,7 @@ func (c *command) reset(ctx context.Context, t target, keepTriplets, yes bool) e
 	})
 }
 
-func (c *command) printReset(p *pipeline.ResetPlan, deleted bool) error {
+func (c *command) printReset(p *catalog.ResetPlan, deleted bool) error {
 	if c.output == "json" {
 		return json.NewEncoder(c.stdout).Encode(resetResult{p, deleted})
 	}

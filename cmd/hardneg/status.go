@@ -9,9 +9,9 @@ import (
 	"net/http"
 	"slices"
 
-	"github.com/spf13/cobra"
+	"hardneg/internal/catalog"
 
-	"hardneg/internal/pipeline"
+	"github.com/spf13/cobra"
 )
 
 func (c *command) statusCommand() *cobra.Command {
@@ -24,12 +24,12 @@ has, and, of the instance that answers at the HTTP address, what it waits for. K
 		Args: arguments(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.onService(cmd.Context(), t, func(on connected) error {
-			status, err := pipeline.ReadStatus(cmd.Context(), on.config, on.kafka, on.qdrant)
+		return c.onService(cmd.Context(), t, func(on catalog.Conn) error {
+			status, err := on.Status(cmd.Context())
 			if err != nil {
 				return err
 			}
-			shown := shownStatus{Status: status, Instance: readReady(cmd.Context(), on.config.HTTP.Address)}
+			shown := shownStatus{Status: status, Instance: readReady(cmd.Context(), on.Config.HTTP.Address)}
 			return c.print(shown, shown.print)
 		})
 	}
@@ -40,7 +40,7 @@ has, and, of the instance that answers at the HTTP address, what it waits for. K
 
 // shownStatus is the status of the view and of one instance.
 type shownStatus struct {
-	*pipeline.Status
+	*catalog.Status
 	Instance instance `json:"instance"`
 }
 
@@ -84,7 +84,7 @@ func (s shownStatus) print(w io.Writer) error {
 	}
 	table := newTable(w)
 	fmt.Fprintln(table, "STAGE\tGROUP\tMEMBERS\tTOPIC\tPARTITIONS\tLAG")
-	rows := func(stages []pipeline.StageStatus) {
+	rows := func(stages []catalog.StageStatus) {
 		for _, x := range stages {
 			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%d\n", x.Stage, x.Group, x.Members, x.Topic, x.Partitions, x.Lag)
 		}
@@ -104,8 +104,8 @@ func (s shownStatus) print(w io.Writer) error {
 }
 
 // phaseText says why there is another generation beside the live one.
-func phaseText(g pipeline.OtherGeneration) string {
-	if g.Phase == pipeline.PhaseReplaced {
+func phaseText(g catalog.OtherGeneration) string {
+	if g.Phase == catalog.PhaseReplaced {
 		return "was replaced, and is kept for a while"
 	}
 	for _, stage := range g.Stages {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hardneg/internal/catalog"
 	"hardneg/internal/records"
 	"hardneg/stream"
 )
@@ -31,9 +32,9 @@ another instance takes over.`,
 		if most < 0 {
 			return usage("--max must be at least 0, is %d", most)
 		}
-		return c.onKafka(cmd.Context(), t, func(on connected) error {
+		return c.onKafka(cmd.Context(), t, func(on catalog.Conn) error {
 			seen := 0
-			err := on.kafka.Tail(cmd.Context(), on.config.Topics.Triplets, fromStart, func(r stream.Record) error {
+			err := on.Kafka.Tail(cmd.Context(), on.Config.Topics.Triplets, fromStart, func(r stream.Record) error {
 				if err := c.printTriplet(r); err != nil {
 					return err
 				}

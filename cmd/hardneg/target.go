@@ -9,12 +9,11 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
-	"hardneg/index"
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
 	"hardneg/internal/service"
 	"hardneg/internal/telemetry"
-	"hardneg/stream"
 )
 
 // target names the service that a client command works on.
@@ -63,21 +62,13 @@ func (c *command) configuration(t target) (*config.Config, zerolog.Logger, error
 	return c.load(settings...)
 }
 
-// connected holds the clients of a service's Kafka and, where a command needs it, of its Qdrant.
-type connected struct {
-	config *config.Config
-	kafka  *stream.Client
-	qdrant *index.Client // nil: not asked for
-	log    zerolog.Logger
-}
-
-// cache opens the cache of vectors, which the service uses too. It is nil if the configuration has none.
-func (s connected) cache() (*embed.Cache, error) {
-	return service.OpenCache(s.config, s.log, telemetry.NewMetrics(prometheus.NewRegistry()))
+// openCache opens the cache of vectors, which the service uses too. It is nil if the configuration has none.
+func openCache(on catalog.Conn) (*embed.Cache, error) {
+	return service.OpenCache(on.Config, on.Log, telemetry.NewMetrics(prometheus.NewRegistry()))
 }
 
 // onKafka connects to the service's Kafka, calls f, and closes the connection.
-func (c *command) onKafka(ctx context.Context, t target, f func(connected) error) error {
+func (c *command) onKafka(ctx context.Context, t target, f func(catalog.Conn) error) error {
 	cfg, log, err := c.configuration(t)
 	if err != nil {
 		return err
@@ -93,21 +84,21 @@ func (c *command) onKafka(ctx context.Context, t target, f func(connected) error
 		return err
 	}
 	defer kafka.Close()
-	return f(connected{config: cfg, kafka: kafka, log: log})
+	return f(catalog.Conn{Config: cfg, Kafka: kafka, Log: log})
 }
 
 // onService connects to the service's Kafka and Qdrant, calls f, and closes the connections.
-func (c *command) onService(ctx context.Context, t target, f func(connected) error) error {
-	return c.onKafka(ctx, t, func(s connected) error {
-		if s.config.Qdrant.Address == "" {
+func (c *command) onService(ctx context.Context, t target, f func(catalog.Conn) error) error {
+	return c.onKafka(ctx, t, func(on catalog.Conn) error {
+		if on.Config.Qdrant.Address == "" {
 			return usage("which Qdrant? Name the service by --data-dir, --qdrant, or qdrant.address in the configuration")
 		}
-		qdrant, err := service.ConnectQdrant(ctx, s.config, s.log)
+		qdrant, err := service.ConnectQdrant(ctx, on.Config, on.Log)
 		if err != nil {
 			return err
 		}
 		defer qdrant.Close()
-		s.qdrant = qdrant
-		return f(s)
+		on.Index = qdrant
+		return f(on)
 	})
 }

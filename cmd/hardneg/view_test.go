@@ -14,8 +14,8 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
-	"hardneg/internal/pipeline"
 	"hardneg/internal/records"
 	"hardneg/internal/service"
 	"hardneg/stream"
@@ -33,7 +33,7 @@ func client(t *testing.T, dir string) *stream.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	if err := c.EnsureTopics(t.Context(), pipeline.Topics(config.Default())...); err != nil {
+	if err := c.EnsureTopics(t.Context(), catalog.Topics(config.Default(), "")...); err != nil {
 		t.Fatal(err)
 	}
 	return c

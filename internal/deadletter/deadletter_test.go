@@ -194,9 +194,9 @@ func TestDeadLettersReplay(t *testing.T) {
 			t.Errorf("%+v was sent again as %+v", first, r)
 		}
 	}
-	w.Docs["new"] = pipelinetest.Document{"refused 0", vectors["refused 0"]}
-	w.Docs["d20"] = pipelinetest.Document{"refused 1", vectors["refused 1"]}
-	w.Docs["d23"] = pipelinetest.Document{"refused 5", vectors["refused 5"]}
+	w.Docs["new"] = pipelinetest.Document{Text: "refused 0", Vector: vectors["refused 0"]}
+	w.Docs["d20"] = pipelinetest.Document{Text: "refused 1", Vector: vectors["refused 1"]}
+	w.Docs["d23"] = pipelinetest.Document{Text: "refused 5", Vector: vectors["refused 5"]}
 	w.Logged["asked"] = &pipelinetest.Query{Positives: map[string]bool{"d30": true}}
 	w.Settle()
 	w.Compare("after the replay")

@@ -12,9 +12,9 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/dataset"
-	"hardneg/internal/catalog"
 	"hardneg/internal/records"
 	"hardneg/internal/service"
 	"hardneg/stream"

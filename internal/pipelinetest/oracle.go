@@ -65,4 +65,3 @@ func (w *World) Want() map[string]string {
 	}
 	return view
 }
-
