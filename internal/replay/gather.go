@@ -130,11 +130,10 @@ func carriedBytes(carried map[string][]float32) (n int) {
 	return n
 }
 
-// gatherer reads the window of a replay and gathers the evidence of its queries.
+// gatherer reads windows of the query log and gathers the evidence of their queries.
 type gatherer struct {
 	kafka     *stream.Client
 	topic     string
-	window    []window.Span
 	memory    int64 // bytes of evidence
 	settleAt  int   // 0: settleAfter
 	fetchSize int   // 0: by the number of partitions
@@ -142,12 +141,12 @@ type gatherer struct {
 	model     stages.Embedder
 }
 
-// gather reads the window once, and returns the queries behind a point id, as many as fit into the memory. It calls progress with
+// gather reads a window once, and returns the queries behind a point id, as many as fit into the memory. It calls progress with
 // the share of the window that it has read, and malformed with each record that cannot be used; malformed may be nil.
-func (r *gatherer) gather(ctx context.Context, after string, progress func(share float64), malformed func(BadRecord)) (*gathered, error) {
+func (r *gatherer) gather(ctx context.Context, spans []window.Span, after string, progress func(share float64), malformed func(BadRecord)) (*gathered, error) {
 	g := &gathered{after: after, memory: r.memory, queries: map[string]*query{}}
-	read, all := int64(0), max(1, window.Length(r.window))
-	log, err := r.merge(ctx)
+	read, all := int64(0), max(1, window.Length(spans))
+	log, err := r.merge(ctx, spans)
 	if err != nil {
 		return nil, err
 	}
@@ -316,9 +315,9 @@ const (
 	emptyFetches = 60 // of half a second
 )
 
-func (r *gatherer) merge(ctx context.Context) (*merged, error) {
-	m := &merged{r: r, size: cmp.Or(r.fetchSize, max(fetchLeast, min(fetchMost, fetchAll/max(1, len(r.window)))))}
-	for _, span := range r.window {
+func (r *gatherer) merge(ctx context.Context, spans []window.Span) (*merged, error) {
+	m := &merged{r: r, size: cmp.Or(r.fetchSize, max(fetchLeast, min(fetchMost, fetchAll/max(1, len(spans)))))}
+	for _, span := range spans {
 		h := &head{Span: span}
 		if err := m.fill(ctx, h); err != nil {
 			return nil, err

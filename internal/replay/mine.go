@@ -33,7 +33,7 @@ func (r *replayer) pass(ctx context.Context) error {
 			r.bad(b)
 		}
 	}
-	g, err := r.gatherer.gather(ctx, r.at.After, func(share float64) {
+	g, err := r.gatherer.gather(ctx, r.plan.Window, r.at.After, func(share float64) {
 		r.Progress(Status{Reading: true, Share: share, Queries: r.at.Counts.Queries})
 	}, malformed)
 	if err != nil {

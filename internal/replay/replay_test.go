@@ -451,7 +451,7 @@ func TestReplayGathers(t *testing.T) {
 
 		weights := catalog.Weights{PositiveWeight: w.Config.Queries.PositiveWeight, MinDwell: w.Config.Queries.MinDwell}
 		r := &gatherer{
-			kafka: w.Kafka, topic: topic, window: spans, memory: []int64{1, 1500, 4000, 1 << 30}[rng.IntN(4)],
+			kafka: w.Kafka, topic: topic, memory: []int64{1, 1500, 4000, 1 << 30}[rng.IntN(4)],
 			settleAt: 1 + rng.IntN(20), fetchSize: 1 + rng.IntN(3000), reader: stages.QueryReader{Weights: weights}, model: letters{},
 		}
 		passes, after, unusable := 0, "", 0
@@ -461,7 +461,7 @@ func TestReplayGathers(t *testing.T) {
 			if passes > 0 {
 				malformed = nil
 			}
-			g, err := r.gather(t.Context(), after, func(float64) {}, malformed)
+			g, err := r.gather(t.Context(), spans, after, func(float64) {}, malformed)
 			if err != nil {
 				t.Fatal(err)
 			}
