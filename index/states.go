@@ -249,7 +249,7 @@ func stateFrom(fields payload, vectors *qdrant.VectorsOutput) (State, error) {
 		}
 		put(&s.Applied, int32(partition), offset.GetIntegerValue())
 	}
-	s.Astray = s.inconsistency(fields, vector)
+	s.Inconsistent = s.inconsistency(fields, vector)
 	return s, nil
 }
 

@@ -225,8 +225,8 @@ func TestStateAstray(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got["q"].Astray != want {
-				t.Errorf("astray by %q, want %q", got["q"].Astray, want)
+			if got["q"].Inconsistent != want {
+				t.Errorf("astray by %q, want %q", got["q"].Inconsistent, want)
 			}
 		}
 	})

@@ -61,8 +61,8 @@ type State struct {
 	Applied     map[int32]int64      // by partition of the queries topic, the highest offset that is counted in here
 	StoredAt    int64                // Unix milliseconds
 
-	// Astray is set by reads and ignored by writes. It names the first of the values stored for look-ups and
+	// Inconsistent is set by reads and ignored by writes. It names the first of the values stored for look-ups and
 	// filters (threshold, last vector component, marker) that does not follow from the rest of the state.
 	// Empty: all agree.
-	Astray string
+	Inconsistent string
 }

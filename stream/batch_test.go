@@ -213,7 +213,7 @@ func TestPartitionFor(t *testing.T) {
 func TestDeadLetter(t *testing.T) {
 	at := time.UnixMilli(1700000000123)
 	r := Record{Topic: "in", Partition: 3, Offset: 42, Time: at, Key: nil, Value: []byte{0xff, 0, '{'}, Headers: []Header{{"h", nil}, {"h", []byte{0xfe}}}}
-	o := DeadLetter("dead", "indexer", r, errors.New("not JSON: \xff"+strings.Repeat("é", 3000)))
+	o := NewDeadLetter("dead", "indexer", r, errors.New("not JSON: \xff"+strings.Repeat("é", 3000)))
 	if o.Topic != "dead" || o.Partition != ByKey || o.Key != nil || !bytes.Equal(o.Value, r.Value) || len(o.Hash) == 0 {
 		t.Errorf("%+v", o)
 	}
@@ -238,7 +238,7 @@ func TestDeadLetter(t *testing.T) {
 	}
 
 	written := Record{Topic: "dead", Partition: 1, Offset: 7, Time: at.Add(time.Second), Key: o.Key, Value: o.Value, Headers: o.Headers}
-	l, err := ParseLetter(written)
+	l, err := ParseDeadLetter(written)
 	if err != nil || l.At() != "1/7" || !l.Time.Equal(written.Time) || l.Stage != "indexer" || !strings.HasPrefix(l.Reason, "not JSON: ") {
 		t.Errorf("%+v %v", l, err)
 	}
@@ -247,25 +247,25 @@ func TestDeadLetter(t *testing.T) {
 		t.Errorf("the record came back as %+v", l.Record)
 	}
 	// A dead letter of a dead letter: somebody sent the first one back unchanged, and it was refused again.
-	second := DeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
-	l, err = ParseLetter(Record{Headers: second.Headers})
+	second := NewDeadLetter("dead", "indexer", Record{Topic: "in", Offset: 43, Time: at, Key: o.Key, Value: o.Value, Headers: o.Headers}, errors.New("again"))
+	l, err = ParseDeadLetter(Record{Headers: second.Headers})
 	if err != nil || l.Reason != "again" || l.Record.Offset != 43 || len(l.Record.Headers) != 8 {
 		t.Errorf("%+v %v", l, err)
 	}
 	for _, ms := range []int64{-1, 0, 1 << 43, 1 << 50} { // a producer may send any number
-		far := DeadLetter("dead", "indexer", Record{Topic: "in", Time: time.UnixMilli(ms)}, errors.New("e"))
-		if l, err := ParseLetter(Record{Headers: far.Headers}); err != nil || l.Record.Time.UnixMilli() != ms {
+		far := NewDeadLetter("dead", "indexer", Record{Topic: "in", Time: time.UnixMilli(ms)}, errors.New("e"))
+		if l, err := ParseDeadLetter(Record{Headers: far.Headers}); err != nil || l.Record.Time.UnixMilli() != ms {
 			t.Errorf("%d ms came back as %v, %v", ms, l.Record.Time, err)
 		}
 	}
 	for i := range o.Headers[2:] {
 		broken := slices.Clone(o.Headers)
 		broken[2+i].Key = "other"
-		if l, err := ParseLetter(Record{Topic: "dead", Partition: 1, Offset: 7, Headers: broken}); err == nil {
+		if l, err := ParseDeadLetter(Record{Topic: "dead", Partition: 1, Offset: 7, Headers: broken}); err == nil {
 			t.Errorf("without %s: %+v", o.Headers[2+i].Key, l)
 		}
 	}
-	if l, err := ParseLetter(Record{Headers: o.Headers[3:]}); err == nil {
+	if l, err := ParseDeadLetter(Record{Headers: o.Headers[3:]}); err == nil {
 		t.Errorf("of five headers: %+v", l)
 	}
 }

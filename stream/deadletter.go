@@ -47,13 +47,13 @@ func parseTime(text string) (time.Time, error) {
 // maxReason bounds the error text in bytes, because a dead letter must not be much larger than its record.
 const maxReason = 4096
 
-// DeadLetter returns an output for topic that holds a record which a stage could not use. Key, value and
+// NewDeadLetter returns an output for topic that holds a record which a stage could not use. Key, value and
 // headers are the record's own, byte for byte. Six headers are added: the reason (cut to 4,096 bytes), the
 // name of the stage, and the topic, partition, offset and timestamp of the record. ParseLetter reads it back.
 //
 // The partition is chosen by the key, so that dead letters of one key keep their order. Without a key it is
 // chosen by the source partition, so that dead letters of one source partition keep theirs.
-func DeadLetter(topic, stage string, r Record, reason error) Output {
+func NewDeadLetter(topic, stage string, r Record, reason error) Output {
 	o := Output{Topic: topic, Partition: ByKey, Key: r.Key, Value: r.Value}
 	if r.Key == nil {
 		o.Hash = strconv.AppendInt(nil, int64(r.Partition), 10)
@@ -69,8 +69,8 @@ func DeadLetter(topic, stage string, r Record, reason error) Output {
 	return o
 }
 
-// Letter is a dead letter that was read from its topic.
-type Letter struct {
+// DeadLetter is a dead letter that was read from its topic.
+type DeadLetter struct {
 	Partition     int32     // of the dead letter in its topic
 	Offset        int64     // of the dead letter in its topic
 	Time          time.Time // when the dead letter was written
@@ -79,27 +79,27 @@ type Letter struct {
 }
 
 // At returns where the dead letter is in its topic, as PARTITION/OFFSET.
-func (l Letter) At() string { return fmt.Sprintf("%d/%d", l.Partition, l.Offset) }
+func (l DeadLetter) At() string { return fmt.Sprintf("%d/%d", l.Partition, l.Offset) }
 
-// ParseLetter reads a dead letter. It looks only at the last six headers, because the record may itself have
+// ParseDeadLetter reads a dead letter. It looks only at the last six headers, because the record may itself have
 // headers of these names, for example if it was a dead letter. It returns an error if they are not the
 // headers of a dead letter; a note with HeaderReplayed is such a case.
-func ParseLetter(r Record) (Letter, error) {
+func ParseDeadLetter(r Record) (DeadLetter, error) {
 	names := []string{HeaderError, HeaderStage, HeaderTopic, HeaderPartition, HeaderOffset, HeaderTimestamp}
 	recordHeaders := len(r.Headers) - len(names)
 	values := make([]string, len(names))
 	for i, name := range names {
 		if recordHeaders < 0 || r.Headers[recordHeaders+i].Key != name {
-			return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: its last headers are not those of one", r.Topic, r.Partition, r.Offset)
+			return DeadLetter{}, fmt.Errorf("%s/%d/%d is no dead letter: its last headers are not those of one", r.Topic, r.Partition, r.Offset)
 		}
 		values[i] = string(r.Headers[recordHeaders+i].Value)
 	}
-	l := Letter{Partition: r.Partition, Offset: r.Offset, Time: r.Time, Reason: values[0], Stage: values[1], Record: r}
+	l := DeadLetter{Partition: r.Partition, Offset: r.Offset, Time: r.Time, Reason: values[0], Stage: values[1], Record: r}
 	partition, wrong := strconv.ParseUint(values[3], 10, 31)
 	offset, wrong2 := strconv.ParseUint(values[4], 10, 63)
 	at, wrong3 := parseTime(values[5])
 	if err := errors.Join(wrong, wrong2, wrong3); err != nil {
-		return Letter{}, fmt.Errorf("%s/%d/%d is no dead letter: %w", r.Topic, r.Partition, r.Offset, err)
+		return DeadLetter{}, fmt.Errorf("%s/%d/%d is no dead letter: %w", r.Topic, r.Partition, r.Offset, err)
 	}
 	l.Record.Topic, l.Record.Partition, l.Record.Offset, l.Record.Time = values[2], int32(partition), int64(offset), at
 	l.Record.Headers = r.Headers[:recordHeaders:recordHeaders]

@@ -14,7 +14,7 @@
 //   - [Ledger] publishes outputs together with a note of how far the work has come. It is for jobs that
 //     are not a consumer group, such as a replay: after a crash the job reads the notes and goes on from
 //     there.
-//   - [DeadLetter] and [ParseLetter] write and read records that a stage cannot use.
+//   - [NewDeadLetter] and [ParseDeadLetter] write and read records that a stage cannot use.
 //   - [Client.Fetch], [Client.ReadToEnd], [Client.ReadRange] and [Client.Tail] read committed records
 //     without a consumer group. [Client.Produce] writes without a transaction.
 //   - [Client.EnsureTopics], [Client.CheckTopics] and the other methods of [Client] create, check and

@@ -33,14 +33,14 @@ func ExampleDeadLetter() {
 		Topic: "documents", Partition: 3, Offset: 1042, Time: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		Key: []byte("d7"), Value: []byte(`{"id":"d7"`), Headers: []stream.Header{{Key: "source", Value: []byte("crawler")}},
 	}
-	letter := stream.DeadLetter(topic, "indexer", bad, errors.New("unexpected end of JSON input"))
+	letter := stream.NewDeadLetter(topic, "indexer", bad, errors.New("unexpected end of JSON input"))
 	if err := client.Produce(ctx, []stream.Output{letter}); err != nil {
 		fmt.Println(err)
 		return
 	}
 
 	err = client.ReadToEnd(ctx, topic, func(r stream.Record) error {
-		l, err := stream.ParseLetter(r)
+		l, err := stream.ParseDeadLetter(r)
 		if err != nil {
 			return err // not a dead letter
 		}

@@ -20,7 +20,7 @@ func (d doubler) Process(_ context.Context, batch []stream.Record) ([]stream.Out
 	for _, r := range batch {
 		n, err := strconv.Atoi(string(r.Value))
 		if err != nil {
-			outputs = append(outputs, stream.DeadLetter(d.deadLetters, "doubler", r, err))
+			outputs = append(outputs, stream.NewDeadLetter(d.deadLetters, "doubler", r, err))
 			continue
 		}
 		outputs = append(outputs, stream.Output{

@@ -283,7 +283,7 @@ func TestDeadLetterFromOutside(t *testing.T) {
 				if string(r.Key) == "good" {
 					outputs = append(outputs, copyTo(out, []stream.Record{r})...)
 				} else {
-					outputs = append(outputs, stream.DeadLetter(letters, "refuser", r, fmt.Errorf("record %d is bad", r.Offset)))
+					outputs = append(outputs, stream.NewDeadLetter(letters, "refuser", r, fmt.Errorf("record %d is bad", r.Offset)))
 				}
 			}
 			return outputs, nil
@@ -301,9 +301,9 @@ func TestDeadLetterFromOutside(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	found := map[int64]stream.Letter{}
+	found := map[int64]stream.DeadLetter{}
 	err := c.ReadToEnd(t.Context(), letters, func(r stream.Record) error {
-		l, err := stream.ParseLetter(r)
+		l, err := stream.ParseDeadLetter(r)
 		found[l.Record.Offset] = l
 		return err
 	})

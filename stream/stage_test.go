@@ -163,7 +163,7 @@ func TestNoOutputsAndManyOutputs(t *testing.T) {
 				case 2:
 					out = append(out, Output{Topic: b, Partition: ByKey, Hash: []byte("h"), Key: r.Key}, Output{Topic: a, Partition: 0, Value: r.Value})
 				case 3:
-					out = append(out, DeadLetter(dead, "test", r, errors.New("bad")))
+					out = append(out, NewDeadLetter(dead, "test", r, errors.New("bad")))
 				}
 			}
 			return out, nil
@@ -397,7 +397,7 @@ func TestFatalErrors(t *testing.T) {
 		return processFunc(func(_ context.Context, batch []Record) ([]Output, error) {
 			r := batch[4]
 			r.Value = noise
-			return []Output{DeadLetter(small, "test", r, errors.New("refused"))}, nil
+			return []Output{NewDeadLetter(small, "test", r, errors.New("refused"))}, nil
 		})
 	}
 	w := &recorder{t: t}

@@ -108,17 +108,17 @@ func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 	return errors.Join(errs...)
 }
 
-// Flaw is one problem with the settings of a topic.
-type Flaw struct {
+// TopicProblem is one problem with the settings of a topic.
+type TopicProblem struct {
 	Topic string
 	Text  string // the problem and the command that solves it
-	Grave bool   // a stage would stop at a record or lose records; otherwise a warning
+	Severe bool   // a stage would stop at a record or lose records; otherwise a warning
 	Raise [2]int // present and needed max.message.bytes, if EnsureTopics would raise it; otherwise zeros
 }
 
 // CheckTopics changes nothing. It returns the names of the topics that EnsureTopics would create, and the
 // problems with the settings of the others. err is only set if the cluster could not be asked.
-func (c *Client) CheckTopics(ctx context.Context, topics ...Topic) (missing []string, flaws []Flaw, err error) {
+func (c *Client) CheckTopics(ctx context.Context, topics ...Topic) (missing []string, problems []TopicProblem, err error) {
 	existing, err := c.topicNames(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing topics: %w", err)
@@ -131,22 +131,22 @@ func (c *Client) CheckTopics(ctx context.Context, topics ...Topic) (missing []st
 			missing = append(missing, t.Name)
 		}
 	}
-	flaws, err = c.flaws(ctx, there)
-	return missing, flaws, err
+	problems, err = c.problems(ctx, there)
+	return missing, problems, err
 }
 
 // checkSettings raises the limits that may be raised. It returns grave problems as an error and logs the
 // others.
 func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
-	flaws, err := c.flaws(ctx, topics)
+	problems, err := c.problems(ctx, topics)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, f := range flaws {
+	for _, f := range problems {
 		switch {
 		case f.Raise[1] > 0 && c.raiseLimit(ctx, f.Topic, f.Raise[0], f.Raise[1]) == nil:
-		case f.Grave:
+		case f.Severe:
 			errs = append(errs, errors.New(f.Text))
 		default:
 			c.log.Warn().Str("topic", f.Topic).Msg(f.Text)
@@ -155,10 +155,10 @@ func (c *Client) checkSettings(ctx context.Context, topics []Topic) error {
 	return errors.Join(errs...)
 }
 
-// flaws compares the settings of topics with the settings that are needed. Retention deletes a view from a
+// problems compares the settings of topics with the settings that are needed. Retention deletes a view from a
 // topic that is not compacted, compaction deletes records of a queue, and a record that its topic does not
 // take stops a stage.
-func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
+func (c *Client) problems(ctx context.Context, topics []Topic) ([]TopicProblem, error) {
 	topics = slices.DeleteFunc(slices.Clone(topics), func(t Topic) bool { return t.Config[cleanupPolicy] == "" && t.MaxMessageBytes == 0 })
 	names := make([]string, len(topics))
 	for i, t := range topics {
@@ -168,33 +168,33 @@ func (c *Client) flaws(ctx context.Context, topics []Topic) ([]Flaw, error) {
 	if err != nil {
 		return nil, err
 	}
-	var flaws []Flaw
+	var problems []TopicProblem
 	for _, t := range topics {
 		if want, got := t.Config[cleanupPolicy], found[t.Name][cleanupPolicy]; want != "" && !samePolicy(want, got) {
-			f := Flaw{Topic: t.Name, Grave: !t.Shared, Text: fmt.Sprintf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
+			f := TopicProblem{Topic: t.Name, Severe: !t.Shared, Text: fmt.Sprintf("topic %s has %s=%s, where %s is needed: name another topic, or change it with\n  %s",
 				t.Name, cleanupPolicy, got, want, c.alterCommand(t.Name, cleanupPolicy, want))}
 			if t.Shared {
 				f.Text = fmt.Sprintf("topic %s has %s=%s, where it is meant for %s, and loses what that lets it lose: consider\n  %s",
 					t.Name, cleanupPolicy, got, want, c.alterCommand(t.Name, cleanupPolicy, want))
 			}
-			flaws = append(flaws, f)
+			problems = append(problems, f)
 		}
 		if t.MaxMessageBytes == 0 {
 			continue
 		}
 		got, err := limitOf(t.Name, found[t.Name])
 		if err != nil {
-			flaws = append(flaws, Flaw{Topic: t.Name, Grave: true, Text: err.Error()})
+			problems = append(problems, TopicProblem{Topic: t.Name, Severe: true, Text: err.Error()})
 		} else if got < t.MaxMessageBytes {
-			f := Flaw{Topic: t.Name, Grave: true, Text: fmt.Sprintf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
+			f := TopicProblem{Topic: t.Name, Severe: true, Text: fmt.Sprintf("topic %s has %s=%d, where at least %d is needed: change it with\n  %s",
 				t.Name, maxMessageBytes, got, t.MaxMessageBytes, c.alterCommand(t.Name, maxMessageBytes, strconv.Itoa(t.MaxMessageBytes)))}
 			if !t.Shared {
 				f.Raise = [2]int{got, t.MaxMessageBytes}
 			}
-			flaws = append(flaws, f)
+			problems = append(problems, f)
 		}
 	}
-	return flaws, nil
+	return problems, nil
 }
 
 // raiseLimit raises max.message.bytes of a topic and logs it.

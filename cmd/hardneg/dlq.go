@@ -35,7 +35,7 @@ func (f *deadLetterFilter) flags(cmd *cobra.Command) {
 func (f *deadLetterFilter) given() bool { return *f != deadLetterFilter{} }
 
 // choose checks the flags and turns them into a function.
-func (f *deadLetterFilter) choose() (func(stream.Letter) bool, error) {
+func (f *deadLetterFilter) choose() (func(stream.DeadLetter) bool, error) {
 	switch f.stage {
 	case "", catalog.StageIndexer, catalog.StageIntake, catalog.StageMiner:
 	default:
@@ -48,7 +48,7 @@ func (f *deadLetterFilter) choose() (func(stream.Letter) bool, error) {
 			return nil, usage("--since %q: want a time such as 2026-01-31T12:00:00Z, or how long ago, such as 24h or 7d", f.since)
 		}
 	}
-	return func(l stream.Letter) bool {
+	return func(l stream.DeadLetter) bool {
 		return (f.stage == "" || l.Stage == f.stage) && (f.topic == "" || l.Record.Topic == f.topic) && (f.key == "" || string(l.Record.Key) == f.key) &&
 			strings.Contains(l.Reason, f.reason) && !l.Time.Before(since)
 	}, nil
@@ -80,8 +80,8 @@ again are left out without --all.`,
 			return err
 		}
 		return c.onDeadLetters(cmd.Context(), t, func(d deadletter.Queue) error {
-			each := func(show func(l stream.Letter, replayed bool) error) error {
-				return d.Each(cmd.Context(), func(l stream.Letter, replayed bool) error {
+			each := func(show func(l stream.DeadLetter, replayed bool) error) error {
+				return d.Each(cmd.Context(), func(l stream.DeadLetter, replayed bool) error {
 					if !choose(l) || replayed && !all {
 						return nil
 					}
@@ -90,7 +90,7 @@ again are left out without --all.`,
 			}
 			if c.output == "json" { // one line at a time: there can be very many
 				encoder := newEncoder(c.stdout)
-				return each(func(l stream.Letter, replayed bool) error { return encoder.Encode(deadletter.ToJSON(l, replayed)) })
+				return each(func(l stream.DeadLetter, replayed bool) error { return encoder.Encode(deadletter.ToJSON(l, replayed)) })
 			}
 			return printLetters(c.stdout, each)
 		})
@@ -103,9 +103,9 @@ again are left out without --all.`,
 }
 
 // printLetters prints the dead letters that each gives to its function.
-func printLetters(w io.Writer, each func(func(l stream.Letter, replayed bool) error) error) error {
+func printLetters(w io.Writer, each func(func(l stream.DeadLetter, replayed bool) error) error) error {
 	table, shown := newTable(w), 0
-	err := each(func(l stream.Letter, replayed bool) error {
+	err := each(func(l stream.DeadLetter, replayed bool) error {
 		if shown++; shown == 1 {
 			fmt.Fprintln(table, "LETTER\tWRITTEN\tSTAGE\tRECORD\tKEY\tERROR")
 		}
@@ -180,7 +180,7 @@ func placeText(topic string, partition int32, offset int64) string {
 
 // sourcePlace returns the place of the record that a user wrote. A dead letter of the miner holds a record
 // that hardneg made of it.
-func sourcePlace(l stream.Letter) string {
+func sourcePlace(l stream.DeadLetter) string {
 	s := deadletter.SourceOf(l)
 	return placeText(s.Topic, s.Partition, s.Offset)
 }
@@ -192,7 +192,7 @@ func orDash(text string) string {
 	return text
 }
 
-func printLetter(w io.Writer, l stream.Letter, replayed bool) error {
+func printLetter(w io.Writer, l stream.DeadLetter, replayed bool) error {
 	r := l.Record
 	var b strings.Builder
 	line := func(name, format string, args ...any) {

@@ -32,13 +32,13 @@ is left is told with the reason, and is no failure. --dry-run tells and sends no
 		Args: cobra.ArbitraryArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		named := map[string]stream.Letter{}
+		named := map[string]stream.DeadLetter{}
 		for _, arg := range args {
 			partition, offset, err := parseLetter(arg)
 			if err != nil {
 				return err
 			}
-			l := stream.Letter{Partition: partition, Offset: offset}
+			l := stream.DeadLetter{Partition: partition, Offset: offset}
 			named[l.At()] = l
 		}
 		ways := 0
@@ -54,7 +54,7 @@ is left is told with the reason, and is no failure. --dry-run tells and sends no
 		if err != nil {
 			return err
 		}
-		o.Choose = func(l stream.Letter) bool {
+		o.Choose = func(l stream.DeadLetter) bool {
 			if len(named) > 0 {
 				_, ok := named[l.At()]
 				return ok

@@ -31,7 +31,7 @@ func TestDLQ(t *testing.T) {
 		if value == "" {
 			r.Value = nil
 		}
-		o := stream.DeadLetter("hardneg.dead-letters", stage, r, errors.New(reason))
+		o := stream.NewDeadLetter("hardneg.dead-letters", stage, r, errors.New(reason))
 		o.Partition = 2
 		return o
 	}

@@ -126,7 +126,7 @@ func (w *goldenWorld) deadLetters(documents, queries int) {
 	at := time.UnixMilli(1_700_000_000_000)
 	letter := func(stage string, r stream.Record, reason string) stream.Output {
 		r.Time = at
-		return stream.DeadLetter("hardneg.dead-letters", stage, r, errors.New(reason))
+		return stream.NewDeadLetter("hardneg.dead-letters", stage, r, errors.New(reason))
 	}
 	w.produce(
 		letter("intake", stream.Record{Topic: "queries", Offset: 90, Key: []byte("q8"), Value: []byte(`{"query_id":"q8","query":"quiet library","positives":["d070"]}`),

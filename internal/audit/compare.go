@@ -155,8 +155,8 @@ func compareState(state index.State, want mining.Outcome) []Difference {
 	if !slices.Equal(state.Watch, want.Watch) {
 		found = append(found, Difference{Kind: KindWatch, Query: state.QueryID, Stored: without(state.Watch, want.Watch), Recomputed: without(want.Watch, state.Watch)})
 	}
-	if state.Astray != "" {
-		found = append(found, Difference{Kind: KindInconsistent, Query: state.QueryID, Stored: state.Astray})
+	if state.Inconsistent != "" {
+		found = append(found, Difference{Kind: KindInconsistent, Query: state.QueryID, Stored: state.Inconsistent})
 	}
 	if !mining.SameEntry(state.Entry, want.Entry) {
 		found = append(found, Difference{Kind: KindEntry, Query: state.QueryID, Stored: entryText(state.Entry), Recomputed: entryText(want.Entry)})

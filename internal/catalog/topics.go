@@ -92,10 +92,10 @@ func deadLettersTopic(ctx context.Context, kafka *stream.Client, names config.To
 
 // CheckTopics looks for what EnsureTopics would do or refuse, and changes nothing. It also reports a topic whose number of
 // partitions has changed since the view began.
-func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) (missing []string, flaws []stream.Flaw, err error) {
+func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) (missing []string, problems []stream.TopicProblem, err error) {
 	topics := Topics(cfg, "")
 	last := len(topics) - 1
-	if missing, flaws, err = kafka.CheckTopics(ctx, topics[:last]...); err != nil {
+	if missing, problems, err = kafka.CheckTopics(ctx, topics[:last]...); err != nil {
 		return nil, nil, err
 	}
 	deadLetters := topics[last]
@@ -104,13 +104,13 @@ func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) 
 			return nil, nil, err
 		}
 	}
-	alsoMissing, alsoFlaws, err := kafka.CheckTopics(ctx, deadLetters)
+	alsoMissing, alsoProblems, err := kafka.CheckTopics(ctx, deadLetters)
 	if err != nil {
 		return nil, nil, err
 	}
-	missing, flaws = append(missing, alsoMissing...), append(flaws, alsoFlaws...)
+	missing, problems = append(missing, alsoMissing...), append(problems, alsoProblems...)
 	if slices.Contains(missing, cfg.Topics.Models) {
-		return missing, flaws, nil
+		return missing, problems, nil
 	}
 	began, err := partitionsAtFirst(ctx, kafka, cfg)
 	if err != nil {
@@ -126,8 +126,8 @@ func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) 
 			return nil, nil, err
 		}
 		if got != n {
-			flaws = append(flaws, stream.Flaw{Topic: topic, Grave: true, Text: splitView(topic, got, n).Error()})
+			problems = append(problems, stream.TopicProblem{Topic: topic, Severe: true, Text: splitView(topic, got, n).Error()})
 		}
 	}
-	return missing, flaws, nil
+	return missing, problems, nil
 }

@@ -21,7 +21,7 @@ var ErrNotFound = errors.New("no dead letter there")
 
 // Each calls f with every dead letter, partition by partition. replayed reports whether its record was sent again, for this dead
 // letter or for another one of the same record.
-func (q Queue) Each(ctx context.Context, f func(l stream.Letter, replayed bool) error) error {
+func (q Queue) Each(ctx context.Context, f func(l stream.DeadLetter, replayed bool) error) error {
 	to, err := q.readable(ctx)
 	if err != nil {
 		return err
@@ -30,18 +30,18 @@ func (q Queue) Each(ctx context.Context, f func(l stream.Letter, replayed bool) 
 	if err != nil {
 		return err
 	}
-	return q.each(ctx, to, func(l stream.Letter) error { return f(l, notes.has(l)) })
+	return q.each(ctx, to, func(l stream.DeadLetter) error { return f(l, notes.has(l)) })
 }
 
 // has reports whether the record of a dead letter was sent again.
-func (s sentAgain) has(l stream.Letter) bool {
+func (s sentAgain) has(l stream.DeadLetter) bool {
 	_, again := s.sources[SourceOf(l)]
 	return again || s.letters[l.At()]
 }
 
 // SourceOf names the record of the documents topic or the query log behind a dead letter, without a timestamp. A dead letter of
 // the miner holds a record of the refresh topic, which names its own source.
-func SourceOf(l stream.Letter) records.Source {
+func SourceOf(l stream.DeadLetter) records.Source {
 	if l.Stage == catalog.StageMiner {
 		if r, err := records.ParseRefresh(l.Record.Key, l.Record.Value); err == nil && r.Kind == records.KindEvidence {
 			r.Source.Timestamp = 0
@@ -62,7 +62,7 @@ func (q Queue) readable(ctx context.Context) (map[int32]int64, error) {
 }
 
 // Get is Find, and also reports whether the record was sent again.
-func (q Queue) Get(ctx context.Context, partition int32, offset int64) (l stream.Letter, replayed bool, err error) {
+func (q Queue) Get(ctx context.Context, partition int32, offset int64) (l stream.DeadLetter, replayed bool, err error) {
 	if l, err = q.Find(ctx, partition, offset); err != nil {
 		return l, false, err
 	}
@@ -75,7 +75,7 @@ func (q Queue) Get(ctx context.Context, partition int32, offset int64) (l stream
 }
 
 // Find reads the dead letter at an offset of its topic. It returns ErrNotFound if there is none.
-func (q Queue) Find(ctx context.Context, partition int32, offset int64) (l stream.Letter, err error) {
+func (q Queue) Find(ctx context.Context, partition int32, offset int64) (l stream.DeadLetter, err error) {
 	none := fmt.Errorf("%w: %s/%d/%d", ErrNotFound, q.Config.Topics.DeadLetters, partition, offset)
 	to, err := q.readable(ctx)
 	if err != nil {
@@ -93,19 +93,19 @@ func (q Queue) Find(ctx context.Context, partition int32, offset int64) (l strea
 	case len(got.Records) == 0 || got.Records[0].Offset != offset:
 		return l, none
 	}
-	if l, err = stream.ParseLetter(got.Records[0]); err != nil {
+	if l, err = stream.ParseDeadLetter(got.Records[0]); err != nil {
 		return l, fmt.Errorf("%w: %w", ErrNotFound, err)
 	}
 	return l, nil
 }
 
 // each calls f with the dead letters before some offsets. It passes over records that are not dead letters.
-func (q Queue) each(ctx context.Context, to map[int32]int64, f func(stream.Letter) error) error {
+func (q Queue) each(ctx context.Context, to map[int32]int64, f func(stream.DeadLetter) error) error {
 	return q.Kafka.ReadRange(ctx, q.Config.Topics.DeadLetters, nil, to, func(r stream.Record) error {
 		if _, ok := noteOf(r); ok {
 			return nil
 		}
-		l, err := stream.ParseLetter(r)
+		l, err := stream.ParseDeadLetter(r)
 		if err != nil {
 			q.Log.Warn().Err(err).Msg("a record is passed over")
 			return nil

@@ -63,7 +63,7 @@ func replayLetters(w *pipelinetest.World, o ReplayOptions) map[string]string {
 	w.T.Helper()
 	results := map[string]string{}
 	if o.Choose == nil {
-		o.Choose = func(stream.Letter) bool { return true }
+		o.Choose = func(stream.DeadLetter) bool { return true }
 	}
 	o.Tell = func(l Outcome) error {
 		key := string(l.Letter.Record.Key)
@@ -170,7 +170,7 @@ func TestDeadLettersReplay(t *testing.T) {
 	if now := inputs(w); len(now) != len(before) {
 		t.Fatalf("a dry run wrote %d records", len(now)-len(before))
 	}
-	some := replayLetters(w, ReplayOptions{DryRun: true, Choose: func(l stream.Letter) bool { return l.Stage == catalog.StageMiner }})
+	some := replayLetters(w, ReplayOptions{DryRun: true, Choose: func(l stream.DeadLetter) bool { return l.Stage == catalog.StageMiner }})
 	if got := slices.Sorted(maps.Keys(some)); !slices.Equal(got, []string{"asked", "forgotten"}) {
 		t.Errorf("of the miner's there were chosen %v", got)
 	}
@@ -215,7 +215,7 @@ func TestDeadLettersReplay(t *testing.T) {
 	}
 	replayed := 0
 	d := Queue{w.Conn()}
-	err := d.Each(t.Context(), func(l stream.Letter, was bool) error {
+	err := d.Each(t.Context(), func(l stream.DeadLetter, was bool) error {
 		if was {
 			replayed++
 		}
@@ -236,7 +236,7 @@ func TestDeadLettersReplay(t *testing.T) {
 // letter makes a dead letter.
 func letter(w *pipelinetest.World, stage string, r stream.Record) {
 	w.T.Helper()
-	if err := w.Kafka.Produce(w.T.Context(), []stream.Output{stream.DeadLetter(w.Config.Topics.DeadLetters, stage, r, fmt.Errorf("refused"))}); err != nil {
+	if err := w.Kafka.Produce(w.T.Context(), []stream.Output{stream.NewDeadLetter(w.Config.Topics.DeadLetters, stage, r, fmt.Errorf("refused"))}); err != nil {
 		w.T.Fatal(err)
 	}
 }
@@ -259,7 +259,7 @@ func TestDeadLettersReplayOnce(t *testing.T) {
 	for range 4 {
 		all.Go(func() {
 			err := d.Replay(t.Context(), ReplayOptions{
-				Choose: func(stream.Letter) bool { return true },
+				Choose: func(stream.DeadLetter) bool { return true },
 				Tell: func(o Outcome) error {
 					mu.Lock()
 					defer mu.Unlock()

@@ -50,7 +50,7 @@ func (b JSONBytes) MarshalJSON() ([]byte, error) {
 }
 
 // ToJSON returns the JSON form of a dead letter.
-func ToJSON(l stream.Letter, replayed bool) JSON {
+func ToJSON(l stream.DeadLetter, replayed bool) JSON {
 	r := l.Record
 	j := JSON{
 		Letter: l.At(), Written: TimeText(l.Time), Stage: l.Stage, Error: l.Reason, Replayed: replayed,

@@ -111,7 +111,7 @@ func TestDeadLettersBehindTransactions(t *testing.T) {
 	end := transaction(w, w.Config.Topics.DeadLetters, 0, "k", "v")
 	defer end(false)
 	d := Queue{w.Conn()}
-	if err := d.Replay(t.Context(), ReplayOptions{DryRun: true, Choose: func(stream.Letter) bool { return true }}); !errors.Is(err, stream.ErrOpenTransaction) {
+	if err := d.Replay(t.Context(), ReplayOptions{DryRun: true, Choose: func(stream.DeadLetter) bool { return true }}); !errors.Is(err, stream.ErrOpenTransaction) {
 		t.Errorf("under one that stays: %v", err)
 	}
 }
@@ -147,7 +147,7 @@ func TestDeadLettersNewest(t *testing.T) {
 		}
 	}
 	told, changed := map[string]string{}, false
-	o := ReplayOptions{Choose: func(stream.Letter) bool { return true }}
+	o := ReplayOptions{Choose: func(stream.DeadLetter) bool { return true }}
 	o.Tell = func(x Outcome) error {
 		told[records.DocumentID(nil, x.Letter.Record.Value)] = x.Left
 		if !changed {

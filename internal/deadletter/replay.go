@@ -14,7 +14,7 @@ import (
 
 // Outcome says what happened to the record of a dead letter.
 type Outcome struct {
-	Letter stream.Letter
+	Letter stream.DeadLetter
 	To     records.Source // topic and partition that it was sent to
 	Left   string         // why it was not sent; empty: it was sent
 	Before bool           // it was not sent, because it was sent before
@@ -22,7 +22,7 @@ type Outcome struct {
 
 // ReplayOptions say which dead letters to send again.
 type ReplayOptions struct {
-	Choose func(stream.Letter) bool
+	Choose func(stream.DeadLetter) bool
 	DryRun bool // send nothing
 	// Tell is called for each chosen dead letter with its outcome: after its record was sent, or with DryRun instead.
 	Tell func(Outcome) error
@@ -74,7 +74,7 @@ func (q Queue) Replay(ctx context.Context, o ReplayOptions) error {
 	if err := r.advance(ctx); err != nil {
 		return err
 	}
-	err = q.each(ctx, to, func(l stream.Letter) error {
+	err = q.each(ctx, to, func(l stream.DeadLetter) error {
 		if !o.Choose(l) {
 			return nil
 		}
@@ -130,7 +130,7 @@ type target struct {
 }
 
 // want asks about the document of a dead letter, if its record is one.
-func (r *replay) want(l stream.Letter) error {
+func (r *replay) want(l stream.DeadLetter) error {
 	if l.Record.Topic == r.Config.Topics.Documents && !r.sent.letters[l.At()] && r.Choose(l) {
 		r.documents.want(l.Record)
 	}
@@ -150,7 +150,7 @@ func (r *replay) advance(ctx context.Context) error {
 }
 
 // add decides what to do with a dead letter, and adds it to the batch.
-func (r *replay) add(ctx context.Context, l stream.Letter) {
+func (r *replay) add(ctx context.Context, l stream.DeadLetter) {
 	p := pending{Outcome: Outcome{Letter: l}}
 	out, err := r.restore(l)
 	source := SourceOf(l)
@@ -273,7 +273,7 @@ func (r *replay) commit(ctx context.Context, some []pending) error {
 }
 
 // restore returns the record to send.
-func (q Queue) restore(l stream.Letter) (out stream.Output, err error) {
+func (q Queue) restore(l stream.DeadLetter) (out stream.Output, err error) {
 	r := l.Record
 	out = stream.Output{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers, Time: r.Time}
 	switch {

@@ -88,9 +88,9 @@ func (k *checker) kafka(ctx context.Context) error {
 	}
 	defer kafka.Close()
 	var missing []string
-	var flaws []stream.Flaw
+	var problems []stream.TopicProblem
 	if ok, err := k.probe(ctx, "topics", func(ctx context.Context) (_, text string, err error) {
-		if missing, flaws, err = catalog.CheckTopics(ctx, kafka, c); err != nil {
+		if missing, problems, err = catalog.CheckTopics(ctx, kafka, c); err != nil {
 			return "", "", err
 		}
 		if len(missing) > 0 {
@@ -104,7 +104,7 @@ func (k *checker) kafka(ctx context.Context) error {
 		if slices.Contains(missing, t.Name) {
 			continue
 		}
-		if _, err := k.probe(ctx, "topic "+t.Name, func(ctx context.Context) (string, string, error) { return k.topic(ctx, kafka, t.Name, flaws) }); err != nil {
+		if _, err := k.probe(ctx, "topic "+t.Name, func(ctx context.Context) (string, string, error) { return k.topic(ctx, kafka, t.Name, problems) }); err != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func (k *checker) kafka(ctx context.Context) error {
 
 // topic asks for the ends of a topic, and reads a record of its first partition that is not empty: a broker
 // can give the ends of a topic although its user may not read it.
-func (k *checker) topic(ctx context.Context, kafka *stream.Client, name string, flaws []stream.Flaw) (outcome, text string, err error) {
+func (k *checker) topic(ctx context.Context, kafka *stream.Client, name string, problems []stream.TopicProblem) (outcome, text string, err error) {
 	ends, err := kafka.Offsets(ctx, name)
 	if err != nil {
 		return "", "", err
@@ -137,12 +137,12 @@ func (k *checker) topic(ctx context.Context, kafka *stream.Client, name string, 
 		}
 	}
 	outcome, text = ProbeOK, fmt.Sprintf("%d partitions, %d offsets", len(ends), offsets)
-	for _, f := range flaws {
+	for _, f := range problems {
 		switch {
 		case f.Topic != name:
 		case f.Raise[1] > 0:
 			outcome, text = ProbeNote, fmt.Sprintf("takes records of %d bytes, is to take %d: hardneg run raises that at its start; until then a larger record stops a stage", f.Raise[0], f.Raise[1])
-		case f.Grave:
+		case f.Severe:
 			return "", "", errors.New(f.Text)
 		default:
 			outcome, text = ProbeNote, f.Text

@@ -89,7 +89,7 @@ func (o Outputs) DeadLetter(stage string, r stream.Record, reason error) stream.
 	o.Metrics.DeadLetters.WithLabelValues(stage).Inc()
 	o.Log.Warn().Str("stage", stage).Str("at", r.Topic+"/"+strconv.Itoa(int(r.Partition))+"/"+strconv.FormatInt(r.Offset, 10)).
 		Bytes("key", r.Key[:min(len(r.Key), 200)]).Err(reason).Msg("a record cannot be used: sent to the dead letters")
-	return stream.DeadLetter(o.Names.Topics.DeadLetters, stage, r, reason)
+	return stream.NewDeadLetter(o.Names.Topics.DeadLetters, stage, r, reason)
 }
 
 // malformed returns the dead letter of a record that no generation can use, whatever its model. Several generations may read
