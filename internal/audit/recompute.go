@@ -62,66 +62,72 @@ func (a *recomputer) recompute(ctx context.Context, ids []string) (map[string]re
 		return nil, err
 	}
 	all := make(map[string]recomputed, len(ids))
-	var open []mining.Input
-	for _, id := range ids {
+	inputs := make([]mining.Input, len(ids))
+	for i, id := range ids {
 		state, known := states[id]
 		all[id] = recomputed{state: state, known: known}
-		in := mining.Input{QueryID: id, Query: state.Vector}
-		search := false
+		inputs[i] = mining.Input{QueryID: id, Query: state.Vector}
 		for _, p := range state.Positives {
 			e := mining.Evidence{ID: p.Document, Positive: p.Weight >= a.Rules.MinWeight && state.Vector != nil}
 			if d, ok := documents[p.Document]; ok && !d.Deleted {
 				e.Document = &d.Document
 			}
-			search = search || e.Positive && e.Document != nil
-			in.Evidence = append(in.Evidence, e)
+			inputs[i].Evidence = append(inputs[i].Evidence, e)
 		}
-		if search {
-			open = append(open, in)
-			continue
-		}
-		in.Exhausted = true
-		all[id] = recomputed{state, known, a.mine(in)}
 	}
-	for limit := firstLimit; len(open) > 0; limit *= 4 {
+	batch := mining.Batch{
+		Mine: a.mine, First: firstLimit, Held: heldDocuments, Trusted: true,
+		Search: a.search, Scan: a.scan,
 		// One pass over all documents costs less than searches that return as many.
-		if limit > a.searchable || limit > firstLimit && uint64(limit*len(open)) > a.documents {
-			return all, a.scan(ctx, open, all)
-		}
-		var more []mining.Input
-		for some := range slices.Chunk(open, max(1, heldDocuments/limit)) {
-			undecided, err := a.search(ctx, some, limit, all)
-			if err != nil {
-				return nil, err
-			}
-			more = append(more, undecided...)
-		}
-		open = more
+		ScanInstead: func(limit, queries int) bool {
+			return limit > a.searchable || limit > firstLimit && uint64(limit*queries) > a.documents
+		},
 	}
-	return all, nil
+	err = batch.Run(ctx, inputs, func(i int, outcome mining.Outcome) {
+		r := all[ids[i]]
+		r.outcome = outcome
+		all[ids[i]] = r
+	})
+	return all, err
 }
 
-// search decides what it can with so many candidates, and returns the rest.
-func (a *recomputer) search(ctx context.Context, inputs []mining.Input, limit int, all map[string]recomputed) (undecided []mining.Input, err error) {
-	queries := make([][]float32, len(inputs))
-	for i, in := range inputs {
-		queries[i] = in.Query
+// search finds the candidates of some inputs, exactly.
+func (a *recomputer) search(ctx context.Context, inputs []mining.Input, some []int, limit int) error {
+	queries := make([][]float32, len(some))
+	for k, i := range some {
+		queries[k] = inputs[i].Query
 	}
 	hits, err := a.Collections.SearchExactly(ctx, queries, limit)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for i, in := range inputs {
-		full := in
-		full.Candidates, full.Exhausted = hits[i].Documents, hits[i].Exhausted
-		outcome := a.mine(full)
-		if outcome.More {
-			undecided = append(undecided, in)
-			continue
+	for k, i := range some {
+		inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
+	}
+	return nil
+}
+
+// scan finds the candidates of inputs whose lists reach further down than a search of bearable size. It goes through all documents
+// once, and keeps for each query the documents that the rules may look at.
+func (a *recomputer) scan(ctx context.Context, inputs []mining.Input, some []int) error {
+	nearest := make([]*mining.Nearest, len(some))
+	for k, i := range some {
+		nearest[k] = a.mining.Nearest(inputs[i])
+	}
+	err := a.Collections.ScanDocuments(ctx, index.WithVector|index.WithMinHash, func(d index.Document) error {
+		if d.Deleted {
+			return nil
 		}
-		r := all[in.QueryID]
-		r.outcome = outcome
-		all[in.QueryID] = r
+		for _, n := range nearest {
+			n.Add(d.Document)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	return undecided, nil
+	for k, i := range some {
+		nearest[k].Fill(&inputs[i])
+	}
+	return nil
 }

@@ -55,67 +55,31 @@ func (l *Lists) Decide(ctx context.Context, decisions []*Decision) error {
 		return err
 	}
 	inputs := make([]mining.Input, len(decisions))
-	var todo []int
 	for i, d := range decisions {
 		d.Gap = false
-		if d.Limit == 0 {
-			d.Limit = firstLimit
-		}
 		inputs[i] = l.input(d.State, documents)
-		if slices.ContainsFunc(inputs[i].Evidence, func(e mining.Evidence) bool { return e.Positive && e.Document != nil }) {
-			todo = append(todo, i)
-			continue
-		}
-		inputs[i].Exhausted = true
-		fill(&d.State, l.mining.Mine(inputs[i]))
+		inputs[i].Limit = d.Limit
 	}
-	for len(todo) > 0 {
-		// One search serves the queries of the lowest limit. Those that need more wait, and join the next search.
-		limit := decisions[todo[0]].Limit
-		for _, i := range todo {
-			limit = min(limit, decisions[i].Limit)
-		}
-		now, later := partition(todo, func(i int) bool { return decisions[i].Limit == limit })
-		todo = later
-		err := l.candidates(ctx, decisions, inputs, now, limit, func(i int) {
-			outcome := l.mining.Mine(inputs[i])
-			inputs[i].Candidates = nil
-			if outcome.More {
-				decisions[i].Limit *= 4
-				todo = append(todo, i)
-				return
+	batch := mining.Batch{
+		Mine: l.mining.Mine, First: firstLimit, Held: hitsTogether, Trusted: true,
+		Search: func(ctx context.Context, inputs []mining.Input, some []int, limit int) error {
+			if limit > l.wide {
+				return l.wideCandidates(ctx, decisions, inputs, some, limit)
 			}
-			fill(&decisions[i].State, outcome)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// candidates reads the candidates of some inputs, up to a limit, and calls use for each input at once: a positive that ranks far
-// down makes long lists of candidates, and memory holds few of them at a time.
-func (l *Lists) candidates(ctx context.Context, decisions []*Decision, inputs []mining.Input, some []int, limit int, use func(i int)) error {
-	for part := range slices.Chunk(some, max(1, hitsTogether/limit)) {
-		if limit > l.wide {
-			if err := l.wideCandidates(ctx, decisions, inputs, part, limit); err != nil {
-				return err
-			}
-		} else {
-			hits, err := l.index.Search(ctx, queriesOf(inputs, part), limit)
+			hits, err := l.index.Search(ctx, queriesOf(inputs, some), limit)
 			if err != nil {
 				return err
 			}
-			for k, i := range part {
+			for k, i := range some {
 				inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
 			}
-		}
-		for _, i := range part {
-			use(i)
-		}
+			return nil
+		},
 	}
-	return nil
+	return batch.Run(ctx, inputs, func(i int, outcome mining.Outcome) {
+		decisions[i].Limit = inputs[i].Limit
+		fill(&decisions[i].State, outcome)
+	})
 }
 
 func queriesOf(inputs []mining.Input, some []int) [][]float32 {
@@ -207,17 +171,6 @@ func need(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
 			last = score
 		}
 	}
-}
-
-func partition(all []int, in func(int) bool) (yes, no []int) {
-	for _, i := range all {
-		if in(i) {
-			yes = append(yes, i)
-		} else {
-			no = append(no, i)
-		}
-	}
-	return yes, no
 }
 
 // input is the part of a state that the rules see. A query without a text has no pairs.
