@@ -88,67 +88,72 @@ func DefaultConfig() Config {
 	}
 }
 
+// Problem is a wrong field of a Config.
+type Problem struct {
+	Key  string // as the configuration file of hardneg spells it, below `mining`: tiers[0].skip
+	Text string // the value, and the values that are allowed
+}
+
 // Validate fills in the defaults of the fields that are left open (UpTo, Depth, Sampling, RelativeMargin and
-// Config.Depth). An UpTo above Negatives becomes Negatives. The error names the first wrong field, as the
-// configuration file of hardneg spells it, and says which values are allowed.
+// Config.Depth). An UpTo above Negatives becomes Negatives. The error is the first of Problems.
 func (c *Config) Validate() error {
+	whole, problems := c.filled()
+	if len(problems) > 0 {
+		return fmt.Errorf("mining.%s: %s", problems[0].Key, problems[0].Text)
+	}
+	*c = whole
+	return nil
+}
+
+// Problems lists every wrong field, in the order of the fields.
+func (c Config) Problems() []Problem {
+	_, problems := c.filled()
+	return problems
+}
+
+// filled returns the configuration with its defaults, and what is wrong with it.
+func (c Config) filled() (whole Config, problems []Problem) {
+	fail := func(key, format string, args ...any) {
+		problems = append(problems, Problem{key, fmt.Sprintf(format, args...)})
+	}
 	if c.Negatives < 1 {
-		return fmt.Errorf("mining.negatives: is %d, must be at least 1", c.Negatives)
+		fail("negatives", "is %d, must be at least 1", c.Negatives)
 	}
 	if !(c.NearDuplicate > 0) || math.IsInf(c.NearDuplicate, 0) {
-		return fmt.Errorf("mining.near_duplicate: is %v, must be above 0 (0.98 is usual; above 1 switches the guard off)", c.NearDuplicate)
+		fail("near_duplicate", "is %v, must be above 0 (0.98 is usual; above 1 switches the guard off)", c.NearDuplicate)
 	}
 	if !(c.NearText > 0) || math.IsInf(c.NearText, 0) {
-		return fmt.Errorf("mining.near_text: is %v, must be above 0 (0.5 is usual; above 1 switches the guard off)", c.NearText)
+		fail("near_text", "is %v, must be above 0 (0.5 is usual; above 1 switches the guard off)", c.NearText)
 	}
 	if c.Depth < 0 {
-		return fmt.Errorf("mining.depth: is %d, must be at least 1", c.Depth)
+		fail("depth", "is %d, must be at least 1", c.Depth)
 	}
 	if c.Depth == 0 {
 		c.Depth = defaultDepth
 	}
 	if len(c.Tiers) == 0 {
-		return fmt.Errorf("mining.tiers: is empty, needs at least one tier")
+		fail("tiers", "names no policy")
+		return c, problems
 	}
 	c.Tiers = append([]Tier(nil), c.Tiers...) // the caller's tiers stay as they are
 	most := 0
 	for i := range c.Tiers {
-		if err := c.Tiers[i].validate(c); err != nil {
-			return fmt.Errorf("mining.tiers[%d]%w", i, err)
-		}
+		c.Tiers[i].fill(c, func(key, format string, args ...any) { fail(fmt.Sprintf("tiers[%d].%s", i, key), format, args...) })
 		most = max(most, c.Tiers[i].UpTo)
 	}
 	if most < c.Negatives {
-		return fmt.Errorf("mining.tiers: fill at most %d of mining.negatives = %d slots; raise upto of the last tier", most, c.Negatives)
+		fail("tiers", "fill at most %d of mining.negatives = %d slots; raise upto of the last tier", most, c.Negatives)
 	}
-	return nil
+	return c, problems
 }
 
-func (t *Tier) validate(c *Config) error {
+// fill fills in the defaults of a tier, and calls fail for each wrong field.
+func (t *Tier) fill(c Config, fail func(key, format string, args ...any)) {
 	switch {
 	case t.UpTo < 0:
-		return fmt.Errorf(".upto: is %d, must be at least 1", t.UpTo)
+		fail("upto", "is %d, must be at least 1", t.UpTo)
 	case t.UpTo == 0 || t.UpTo > c.Negatives:
 		t.UpTo = c.Negatives
-	}
-	switch t.Sampling {
-	case "":
-		t.Sampling = SamplingTop
-	case SamplingTop, SamplingRandom:
-	default:
-		return fmt.Errorf(".sampling: is %q, must be %s or %s", t.Sampling, SamplingTop, SamplingRandom)
-	}
-	if t.Depth < 0 {
-		return fmt.Errorf(".depth: is %d, must be at least 1", t.Depth)
-	}
-	if t.Depth == 0 {
-		t.Depth = c.Depth
-	}
-	if t.Skip < 0 {
-		return fmt.Errorf(".skip: is %d, must not be negative", t.Skip)
-	}
-	if t.Skip >= t.Depth {
-		return fmt.Errorf(".skip: is %d, must be below depth (%d), which counts the skipped ones too", t.Skip, t.Depth)
 	}
 	scores := []struct {
 		key       string
@@ -161,29 +166,46 @@ func (t *Tier) validate(c *Config) error {
 		{"min_score", t.MinScore, -1, 1},
 	}
 	for _, s := range scores {
-		if s.value != nil && !(*s.value >= s.low && *s.value <= s.high) {
-			return fmt.Errorf(".%s: is %v, must be from %v to %v", s.key, *s.value, s.low, s.high)
+		switch {
+		case s.value == nil:
+		case t.Policy == PolicySemantic:
+			fail(s.key, "belongs to %s; %s has none", PolicyPositiveAware, PolicySemantic)
+		case !(*s.value >= s.low && *s.value <= s.high):
+			fail(s.key, "is %v, must be from %v to %v", *s.value, s.low, s.high)
 		}
 	}
 	switch t.Policy {
 	case PolicySemantic:
-		for _, s := range scores {
-			if s.value != nil {
-				return fmt.Errorf(".%s: belongs to policy %s, not to %s", s.key, PolicyPositiveAware, PolicySemantic)
-			}
-		}
 	case PolicyPositiveAware:
 		if t.MinScore != nil && t.MaxScore != nil && *t.MinScore > *t.MaxScore {
-			return fmt.Errorf(".min_score: is %v, above max_score (%v)", *t.MinScore, *t.MaxScore)
+			fail("min_score", "is %g, above max_score, %g", *t.MinScore, *t.MaxScore)
 		}
 		if t.RelativeMargin == nil && t.AbsoluteMargin == nil {
 			margin := defaultRelativeMargin
 			t.RelativeMargin = &margin
 		}
 	default:
-		return fmt.Errorf(".policy: is %q, must be %s or %s", t.Policy, PolicySemantic, PolicyPositiveAware)
+		fail("policy", "is %q, must be %s or %s", t.Policy, PolicySemantic, PolicyPositiveAware)
 	}
-	return nil
+	if t.Depth < 0 {
+		fail("depth", "is %d, must be at least 1", t.Depth)
+	}
+	if t.Depth == 0 {
+		t.Depth = c.Depth
+	}
+	switch {
+	case t.Skip < 0:
+		fail("skip", "is %d, must not be negative", t.Skip)
+	case t.Skip >= t.Depth:
+		fail("skip", "is %d of %d candidates (depth): none is left", t.Skip, t.Depth)
+	}
+	switch t.Sampling {
+	case "":
+		t.Sampling = SamplingTop
+	case SamplingTop, SamplingRandom:
+	default:
+		fail("sampling", "is %q, must be %s or %s", t.Sampling, SamplingTop, SamplingRandom)
+	}
 }
 
 // Fingerprint identifies the rules in 16 hexadecimal digits: configurations with the same meaning have the

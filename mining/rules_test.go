@@ -19,18 +19,18 @@ func TestConfigValidate(t *testing.T) {
 		{func(c *Config) { c.NearDuplicate = math.NaN() }, "mining.near_duplicate: is NaN"},
 		{func(c *Config) { c.NearText = -1 }, "mining.near_text: is -1"},
 		{func(c *Config) { c.Depth = -1 }, "mining.depth: is -1"},
-		{func(c *Config) { c.Tiers = nil }, "mining.tiers: is empty"},
+		{func(c *Config) { c.Tiers = nil }, "mining.tiers: names no policy"},
 		{func(c *Config) { c.Negatives = 9 }, "mining.tiers: fill at most 4 of mining.negatives = 9 slots"},
 		{func(c *Config) { c.Tiers[1].UpTo = -1 }, "mining.tiers[1].upto: is -1"},
 		{func(c *Config) { c.Tiers[0].Policy = "hard" }, `mining.tiers[0].policy: is "hard", must be semantic or positive-aware`},
 		{func(c *Config) { c.Tiers[1].Sampling = "some" }, `mining.tiers[1].sampling: is "some", must be top or random`},
 		{func(c *Config) { c.Tiers[1].Depth = -1 }, "mining.tiers[1].depth: is -1"},
 		{func(c *Config) { c.Tiers[1].Skip = -1 }, "mining.tiers[1].skip: is -1"},
-		{func(c *Config) { c.Tiers[1].Skip = 200 }, "mining.tiers[1].skip: is 200, must be below depth (200)"},
+		{func(c *Config) { c.Tiers[1].Skip = 200 }, "mining.tiers[1].skip: is 200 of 200 candidates (depth)"},
 		{func(c *Config) { c.Tiers[1].RelativeMargin = number(math.NaN()) }, "mining.tiers[1].relative_margin: is NaN"},
 		{func(c *Config) { c.Tiers[1].AbsoluteMargin = number(-0.1) }, "mining.tiers[1].absolute_margin: is -0.1"},
-		{func(c *Config) { c.Tiers[1].MinScore, c.Tiers[1].MaxScore = number(0.5), number(0.4) }, "mining.tiers[1].min_score: is 0.5, above max_score (0.4)"},
-		{func(c *Config) { c.Tiers[0].MaxScore = number(0.4) }, "mining.tiers[0].max_score: belongs to policy positive-aware"},
+		{func(c *Config) { c.Tiers[1].MinScore, c.Tiers[1].MaxScore = number(0.5), number(0.4) }, "mining.tiers[1].min_score: is 0.5, above max_score, 0.4"},
+		{func(c *Config) { c.Tiers[0].MaxScore = number(0.4) }, "mining.tiers[0].max_score: belongs to positive-aware; semantic has none"},
 	} {
 		config := DefaultConfig()
 		c.change(&config)

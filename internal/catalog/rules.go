@@ -37,7 +37,7 @@ type Weights struct {
 // RulesOf returns the rules of a configuration.
 func RulesOf(cfg *config.Config) Rules {
 	r := Rules{
-		MinWeight: records.Millionths(cfg.Queries.MinWeight), Mining: miningConfig(cfg.Mining), MaxText: cfg.Triplets.MaxText,
+		MinWeight: records.Millionths(cfg.Queries.MinWeight), Mining: cfg.Mining.Rules(), MaxText: cfg.Triplets.MaxText,
 		Evidence: &Weights{cfg.Queries.PositiveWeight, cfg.Queries.MinDwell},
 	}
 	r.Fingerprint = fmt.Sprintf("%s-%d-%d", r.Mining.Fingerprint(), r.MinWeight, cfg.Triplets.MaxText)
@@ -88,16 +88,4 @@ func publishedRules(ctx context.Context, kafka *stream.Client, topic string) (*R
 		return nil
 	})
 	return newest, err
-}
-
-// miningConfig translates the configuration into the terms of package mining.
-func miningConfig(c config.Mining) mining.Config {
-	m := mining.Config{Negatives: c.Negatives, NearDuplicate: c.NearDuplicate, NearText: c.NearText, Depth: c.Depth}
-	for _, t := range c.Tiers {
-		m.Tiers = append(m.Tiers, mining.Tier{
-			Policy: t.Policy, UpTo: t.UpTo, RelativeMargin: t.RelativeMargin, AbsoluteMargin: t.AbsoluteMargin,
-			MaxScore: t.MaxScore, MinScore: t.MinScore, Skip: t.Skip, Depth: t.Depth, Sampling: t.Sampling,
-		})
-	}
-	return m
 }

@@ -96,7 +96,7 @@ func TestEveryKey(t *testing.T) {
 		"stages": "[miner]", "log.level": "debug", "log.format": "json", "kafka.brokers": "[a:1, b:2]",
 		"kafka.sasl.mechanism": "plain", "qdrant.address": "q:1", "qdrant.read_consistency": "quorum",
 		"embedders": "[{name: x, type: carried, dimensions: 3}]", "reduce.method": "none", "reduce.variance": "0.5",
-		"mining.tiers": "[{policy: semantic, upto: 2}]", "http.address": "h:1",
+		"mining.tiers": "[{policy: semantic, upto: 2}, {policy: positive-aware}]", "http.address": "h:1",
 		"kafka.session_timeout": "10s", "kafka.transaction_timeout": "10s", "fit.minimum": "9", "cache.max_bytes": "2000000", "cache.embedders": "all", "topics.replication_factor": "3",
 	}
 	var env, set []string
@@ -280,7 +280,7 @@ embedders: [{name: a, type: openai, url: "http://h/v1", model: m, api_key: hunte
 func TestPrintedIsRead(t *testing.T) {
 	c := load(t, `
 kafka: {brokers: [a:1], max_batch: 7}
-mining: {tiers: [{policy: positive-aware, min_score: -0.25, upto: 2, sampling: random, skip: 3}]}
+mining: {negatives: 2, tiers: [{policy: positive-aware, min_score: -0.25, upto: 2, sampling: random, skip: 3}]}
 embedders:
   - {name: a, type: openai, url: "https://h/v1", model: m, body: {b: [1, -2.5, true, null, x], 7: {c: "1"}, d: 18446744073709551615}, tls: {server_name: s}}
   - {name: b, type: carried, dimensions: 2}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"hardneg/mining"
 )
 
 // Validate returns an error with every wrong value and its key. It does not require the two addresses: see
@@ -252,42 +254,34 @@ func (v *validation) names() {
 	}
 }
 
+// mining asks package mining for the wrong rules. What a limit of a field refuses is reported already.
 func (v *validation) mining() {
-	m := v.config.Mining
-	if len(m.Tiers) == 0 {
-		v.fail("mining.tiers", "names no policy")
-	}
 	upTo := 0
-	for i, tier := range m.Tiers {
-		key := fmt.Sprintf("mining.tiers[%d].", i)
+	for i, tier := range v.config.Mining.Tiers {
 		if tier.UpTo != 0 && tier.UpTo < upTo {
-			v.fail(key+"upto", "is %d, below %d of the tier before: it counts the whole list", tier.UpTo, upTo)
+			v.fail(fmt.Sprintf("mining.tiers[%d].upto", i), "is %d, below %d of the tier before: it counts the whole list", tier.UpTo, upTo)
 		}
 		upTo = max(upTo, tier.UpTo)
-		if tier.Policy == "semantic" {
-			v.noMargins(key, tier)
-		}
-		if tier.MinScore != nil && tier.MaxScore != nil && *tier.MinScore > *tier.MaxScore {
-			v.fail(key+"min_score", "is %g, above max_score, %g", *tier.MinScore, *tier.MaxScore)
-		}
-		depth := tier.Depth
-		if depth == 0 {
-			depth = m.Depth
-		}
-		if tier.Skip >= depth {
-			v.fail(key+"skip", "is %d of %d candidates (depth): none is left", tier.Skip, depth)
+	}
+	reported := map[string]bool{}
+	for _, p := range v.problems {
+		reported[p.Key] = true
+	}
+	for _, p := range v.config.Mining.Rules().Problems() {
+		if key := "mining." + p.Key; !reported[key] {
+			v.fail(key, "%s", p.Text)
 		}
 	}
 }
 
-func (v *validation) noMargins(key string, tier Tier) {
-	refuse := func(name string, value *float64) {
-		if value != nil {
-			v.fail(key+name, "belongs to positive-aware; semantic has none")
-		}
+// Rules returns the configuration in the terms of package mining.
+func (m Mining) Rules() mining.Config {
+	rules := mining.Config{Negatives: m.Negatives, NearDuplicate: m.NearDuplicate, NearText: m.NearText, Depth: m.Depth}
+	for _, t := range m.Tiers {
+		rules.Tiers = append(rules.Tiers, mining.Tier{
+			Policy: t.Policy, UpTo: t.UpTo, RelativeMargin: t.RelativeMargin, AbsoluteMargin: t.AbsoluteMargin,
+			MaxScore: t.MaxScore, MinScore: t.MinScore, Skip: t.Skip, Depth: t.Depth, Sampling: t.Sampling,
+		})
 	}
-	refuse("relative_margin", tier.RelativeMargin)
-	refuse("absolute_margin", tier.AbsoluteMargin)
-	refuse("max_score", tier.MaxScore)
-	refuse("min_score", tier.MinScore)
+	return rules
 }

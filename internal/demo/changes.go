@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hardneg/internal/records"
+	"hardneg/internal/wait"
 	"hardneg/stream"
 )
 
@@ -30,7 +31,7 @@ type step struct {
 func (d *demo) changes(ctx context.Context) error {
 	d.heading("Changing documents while it runs")
 	for n := 0; ; n++ {
-		if err := pause(ctx, betweenChanges); err != nil {
+		if err := wait.For(ctx, betweenChanges); err != nil {
 			return err
 		}
 		for _, s := range d.round(n) {
@@ -40,7 +41,7 @@ func (d *demo) changes(ctx context.Context) error {
 			}
 			d.effects = append(d.effects, e)
 			d.printEffect(s, e)
-			if err := pause(ctx, betweenChanges); err != nil {
+			if err := wait.For(ctx, betweenChanges); err != nil {
 				return err
 			}
 		}
@@ -107,7 +108,7 @@ func (d *demo) produceAndWait(ctx context.Context, s step) (effect, error) {
 		if done {
 			return measure(d.view.eventsSinceWatch(), start), nil
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 20*time.Millisecond); err != nil {
 			return effect{}, err
 		}
 	}

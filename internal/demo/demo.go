@@ -17,6 +17,7 @@ import (
 	"hardneg/internal/dataset"
 	"hardneg/internal/records"
 	"hardneg/internal/service"
+	"hardneg/internal/wait"
 	"hardneg/stream"
 )
 
@@ -184,18 +185,9 @@ func (d *demo) awaitFirstLoad(ctx context.Context) error {
 			printed = time.Now()
 			d.line("%s", left.String(len(d.entries), d.queries, d.view.size()))
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
-	}
-}
-
-func pause(ctx context.Context, length time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(length):
-		return nil
 	}
 }
 
