@@ -67,6 +67,8 @@ type Client struct {
 
 	explainUnstableAfter time.Duration // after waiting this long for stable offsets, log which transaction is open
 
+	fixed sync.Map // topic to number of partitions: see FixPartitions
+
 	plain struct { // the producer that Produce uses
 		sync.Mutex
 		*producer

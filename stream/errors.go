@@ -21,6 +21,8 @@ var (
 	ErrUnreachable = errors.New("cannot reach Kafka")
 	// ErrUnknownTopic means that a topic, or a partition of it, does not exist.
 	ErrUnknownTopic = errors.New("topic does not exist")
+	// ErrRepartitioned means that a topic has another number of partitions than FixPartitions allows.
+	ErrRepartitioned = errors.New("the number of partitions has changed")
 	// ErrOffsetOutOfRange means that an offset is below the start of the log or above its end.
 	ErrOffsetOutOfRange = errors.New("offset is outside the log")
 	// ErrCorrupt means that bytes from a broker cannot be read: a wrong checksum, a wrong length or an

@@ -32,7 +32,7 @@ func PartitionFor(key []byte, partitions int) int32 {
 	return int32(kafka.Murmur2Balancer{Consistent: true}.Balance(kafka.Message{Key: key}, all...))
 }
 
-// place is a partition of a topic.
+// topicPartition is a partition of a topic.
 type topicPartition struct {
 	topic     string
 	partition int32
@@ -128,6 +128,9 @@ func (c *Client) groupByPartition(ctx context.Context, outputs []Output) ([]*pen
 		}
 		to := topicPartition{o.Topic, o.Partition}
 		if o.Partition == ByKey {
+			if err := c.checkPartitions(o.Topic, n); err != nil {
+				return nil, err
+			}
 			key := o.Hash
 			if key == nil {
 				key = o.Key
