@@ -23,7 +23,6 @@ type Config struct {
 	APIKey            string
 	TLS               *tls.Config    // nil: plain text
 	Prefix            string         // of the names of collections and aliases
-	ReadConsistency   string         // majority, quorum or all; empty: the server's default
 	ReplicationFactor int            // of new collections; above 1, every replica confirms every write
 	ExactBelow        int            // search exactly while a collection has fewer points than this, by HNSW above
 	Log               zerolog.Logger // the zero value logs nothing
@@ -45,19 +44,14 @@ const (
 
 // Client is a connection to Qdrant. It is safe for concurrent use.
 type Client struct {
-	config      Config
-	connection  *qdrant.Client
-	consistency *qdrant.ReadConsistency
+	config     Config
+	connection *qdrant.Client
 }
 
 // Dial connects to Qdrant and checks that it answers and has version 1.16 or newer. It returns ErrUnreachable
 // if nothing listens at the address, and other errors if the configuration is wrong, the API key is refused
 // or the server is too old.
 func Dial(ctx context.Context, config Config) (*Client, error) {
-	consistency, err := readConsistency(config.ReadConsistency)
-	if err != nil {
-		return nil, err
-	}
 	host, port, err := splitAddress(config.Address)
 	if err != nil {
 		return nil, err
@@ -80,7 +74,7 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	if config.Waiting == nil {
 		config.Waiting = func(context.Context) {}
 	}
-	c := &Client{config: config, connection: connection, consistency: consistency}
+	c := &Client{config: config, connection: connection}
 	if err := c.checkVersion(ctx); err != nil {
 		_ = connection.Close()
 		return nil, err
@@ -151,19 +145,4 @@ func splitAddress(address string) (host string, port int, err error) {
 		host = "[" + host + "]"
 	}
 	return host, port, nil
-}
-
-// readConsistency translates Config.ReadConsistency. nil means the server's default.
-func readConsistency(name string) (*qdrant.ReadConsistency, error) {
-	switch name {
-	case "":
-		return nil, nil
-	case "majority":
-		return qdrant.NewReadConsistencyType(qdrant.ReadConsistencyType_Majority), nil
-	case "quorum":
-		return qdrant.NewReadConsistencyType(qdrant.ReadConsistencyType_Quorum), nil
-	case "all":
-		return qdrant.NewReadConsistencyType(qdrant.ReadConsistencyType_All), nil
-	}
-	return nil, fmt.Errorf("qdrant.read_consistency %q: want majority, quorum, all or nothing", name)
 }

@@ -170,7 +170,7 @@ var notDeleted = &qdrant.Filter{Must: []*qdrant.Condition{qdrant.NewMatchBool(fi
 func (x *Index) count(ctx context.Context, collection string, filter *qdrant.Filter, exact bool) (uint64, error) {
 	answer, err := call(ctx, x.client, "Count", collection, func(ctx context.Context) (*qdrant.CountResponse, error) {
 		return x.client.connection.GetPointsClient().Count(ctx, &qdrant.CountPoints{
-			CollectionName: collection, Filter: filter, Exact: &exact, ReadConsistency: x.client.consistency,
+			CollectionName: collection, Filter: filter, Exact: &exact,
 		})
 	})
 	return answer.GetResult().GetCount(), err
@@ -191,10 +191,11 @@ type size struct {
 }
 
 // searchParams chooses exact search for collections of fewer than Config.ExactBelow points, and HNSW for
-// larger ones.
+// larger ones. It makes Qdrant compare the vectors themselves: somebody may have switched quantization on, and
+// the rules compare cosines that differ by less than its error.
 func (x *Index) searchParams(ctx context.Context, collection string) (*qdrant.SearchParams, error) {
 	if x.exact {
-		return &qdrant.SearchParams{Exact: qdrant.PtrOf(true)}, nil
+		return params(true), nil
 	}
 	x.sizes.mu.Lock()
 	known, ok := x.sizes.known[collection]
@@ -212,5 +213,9 @@ func (x *Index) searchParams(ctx context.Context, collection string) (*qdrant.Se
 		x.sizes.known[collection] = known
 		x.sizes.mu.Unlock()
 	}
-	return &qdrant.SearchParams{Exact: qdrant.PtrOf(known.points < uint64(max(x.client.config.ExactBelow, 0)))}, nil
+	return params(known.points < uint64(max(x.client.config.ExactBelow, 0))), nil
+}
+
+func params(exact bool) *qdrant.SearchParams {
+	return &qdrant.SearchParams{Exact: &exact, Quantization: &qdrant.QuantizationSearchParams{Ignore: qdrant.PtrOf(true)}}
 }

@@ -17,7 +17,9 @@
 // # What it promises
 //
 //   - Read your writes: when a write returns, every later read by any client sees it, on a replicated
-//     cluster, too.
+//     cluster, too. Every write waits for all replicas, so a read asks one active replica. A read consistency
+//     of majority, quorum or all would be wrong: Qdrant leaves out what the replicas disagree on, and
+//     "absent", "last page" and "exhausted" would be false.
 //   - Documents never go backwards: [Index.WriteDocuments] does not replace a point that a later record
 //     of the same partition wrote.
 //   - States never go backwards: [Index.WriteStates] does not replace a state with a higher fencing

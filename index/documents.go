@@ -235,7 +235,7 @@ func (x *Index) points(ctx context.Context, collection string, ids []*qdrant.Poi
 		n := min(len(ids), most)
 		answer, err := call(ctx, x.client, "Get", collection, func(ctx context.Context) (*qdrant.GetResponse, error) {
 			return x.client.connection.GetPointsClient().Get(ctx, &qdrant.GetPoints{
-				CollectionName: collection, Ids: ids[:n], WithPayload: withPayload, WithVectors: withVectors, ReadConsistency: x.client.consistency,
+				CollectionName: collection, Ids: ids[:n], WithPayload: withPayload, WithVectors: withVectors,
 			})
 		})
 		if tooLarge(err) && n > 1 { // states of queries with much evidence are large
@@ -275,7 +275,7 @@ func (x *Index) scroll(ctx context.Context, collection string, filter *qdrant.Fi
 		answer, err := call(ctx, x.client, "Scroll", collection, func(ctx context.Context) (*qdrant.ScrollResponse, error) {
 			return x.client.connection.GetPointsClient().Scroll(ctx, &qdrant.ScrollPoints{
 				CollectionName: collection, Filter: filter, Offset: offset, Limit: &page,
-				WithPayload: withPayload, WithVectors: withVectors, ReadConsistency: x.client.consistency,
+				WithPayload: withPayload, WithVectors: withVectors,
 			})
 		})
 		if err != nil {

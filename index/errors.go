@@ -40,6 +40,10 @@ func classify(err error) (retriable bool, sentinel error) {
 		return true, ErrUnreachable
 	case codes.DeadlineExceeded:
 		return true, ErrUnavailable
+	case codes.Internal, codes.FailedPrecondition, codes.Aborted, codes.Canceled:
+		// A Qdrant that starts, restores a shard, runs out of disk or moves a replica answers with these. A fault
+		// of the request itself is an InvalidArgument or a NotFound.
+		return true, ErrUnavailable
 	case codes.ResourceExhausted:
 		if tooLarge(err) {
 			return false, nil

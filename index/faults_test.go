@@ -13,6 +13,7 @@ import (
 	"hardneg/internal/embedded/fault"
 	embedded "hardneg/internal/embedded/qdrant"
 
+	"github.com/qdrant/go-client/qdrant"
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -38,6 +39,11 @@ var passing = []struct {
 	{"answered late", fault.Fault{Delay: 50 * time.Millisecond, After: true}},
 	{"unavailable", fault.Fault{Err: status.Error(codes.Unavailable, "restarting")}},
 	{"unavailable after", fault.Fault{Err: status.Error(codes.Unavailable, "restarting"), After: true}},
+	{"internal", fault.Fault{Err: status.Error(codes.Internal, "service internal error: shard is loading")}},
+	{"internal after", fault.Fault{Err: status.Error(codes.Internal, "service internal error: disk"), After: true}},
+	{"precondition", fault.Fault{Err: status.Error(codes.FailedPrecondition, "replica is not active")}},
+	{"aborted", fault.Fault{Err: status.Error(codes.Aborted, "shard transfer")}},
+	{"cancelled", fault.Fault{Err: status.Error(codes.Canceled, "cancelled by the server")}},
 	{"too late", fault.Fault{Err: status.Error(codes.DeadlineExceeded, "too late")}},
 	{"too late after", fault.Fault{Err: status.Error(codes.DeadlineExceeded, "too late"), After: true}},
 	{"busy", fault.Fault{Err: embedded.Busy(0)}},
@@ -188,5 +194,38 @@ func TestWaiting(t *testing.T) {
 	plan.Set(fault.Rule{Calls: []string{"Points/Get"}, Times: 2, Fault: fault.Fault{Err: embedded.Busy(0)}})
 	if _, err := x.Documents(context.WithValue(t.Context(), key{}, "mine"), []string{"a"}, 0); err != nil || !reflect.DeepEqual(told, []any{"mine", "mine"}) {
 		t.Errorf("told %v, %v", told, err)
+	}
+}
+
+// TestSearchesIgnoreQuantization: every search asks for the vectors themselves, for somebody may quantize a collection.
+func TestSearchesIgnoreQuantization(t *testing.T) {
+	plan := fault.New(1)
+	x, r := open(t, startWithFaults(t, plan)), random(t)
+	write(t, x, 0, 1, document(r, "d", 0, 0))
+	searches := 0
+	plan.Set(fault.Rule{When: func(request any) bool {
+		if batch, ok := request.(*qdrant.QueryBatchPoints); ok {
+			for _, q := range batch.GetQueryPoints() {
+				if searches++; !q.GetParams().GetQuantization().GetIgnore() {
+					t.Errorf("a search has the parameters %v", q.GetParams())
+				}
+			}
+		}
+		return false
+	}})
+	query := [][]float32{unit(r, dimensions)}
+	for _, y := range []*index.Index{x, x.Exact()} {
+		if _, err := y.Search(t.Context(), query, 3); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := y.Rank(t.Context(), query, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := x.Entering(t.Context(), query); err != nil {
+		t.Fatal(err)
+	}
+	if searches != 5 {
+		t.Errorf("%d searches were seen, want 5", searches)
 	}
 }

@@ -76,7 +76,7 @@ func (x *Index) queryBatches(ctx context.Context, template *qdrant.QueryPoints, 
 	batch := max(1, min(maxSearches, maxAnswerBytes/(limit*hitSize)))
 	for start := 0; start < len(vectors); start += batch {
 		part := vectors[start:min(start+batch, len(vectors))]
-		request := &qdrant.QueryBatchPoints{CollectionName: template.CollectionName, ReadConsistency: x.client.consistency}
+		request := &qdrant.QueryBatchPoints{CollectionName: template.CollectionName}
 		for _, vector := range part {
 			request.QueryPoints = append(request.QueryPoints, &qdrant.QueryPoints{
 				CollectionName: template.CollectionName, Query: qdrant.NewQueryDense(vector), Limit: qdrant.PtrOf(uint64(limit)),

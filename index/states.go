@@ -85,7 +85,7 @@ func (x *Index) Known(ctx context.Context, from string, limit int, unlike string
 		filter = &qdrant.Filter{Must: notDeleted.GetMust(), MustNot: []*qdrant.Condition{qdrant.NewMatchKeyword(fieldFingerprint, unlike)}}
 	}
 	request := &qdrant.ScrollPoints{
-		CollectionName: x.queries, Filter: filter, ReadConsistency: x.client.consistency,
+		CollectionName: x.queries, Filter: filter,
 		WithPayload: qdrant.NewWithPayloadInclude(fieldQuery, fieldNewest), WithVectors: qdrant.NewWithVectors(false),
 	}
 	if from != "" {

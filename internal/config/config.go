@@ -114,9 +114,6 @@ type Qdrant struct {
 	TLS TLS `yaml:"tls"`
 	// Prefix of the names of collections and aliases.
 	Prefix string `yaml:"prefix"`
-	// How many replicas a read asks. A Qdrant with replicas needs `majority` or better, or changes can be missed.
-	// Empty: the server's default.
-	ReadConsistency string `yaml:"read_consistency" enum:"|majority|quorum|all"`
 	// Replicas of each collection; a write waits for all of them.
 	ReplicationFactor int `yaml:"replication_factor" default:"1" min:"1"`
 	// Collections with fewer points are searched exactly, larger ones by HNSW.

@@ -94,7 +94,7 @@ func TestPrecedence(t *testing.T) {
 func TestEveryKey(t *testing.T) {
 	special := map[string]string{
 		"stages": "[miner]", "log.level": "debug", "log.format": "json", "kafka.brokers": "[a:1, b:2]",
-		"kafka.sasl.mechanism": "plain", "qdrant.address": "q:1", "qdrant.read_consistency": "quorum",
+		"kafka.sasl.mechanism": "plain", "qdrant.address": "q:1",
 		"embedders": "[{name: x, type: carried, dimensions: 3}]", "reduce.method": "none", "reduce.variance": "0.5",
 		"mining.tiers": "[{policy: semantic, upto: 2}, {policy: positive-aware}]", "http.address": "h:1",
 		"kafka.session_timeout": "10s", "kafka.transaction_timeout": "10s", "fit.minimum": "9", "cache.max_bytes": "2000000", "cache.embedders": "all", "topics.replication_factor": "3",

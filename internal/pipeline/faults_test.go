@@ -47,13 +47,14 @@ func kafkaFaults() []fault.Rule {
 		fault.Rule{Calls: []string{"Heartbeat"}, Rate: 0.02, Fault: fault.Fault{Err: kerr.RebalanceInProgress}})
 }
 
-// qdrantFaults hits reads and writes, before and after their effect; Internal is one that the client does not repeat.
+// qdrantFaults hits reads and writes, before and after their effect; Unknown is an error that the client does not repeat.
 func qdrantFaults() []fault.Rule {
 	var rules []fault.Rule
 	for _, f := range []fault.Fault{
 		{Cut: true}, {Cut: true, After: true}, {Err: status.Error(codes.Unavailable, "restarting")}, {Err: status.Error(codes.DeadlineExceeded, "late"), After: true},
 		{Err: embeddedqdrant.Busy(0)}, {Err: embeddedqdrant.ErrWaitTimeout}, {Err: embeddedqdrant.ErrWaitTimeout, After: true},
-		{Err: status.Error(codes.Internal, "disk")}, {Err: status.Error(codes.Internal, "disk"), After: true}, {Delay: 20 * time.Millisecond, After: true},
+		{Err: status.Error(codes.Internal, "disk")}, {Err: status.Error(codes.Internal, "disk"), After: true},
+		{Err: status.Error(codes.Unknown, "what")}, {Err: status.Error(codes.Unknown, "what"), After: true}, {Delay: 20 * time.Millisecond, After: true},
 	} {
 		rules = append(rules, fault.Rule{Rate: 0.004, Fault: f})
 	}

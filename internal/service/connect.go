@@ -65,7 +65,6 @@ func ConnectQdrant(ctx context.Context, c *config.Config, log zerolog.Logger) (*
 		APIKey:            string(c.Qdrant.APIKey),
 		TLS:               encryption,
 		Prefix:            c.Qdrant.Prefix,
-		ReadConsistency:   c.Qdrant.ReadConsistency,
 		ReplicationFactor: c.Qdrant.ReplicationFactor,
 		ExactBelow:        c.Qdrant.ExactBelow,
 		Log:               log,
