@@ -1,6 +1,6 @@
-// Package audit recomputes lists from scratch, by exact search, and compares them with what is stored and published. It also
-// explains a list. Its worth is that it goes another way than the stages, so it must not import package stages: the
-// linter forbids it. Only packages of hardneg import it.
+// Package audit recomputes lists from scratch, by exact search, and compares them with the stored states and
+// the published triplets. It also explains a list. It finds mistakes of the stages because it shares no code
+// with them. So it must not import package stages: the linter forbids it. Only packages of hardneg import it.
 package audit
 
 import (
@@ -15,7 +15,7 @@ import (
 	"hardneg/stream"
 )
 
-// Options say what to audit. The rules are those that the miners published, not those of Config.
+// Options says what to audit. An audit uses the rules that the miners published, not the rules of Config.
 type Options struct {
 	catalog.Conn
 	Sample int    // queries to check; 0: all
@@ -28,38 +28,41 @@ type Report struct {
 	Generation  string         `json:"generation"`
 	Fingerprint string         `json:"fingerprint"` // of the rules
 	Known       int            `json:"known_queries"`
-	Queries     int            `json:"queries"`         // checked, of the known ones
-	Unknown     int            `json:"unknown_queries"` // also checked: only the triplets topic knows them
+	Queries     int            `json:"queries"`         // known queries that were checked
+	Unknown     int            `json:"unknown_queries"` // queries that only the triplets topic has; they were checked too
 	Pairs       int            `json:"pairs"`
 	Slots       int            `json:"slots"`
 	Triplets    int            `json:"triplets"` // published
 	Seed        *uint64        `json:"seed,omitempty"`
 	Kinds       map[string]int `json:"kinds"` // differences by kind
 	Differences []Difference   `json:"differences"`
-	UnderWay    int            `json:"under_way"` // queries that differed, but changed too often to be judged
-	Behind      int64          `json:"behind"`    // records that the stages had not processed, and did not while the audit waited
+	UnderWay    int            `json:"under_way"` // queries that differed but changed too often to be judged
+	Behind      int64          `json:"behind"`    // records that the stages have not processed, although the audit waited
 	Repaired    *Repair        `json:"repaired,omitempty"`
 }
 
 // Repair is the outcome of a repair.
 type Repair struct {
-	Queries  int          `json:"queries"`   // sent through refresh
-	Strays   int          `json:"strays"`    // records replaced by a null
+	Queries  int          `json:"queries"`   // queries that were sent through refresh
+	Strays   int          `json:"strays"`    // stray records that were replaced by a null
 	Left     []Difference `json:"left"`      // differences that are still there
 	UnderWay int          `json:"under_way"` // repaired queries that changed too often to be judged again
 }
 
-// auditor is one audit.
+// auditor carries out one audit.
 type auditor struct {
 	*recomputer
 	published *publishedView
 
-	underWay int
-	behind   int64
+	underWay int   // queries that the last call of again could not judge
+	behind   int64 // records that were left at the end of the last call of settle
 }
 
-// Run recomputes queries from scratch, by exact search, and reports where the states or the triplets topic differ from that. It
-// takes the evidence and the vectors as they are stored.
+// counts says what a check has looked at.
+type counts struct{ pairs, slots, triplets int }
+
+// Run recomputes queries from scratch, by exact search, and reports where the states or the triplets topic
+// differ from the outcome. It takes evidence and vectors from the index: it does not check them.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	view, err := o.Open(ctx)
 	if err != nil {
@@ -68,37 +71,37 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if view.Publishing() {
 		return nil, fmt.Errorf("generation %s is promoted, and its triplets are being published: audit when hardneg status says that it is done", view.Generation)
 	}
-	a := &auditor{}
-	if a.recomputer, err = newRecomputer(ctx, view); err != nil {
+	recomputer, err := newRecomputer(ctx, view)
+	if err != nil {
 		return nil, err
 	}
 	known, err := view.KnownQueries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	wanted := catalog.Sample(known, o.Sample, o.Seed)
-	a.published, err = newPublishedView(ctx, o.Kafka, o.Config.Topics.Triplets, func(query string) bool {
-		_, wants := slices.BinarySearch(wanted, query)
-		_, knows := slices.BinarySearch(known, query)
-		return wants || !knows
+	sample := catalog.Sample(known, o.Sample, o.Seed)
+	published, err := newPublishedView(ctx, o.Kafka, o.Config.Topics.Triplets, func(query string) bool {
+		_, isSampled := slices.BinarySearch(sample, query)
+		_, isKnown := slices.BinarySearch(known, query)
+		return isSampled || !isKnown
 	})
 	if err != nil {
 		return nil, err
 	}
-	checked := len(wanted)
-	wanted = slices.AppendSeq(wanted, maps.Keys(a.published.queries))
-	slices.Sort(wanted)
-	wanted = slices.Compact(wanted)
+	a := &auditor{recomputer: recomputer, published: published}
+	queries := slices.AppendSeq(slices.Clone(sample), maps.Keys(published.queries)) // with those that only the topic knows
+	slices.Sort(queries)
+	queries = slices.Compact(queries)
+	differing, counts, err := a.check(ctx, queries)
+	if err != nil {
+		return nil, err
+	}
 	report := &Report{
-		Generation: view.Generation, Fingerprint: view.Rules.Fingerprint, Known: len(known), Queries: checked, Unknown: len(wanted) - checked,
-		Kinds: map[string]int{},
+		Generation: view.Generation, Fingerprint: view.Rules.Fingerprint, Known: len(known), Queries: len(sample), Unknown: len(queries) - len(sample),
+		Pairs: counts.pairs, Slots: counts.slots, Triplets: counts.triplets, Kinds: map[string]int{},
 	}
 	if o.Sample > 0 {
 		report.Seed = &o.Seed
-	}
-	differing, err := a.check(ctx, wanted, report)
-	if err != nil {
-		return nil, err
 	}
 	if differing, err = a.again(ctx, differing); err != nil {
 		return nil, err
@@ -106,7 +109,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := view.StillLive(ctx, "audit"); err != nil {
 		return nil, err
 	}
-	report.Differences, report.UnderWay, report.Behind = a.flat(differing), a.underWay, a.behind
+	report.Differences, report.UnderWay, report.Behind = a.inOrder(differing), a.underWay, a.behind
 	for _, d := range report.Differences {
 		report.Kinds[d.Kind]++
 	}
@@ -117,46 +120,44 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return report, err
 }
 
-// check compares queries, and returns the differences by query. It counts what it looked at in report, which may be nil.
-func (a *auditor) check(ctx context.Context, queries []string, report *Report) (map[string][]Difference, error) {
-	differing := map[string][]Difference{}
+// check recomputes queries, and returns the differences by query.
+func (a *auditor) check(ctx context.Context, queries []string) (differing map[string][]Difference, n counts, err error) {
+	differing = map[string][]Difference{}
 	for ids := range slices.Chunk(queries, together) {
-		all, err := a.recompute(ctx, ids)
+		outcomes, err := a.recompute(ctx, ids)
 		if err != nil {
-			return nil, err
+			return nil, n, err
 		}
 		if err := a.published.read(ctx); err != nil {
-			return nil, err
+			return nil, n, err
 		}
 		for _, id := range ids {
-			if found := a.compare(id, all[id]); len(found) > 0 {
-				differing[id] = found
+			if differences := a.compare(id, outcomes[id]); len(differences) > 0 {
+				differing[id] = differences
 			}
-			if report == nil {
-				continue
-			}
-			report.Triplets += len(a.published.queries[id])
-			for _, pair := range all[id].outcome.Pairs {
-				report.Pairs++
-				report.Slots += len(pair.Slots)
+			n.triplets += len(a.published.queries[id])
+			for _, pair := range outcomes[id].outcome.Pairs {
+				n.pairs++
+				n.slots += len(pair.Slots)
 			}
 		}
 	}
-	return differing, nil
+	return differing, n, nil
 }
 
-// flat lists all differences in order.
-func (a *auditor) flat(differing map[string][]Difference) []Difference {
-	all := []Difference{}
-	for _, found := range differing {
-		all = append(all, found...)
+// inOrder returns the differences of all queries in order, and then the stray records.
+func (a *auditor) inOrder(differing map[string][]Difference) []Difference {
+	list := []Difference{}
+	for _, differences := range differing {
+		list = append(list, differences...)
 	}
-	slices.SortStableFunc(all, Difference.compare)
-	return append(all, a.strays()...)
+	slices.SortStableFunc(list, Difference.compare)
+	return append(list, a.strays()...)
 }
 
-// repair sends the differing queries through refresh, with the ranks that the audit has seen published, and waits for the
-// outcome. It replaces a stray record by a null in its own partition, where no miner writes.
+// repair sends the differing queries through refresh, with the ranks that the audit has seen published, and
+// waits for the outcome. It replaces each stray record by a null in the partition of that record, where no
+// miner writes.
 func (a *auditor) repair(ctx context.Context, differing map[string][]Difference) (*Repair, error) {
 	repair := &Repair{Queries: len(differing), Strays: len(a.published.strays)}
 	var outputs []stream.Output
@@ -179,11 +180,11 @@ func (a *auditor) repair(ctx context.Context, differing map[string][]Difference)
 	if err := a.settle(ctx); err != nil {
 		return nil, err
 	}
-	left, err := a.check(ctx, slices.Sorted(maps.Keys(differing)), nil)
+	rest, _, err := a.check(ctx, slices.Sorted(maps.Keys(differing)))
 	if err != nil {
 		return nil, err
 	}
-	if left, err = a.again(ctx, left); err != nil {
+	if rest, err = a.again(ctx, rest); err != nil {
 		return nil, err
 	}
 	if err := a.published.read(ctx); err != nil {
@@ -192,6 +193,6 @@ func (a *auditor) repair(ctx context.Context, differing map[string][]Difference)
 	if err := a.StillLive(ctx, "audit"); err != nil {
 		return nil, err
 	}
-	repair.Left, repair.UnderWay = a.flat(left), a.underWay
+	repair.Left, repair.UnderWay = a.inOrder(rest), a.underWay
 	return repair, nil
 }

@@ -29,7 +29,7 @@ func audit(w *pipelinetest.World, change func(*Options)) *Report {
 	return report
 }
 
-// clean fails where an audit finds anything, or looks at nothing.
+// clean fails the test if an audit finds a difference, or looks at nothing.
 func clean(w *pipelinetest.World, when string) {
 	w.T.Helper()
 	r := audit(w, nil)
@@ -46,7 +46,8 @@ func lines(differences []Difference) string {
 	return b.String()
 }
 
-// corruptions are ways in which a state can be wrong, with the kind that an audit finds first of each.
+// corruptions are ways in which a state can be wrong. kind is the kind of difference by which the audit must
+// find it.
 var corruptions = []struct {
 	kind    string
 	corrupt func(s *index.State, p *index.Positive)
@@ -75,7 +76,8 @@ func TestAuditFindsAndRepairs(t *testing.T) {
 	w.Compare("after the load")
 	clean(w, "after the load")
 
-	// States that are wrong although this very owner wrote them: what nothing else would ever notice.
+	// These states are wrong, but they have the token of the present owner. Nothing but an audit would notice
+	// that.
 	live := w.Live()
 	want := map[string]string{}
 	states, err := live.States(t.Context(), slices.Sorted(maps.Keys(w.Logged)))
@@ -114,7 +116,7 @@ func TestAuditFindsAndRepairs(t *testing.T) {
 		t.Errorf("found %v, want %v\n%s", got, want, lines(report.Differences))
 	}
 
-	// Triplets that are wrong.
+	// These triplets are wrong.
 	nulled, nulledAt := full()
 	other, otherAt := full()
 	key := func(s index.State, p *index.Positive, rank int) stream.Output {
@@ -179,7 +181,8 @@ func strays(w *pipelinetest.World) map[stray]published {
 	return v.strays
 }
 
-// TestAuditSample checks that a sample is one, and can be repeated.
+// TestAuditSample checks that an audit of a sample looks at so many queries, and that the same seed gives the
+// same sample.
 func TestAuditSample(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 2, 12)
@@ -216,7 +219,8 @@ func TestAuditSample(t *testing.T) {
 	}
 }
 
-// TestAuditWhileLive audits a service under a stream of changes: none of what is under way is a difference.
+// TestAuditWhileLive audits a service under a stream of changes. Changes that are under way must not count as
+// differences.
 func TestAuditWhileLive(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 3, pipelinetest.Queries)
@@ -248,7 +252,8 @@ func TestAuditWhileLive(t *testing.T) {
 	w.Compare("at the end")
 }
 
-// TestAuditTakesTheMinersRules: an audit by another configuration uses the miners' rules.
+// TestAuditTakesTheMinersRules audits with another configuration than the miners'. The audit must use the
+// miners' rules.
 func TestAuditTakesTheMinersRules(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 4, 6)
@@ -263,7 +268,8 @@ func TestAuditTakesTheMinersRules(t *testing.T) {
 	}
 }
 
-// TestAuditScan: going through all documents decides as searching does, also where windows end by depth.
+// TestAuditScan checks that a scan of all documents gives the same lists as searches, even where windows end
+// by depth.
 func TestAuditScan(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 9, 12)
@@ -304,7 +310,8 @@ func TestAuditScan(t *testing.T) {
 	clean(w, "by search")
 }
 
-// TestAuditWaiting: which queries wait for the miner, whatever is committed, and purged.
+// TestAuditWaiting checks which queries wait for the miner, although refresh records were committed and
+// purged before.
 func TestAuditWaiting(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 18, 8)
@@ -315,13 +322,9 @@ func TestAuditWaiting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recomputer, err := newRecomputer(t.Context(), view)
-	if err != nil {
-		t.Fatal(err)
-	}
 	waiting := func() []string {
 		queries := map[string]bool{}
-		if err := (&auditor{recomputer: recomputer}).waiting(t.Context(), queries); err != nil {
+		if err := addWaiting(t.Context(), view, queries); err != nil {
 			t.Fatal(err)
 		}
 		return slices.Sorted(maps.Keys(queries))

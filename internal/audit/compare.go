@@ -12,14 +12,14 @@ import (
 	"hardneg/mining"
 )
 
-// Kinds of differences. In the first six the state of a query is wrong, in the others the triplets topic.
+// Kinds of differences. In the first six the state of a query is wrong, in the other ones the triplets topic.
 const (
-	KindPositive     = "positive"  // whether a document has a list, its version, its similarity, or why the list is short
-	KindStored       = "stored"    // a slot
-	KindWatch        = "watch"     // the documents that the query watches: a future miss
-	KindEntry        = "entry"     // the ranges in which new documents reach it: a future miss
-	KindInconsistent = "astray"    // the fields that look-ups and filters use do not follow from the rest of the state: a future miss
-	KindRank         = "rank"      // a slot is published above the ranks that the state knows of: it could not be retracted
+	KindPositive     = "positive"  // whether a document has a list, its version or similarity, or why the list is short
+	KindStored       = "stored"    // a slot of a list
+	KindWatch        = "watch"     // the documents that the query watches: it will miss a change
+	KindEntry        = "entry"     // the ranges in which new documents reach it: it will miss one
+	KindInconsistent = "astray"    // fields for look-ups do not follow from the rest of the state: it will miss a change
+	KindRank         = "rank"      // a slot is published above the ranks that the state knows, so it cannot be retracted
 	KindMissing      = "missing"   // a slot is not published
 	KindExtra        = "extra"     // a slot is published that should be empty
 	KindPublished    = "published" // a slot is published with other content
@@ -27,8 +27,8 @@ const (
 	KindStray        = "stray"     // a record in the triplets topic that no miner writes there
 )
 
-// Difference is one place where a computation from scratch gives something else. Stored, Published and Recomputed are texts for
-// a reader; an empty text means that nothing is there.
+// Difference is one place where a computation from scratch gives another result. Stored, Published and
+// Recomputed are texts for people; an empty text means that nothing is there.
 type Difference struct {
 	Kind       string `json:"kind"`
 	Query      string `json:"query"`
@@ -39,13 +39,14 @@ type Difference struct {
 	Recomputed string `json:"recomputed,omitempty"`
 }
 
+// compare orders differences by query, positive, rank and kind.
 func (a Difference) compare(b Difference) int {
 	return cmp.Or(strings.Compare(a.Query, b.Query), strings.Compare(a.Positive, b.Positive), cmp.Compare(a.Rank, b.Rank), strings.Compare(a.Kind, b.Kind))
 }
 
-// compare lists where the state and the triplets of a query differ from what was recomputed.
+// compare returns the differences between the state and the triplets of a query and the recomputed lists.
 func (a *auditor) compare(query string, r recomputed) []Difference {
-	found := compareState(r.state, r.outcome)
+	differences := compareState(r.state, r.outcome)
 	slots := a.published.queries[query]
 	stored := map[triplets.Slot]string{}
 	for _, p := range r.state.Positives {
@@ -53,11 +54,11 @@ func (a *auditor) compare(query string, r recomputed) []Difference {
 			stored[triplets.Slot{Query: query, Positive: p.Document, Rank: i + 1}] = slotText(slot, p.Similarity)
 		}
 	}
-	wanted := map[triplets.Slot]bool{}
+	expected := map[triplets.Slot]bool{}
 	for _, pair := range r.outcome.Pairs {
 		for i, slot := range pair.Slots {
 			at := triplets.Slot{Query: query, Positive: pair.Positive, Rank: i + 1}
-			wanted[at] = true
+			expected[at] = true
 			d := Difference{
 				Query: query, Positive: at.Positive, Rank: at.Rank, Stored: stored[at], Recomputed: slotText(slot, pair.Similarity),
 			}
@@ -66,39 +67,39 @@ func (a *auditor) compare(query string, r recomputed) []Difference {
 				d.Published, d.Kind = got.text(), KindPublished
 				if problem := a.problem(got, r.state, pair, slot); problem != "" {
 					d.Published += ": " + problem
-					found = append(found, d)
+					differences = append(differences, d)
 				}
 				continue
 			}
 			d.Kind = KindMissing
-			found = append(found, d)
+			differences = append(differences, d)
 		}
 	}
 	for _, at := range a.published.slots(query) {
 		if r.known && at.Rank > r.state.Published[at.Positive] {
-			found = append(found, Difference{
+			differences = append(differences, Difference{
 				Kind: KindRank, Query: query, Positive: at.Positive, Rank: at.Rank, Published: slots[at].text(),
 				Stored: fmt.Sprintf("up to %d", r.state.Published[at.Positive]),
 			})
 		}
-		if wanted[at] {
+		if expected[at] {
 			continue
 		}
 		d := Difference{Kind: KindExtra, Query: query, Positive: at.Positive, Rank: at.Rank, Stored: stored[at], Published: slots[at].text()}
 		if !r.known {
 			d.Kind = KindUnknown
 		}
-		found = append(found, d)
+		differences = append(differences, d)
 	}
-	return found
+	return differences
 }
 
-// problem says what is wrong with a published triplet; empty: nothing.
+// problem returns what is wrong with a published triplet; empty if nothing is.
 func (a *auditor) problem(got published, state index.State, pair mining.Pair, slot mining.Slot) string {
 	t := got.triplet
-	text := state.Text == t.Query.Text
+	sameText := state.Text == t.Query.Text
 	if t.Query.Truncated {
-		text = strings.HasPrefix(state.Text, t.Query.Text)
+		sameText = strings.HasPrefix(state.Text, t.Query.Text)
 	}
 	was := mining.Pair{Positive: pair.Positive, Hash: t.Positive.Version, Similarity: t.Similarity.QueryPositive, Slots: []mining.Slot{{
 		Document: t.Negative.ID, Hash: t.Negative.Version, Policy: t.Policy,
@@ -112,7 +113,7 @@ func (a *auditor) problem(got published, state index.State, pair mining.Pair, sl
 		return "another negative"
 	case !mining.SamePair(was, want):
 		return "another version, policy or similarity"
-	case !text:
+	case !sameText:
 		return "another text of the query"
 	case t.Generation != a.Generation:
 		return "of generation " + t.Generation
@@ -120,9 +121,9 @@ func (a *auditor) problem(got published, state index.State, pair mining.Pair, sl
 	return ""
 }
 
-// compareState lists where a state differs from what was recomputed.
+// compareState returns the differences between a state and the recomputed lists.
 func compareState(state index.State, want mining.Outcome) []Difference {
-	var found []Difference
+	var differences []Difference
 	pairs := map[string]mining.Pair{}
 	for _, pair := range want.Pairs {
 		pairs[pair.Positive] = pair
@@ -132,7 +133,7 @@ func compareState(state index.State, want mining.Outcome) []Difference {
 		had, should := p.Pair(), pair
 		had.Slots, should.Slots, should.Positive = nil, nil, p.Document
 		if p.Paired != paired || !mining.SamePair(had, should) {
-			found = append(found, Difference{
+			differences = append(differences, Difference{
 				Kind: KindPositive, Query: state.QueryID, Positive: p.Document,
 				Stored: pairText(p.Paired, p.Pair()), Recomputed: pairText(paired, pair),
 			})
@@ -149,25 +150,27 @@ func compareState(state index.State, want mining.Outcome) []Difference {
 			if len(should) > 0 {
 				d.Recomputed = slotText(should[0], pair.Similarity)
 			}
-			found = append(found, d)
+			differences = append(differences, d)
 		}
 	}
 	if !slices.Equal(state.Watch, want.Watch) {
-		found = append(found, Difference{Kind: KindWatch, Query: state.QueryID, Stored: without(state.Watch, want.Watch), Recomputed: without(want.Watch, state.Watch)})
+		differences = append(differences, Difference{Kind: KindWatch, Query: state.QueryID, Stored: without(state.Watch, want.Watch), Recomputed: without(want.Watch, state.Watch)})
 	}
 	if state.Inconsistent != "" {
-		found = append(found, Difference{Kind: KindInconsistent, Query: state.QueryID, Stored: state.Inconsistent})
+		differences = append(differences, Difference{Kind: KindInconsistent, Query: state.QueryID, Stored: state.Inconsistent})
 	}
 	if !mining.SameEntry(state.Entry, want.Entry) {
-		found = append(found, Difference{Kind: KindEntry, Query: state.QueryID, Stored: entryText(state.Entry), Recomputed: entryText(want.Entry)})
+		differences = append(differences, Difference{Kind: KindEntry, Query: state.QueryID, Stored: entryText(state.Entry), Recomputed: entryText(want.Entry)})
 	}
-	return found
+	return differences
 }
 
+// slotText describes a slot. positive is the cosine of query and positive.
 func slotText(s mining.Slot, positive float32) string {
 	return fmt.Sprintf("%s@%.8s %s %.5f %.5f %.5f", s.Document, s.Hash, s.Policy, positive, s.QueryNegative, s.PositiveNegative)
 }
 
+// text describes a published triplet as slotText does.
 func (p published) text() string {
 	t := p.triplet
 	if t.Negative.ID == "" {
@@ -179,6 +182,7 @@ func (p published) text() string {
 	}, t.Similarity.QueryPositive)
 }
 
+// pairText describes a list without its slots.
 func pairText(paired bool, p mining.Pair) string {
 	switch {
 	case !paired:
@@ -189,6 +193,7 @@ func pairText(paired bool, p mining.Pair) string {
 	return strings.TrimSpace(fmt.Sprintf("@%.8s %.5f %s", p.Hash, p.Similarity, p.Reason))
 }
 
+// entryText describes entry ranges.
 func entryText(entry []mining.Interval) string {
 	parts := make([]string, len(entry))
 	for i, e := range entry {
@@ -200,7 +205,7 @@ func entryText(entry []mining.Interval) string {
 	return strings.Join(parts, " ")
 }
 
-// without lists the ids that only the first slice has.
+// without returns, as text, the ids of a that b does not have.
 func without(a, b []string) string {
 	var only []string
 	for _, id := range a {
@@ -211,16 +216,16 @@ func without(a, b []string) string {
 	return strings.Join(only, " ")
 }
 
-// strays lists the records of the triplets topic that no miner would write.
+// strays returns the records of the triplets topic that no miner would write, as differences.
 func (a *auditor) strays() []Difference {
-	var found []Difference
+	var differences []Difference
 	for at, p := range a.published.strays {
 		query := p.triplet.Query.ID
 		if query == "" {
 			query = fmt.Sprintf("key %q", at.key)
 		}
-		found = append(found, Difference{Kind: KindStray, Query: query, Positive: p.triplet.Positive.ID, Rank: p.triplet.Rank, Published: p.problem})
+		differences = append(differences, Difference{Kind: KindStray, Query: query, Positive: p.triplet.Positive.ID, Rank: p.triplet.Rank, Published: p.problem})
 	}
-	slices.SortFunc(found, Difference.compare)
-	return found
+	slices.SortFunc(differences, Difference.compare)
+	return differences
 }

@@ -12,26 +12,28 @@ import (
 	"hardneg/mining"
 )
 
-// ExplainOptions say which lists to explain. The rules are those that the miners published, not those of Config.
+// ExplainOptions says which lists to explain, by the rules that the miners published, not the rules of
+// Config.
 type ExplainOptions struct {
 	catalog.Conn
 	Query    string
-	Positive string // whose list; empty: all of the query's
-	Document string // which document is asked for; empty: none
+	Positive string // explain only the list of this positive; empty: all lists of the query
+	Document string // also say what the rules did with this document; empty: with none
 }
 
-// Explanation shows how the lists of a query come about. It is computed from the stored evidence, by exact search.
+// Explanation shows how the lists of a query came about. It is computed from the stored evidence, by exact
+// search.
 type Explanation struct {
 	Generation  string              `json:"generation"`
 	Fingerprint string              `json:"fingerprint"` // of the rules
 	Query       string              `json:"query_id"`
-	Text        string              `json:"text"` // empty: forgotten
+	Text        string              `json:"text"` // empty: the query is forgotten
 	Evidence    []ExplainedEvidence `json:"evidence"`
 	Pairs       []ExplainedPair     `json:"pairs"`
-	Titles      map[string]string   `json:"titles"` // of the documents that are mentioned: title, or else text
+	Titles      map[string]string   `json:"titles"` // by document id: the title, or the beginning of the text if there is none
 }
 
-// ExplainedEvidence is a document that the log names for the query.
+// ExplainedEvidence is a document that the query log names for the query.
 type ExplainedEvidence struct {
 	Document string  `json:"doc_id"`
 	Weight   float64 `json:"weight"`
@@ -45,7 +47,7 @@ type ExplainedPair struct {
 	Similarity float32            `json:"similarity"` // cosine of query and positive
 	Negatives  []string           `json:"negatives"`
 	Reason     mining.Reason      `json:"reason,omitempty"` // why the list is short
-	Stored     []Difference       `json:"stored,omitempty"` // where the list as it is stored differs from this one
+	Stored     []Difference       `json:"stored,omitempty"` // where the stored list differs from this one
 	Document   *ExplainedDocument `json:"document,omitempty"`
 }
 
@@ -55,20 +57,20 @@ type ExplainedDocument struct {
 	Indexed          bool     `json:"indexed"`
 	QueryDocument    float32  `json:"query_document"`    // cosine
 	PositiveDocument float32  `json:"positive_document"` // cosine
-	Tiers            []string `json:"tiers"`             // a verdict of package mining, or one of those below
+	Tiers            []string `json:"tiers"`             // for each tier a verdict of package mining, or OutOfRange or Behind
 }
 
-// Why a tier did not come to a document.
+// Reasons why a tier did not come to a document.
 const (
 	OutOfRange = "out_of_range" // its cosine to the query is not in the tier's range
 	Behind     = "behind"       // the tier ended before it came to it
 )
 
-// ErrUnknownQuery says that nothing is known of a query.
+// ErrUnknownQuery means that a query has no state.
 var ErrUnknownQuery = errors.New("nothing is known of the query")
 
-// Explain computes the lists of a query, and says of each document that the rules looked at why it is in the list or not. It
-// returns ErrUnknownQuery if the query has no state.
+// Explain computes the lists of a query. For each document that the rules looked at it says why the document
+// is in the list or not. It returns ErrUnknownQuery if the query has no state.
 func Explain(ctx context.Context, o ExplainOptions) (*Explanation, error) {
 	view, err := o.Open(ctx)
 	if err != nil {
@@ -83,11 +85,11 @@ func Explain(ctx context.Context, o ExplainOptions) (*Explanation, error) {
 		out, log = a.mining.Explain(in)
 		return out
 	}
-	all, err := a.recompute(ctx, []string{o.Query})
+	outcomes, err := a.recompute(ctx, []string{o.Query})
 	if err != nil {
 		return nil, err
 	}
-	r := all[o.Query]
+	r := outcomes[o.Query]
 	if !r.known {
 		return nil, fmt.Errorf("%w %q: no record of the query log has had this query_id, the stages have not come to it, or its records were refused (hardneg dlq list)", ErrUnknownQuery, o.Query)
 	}
@@ -121,7 +123,8 @@ func Explain(ctx context.Context, o ExplainOptions) (*Explanation, error) {
 	return e, nil
 }
 
-// read reads the titles of the documents, and finds what each tier did with the document that the user asked for.
+// read reads the documents. It fills in the titles, the evidence, and what each tier did with the document
+// that the user asked for.
 func (e *Explanation) read(ctx context.Context, a *recomputer, o ExplainOptions, state index.State) error {
 	ids := map[string]bool{}
 	for _, p := range state.Positives {
@@ -167,9 +170,9 @@ func (e *Explanation) read(ctx context.Context, a *recomputer, o ExplainOptions,
 		p.Document.Indexed = true
 		p.Document.QueryDocument, p.Document.PositiveDocument = mining.Cosine(state.Vector, document.Vector), mining.Cosine(positive.Vector, document.Vector)
 		for _, tier := range p.Tiers {
-			verdict := placed(tier, o.Document, p.Document.QueryDocument)
+			verdict := verdictOf(tier, o.Document, p.Document.QueryDocument)
 			if named {
-				verdict = mining.IsEvidence.String() // whatever its range, and however far the tier came
+				verdict = mining.IsEvidence.String() // the tier may not have come to it
 			}
 			p.Document.Tiers = append(p.Document.Tiers, verdict)
 		}
@@ -177,8 +180,8 @@ func (e *Explanation) read(ctx context.Context, a *recomputer, o ExplainOptions,
 	return nil
 }
 
-// placed says what a tier did with a document.
-func placed(tier mining.TierLog, id string, cosine float32) string {
+// verdictOf returns what a tier did with a document.
+func verdictOf(tier mining.TierLog, id string, cosine float32) string {
 	for _, d := range tier.Decisions {
 		if d.Document == id {
 			return d.Verdict.String()
@@ -194,7 +197,7 @@ func placed(tier mining.TierLog, id string, cosine float32) string {
 	return Behind
 }
 
-// beginning returns the first part of a text.
+// beginning returns the first 200 bytes of a text, and the rest of the last character.
 func beginning(text string) string {
 	const most = 200
 	for i := range text {

@@ -25,7 +25,8 @@ func explain(w *pipelinetest.World, query string, change func(*ExplainOptions)) 
 	return e
 }
 
-// TestExplain: what is explained is the view, and says so where the stored list is another one.
+// TestExplain checks that the explained lists are the view, and that an explanation says where the stored
+// list differs.
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 41, 8)
@@ -59,7 +60,7 @@ func TestExplain(t *testing.T) {
 		t.Errorf("%d slots explained, not %v", lists, want)
 	}
 
-	// One document: evidence, a copy of it, one that is not there.
+	// These ask for one document: evidence, a copy of evidence, a document that does not exist.
 	one := func(query, document string) []ExplainedPair {
 		return explain(w, query, func(o *ExplainOptions) { o.Positive, o.Document = "d0", document }).Pairs
 	}
@@ -91,7 +92,7 @@ func TestExplain(t *testing.T) {
 		}
 	}
 
-	// A positive that is deleted, a query that is forgotten, one that never was.
+	// A positive is deleted, a query is forgotten, and a query never existed.
 	delete(w.Docs, "d0")
 	w.Produce("documents", "d0", nil)
 	w.Produce("queries", "q1", nil)

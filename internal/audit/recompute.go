@@ -10,20 +10,22 @@ import (
 )
 
 const (
-	together      = 64      // queries whose reads share a round trip
+	together      = 64      // queries that share the round trips of their reads
 	firstLimit    = 64      // candidates of a first search; each further search asks for four times as many
-	heldDocuments = 1 << 14 // candidates held in memory at a time; a query that needs more is compared with all documents
+	heldDocuments = 1 << 14 // candidates that are held in memory at a time; a query that needs more is compared with all documents
 )
 
-// recomputer decides the lists of queries from scratch: it takes their evidence as it is stored, and searches exactly.
+// recomputer decides the lists of queries from scratch. It takes their evidence from the states, and searches
+// exactly.
 type recomputer struct {
 	*catalog.View
 	mining     *mining.Miner
-	mine       func(mining.Input) mining.Outcome // mining.Mine, or what records an account of it
-	searchable int                               // candidates of the widest search
+	mine       func(mining.Input) mining.Outcome // mining.Mine, or for Explain a function that also logs
+	searchable int                               // candidates of a search, at most; tests set it lower
 	documents  uint64                            // number of documents at the beginning
 }
 
+// newRecomputer returns a recomputer for a view.
 func newRecomputer(ctx context.Context, view *catalog.View) (*recomputer, error) {
 	documents, _, err := view.Collections.Counts(ctx)
 	if err != nil {
@@ -36,15 +38,15 @@ func newRecomputer(ctx context.Context, view *catalog.View) (*recomputer, error)
 	return &recomputer{View: view, mining: rules, mine: rules.Mine, searchable: heldDocuments, documents: documents}, nil
 }
 
-// recomputed is a query: what is stored, and what should be.
+// recomputed is a query whose lists were recomputed.
 type recomputed struct {
-	state   index.State
-	known   bool
-	outcome mining.Outcome
+	state   index.State    // as it is stored
+	known   bool           // there is a state
+	outcome mining.Outcome // as it should be
 }
 
-// recompute mines queries from scratch. It takes their evidence as it is stored. It reads everything else, and decides it anew by
-// exact search over all documents.
+// recompute mines queries from scratch, by exact search over all documents, and returns the outcomes by
+// query. Only the evidence comes from the states.
 func (a *recomputer) recompute(ctx context.Context, ids []string) (map[string]recomputed, error) {
 	states, err := a.Collections.States(ctx, ids)
 	if err != nil {
@@ -61,11 +63,11 @@ func (a *recomputer) recompute(ctx context.Context, ids []string) (map[string]re
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[string]recomputed, len(ids))
+	queries := make(map[string]recomputed, len(ids))
 	inputs := make([]mining.Input, len(ids))
 	for i, id := range ids {
 		state, known := states[id]
-		all[id] = recomputed{state: state, known: known}
+		queries[id] = recomputed{state: state, known: known}
 		inputs[i] = mining.Input{QueryID: id, Query: state.Vector}
 		for _, p := range state.Positives {
 			e := mining.Evidence{ID: p.Document, Positive: p.Weight >= a.Rules.MinWeight && state.Vector != nil}
@@ -84,34 +86,35 @@ func (a *recomputer) recompute(ctx context.Context, ids []string) (map[string]re
 		},
 	}
 	err = batch.Run(ctx, inputs, func(i int, outcome mining.Outcome) {
-		r := all[ids[i]]
+		r := queries[ids[i]]
 		r.outcome = outcome
-		all[ids[i]] = r
+		queries[ids[i]] = r
 	})
-	return all, err
+	return queries, err
 }
 
-// search finds the candidates of some inputs, exactly.
-func (a *recomputer) search(ctx context.Context, inputs []mining.Input, some []int, limit int) error {
-	queries := make([][]float32, len(some))
-	for k, i := range some {
+// search finds the candidates of the inputs at the indexes in open, exactly.
+func (a *recomputer) search(ctx context.Context, inputs []mining.Input, open []int, limit int) error {
+	queries := make([][]float32, len(open))
+	for k, i := range open {
 		queries[k] = inputs[i].Query
 	}
 	hits, err := a.Collections.SearchExactly(ctx, queries, limit)
 	if err != nil {
 		return err
 	}
-	for k, i := range some {
+	for k, i := range open {
 		inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
 	}
 	return nil
 }
 
-// scan finds the candidates of inputs whose lists reach further down than a search of bearable size. It goes through all documents
-// once, and keeps for each query the documents that the rules may look at.
-func (a *recomputer) scan(ctx context.Context, inputs []mining.Input, some []int) error {
-	nearest := make([]*mining.Nearest, len(some))
-	for k, i := range some {
+// scan finds the candidates of the inputs at the indexes in open. Their lists would need a search that is too
+// large. scan goes through all documents once, and keeps for each query the documents that the rules may look
+// at.
+func (a *recomputer) scan(ctx context.Context, inputs []mining.Input, open []int) error {
+	nearest := make([]*mining.Nearest, len(open))
+	for k, i := range open {
 		nearest[k] = a.mining.Nearest(inputs[i])
 	}
 	err := a.Collections.ScanDocuments(ctx, index.WithVector|index.WithMinHash, func(d index.Document) error {
@@ -126,7 +129,7 @@ func (a *recomputer) scan(ctx context.Context, inputs []mining.Input, some []int
 	if err != nil {
 		return err
 	}
-	for k, i := range some {
+	for k, i := range open {
 		nearest[k].Fill(&inputs[i])
 	}
 	return nil

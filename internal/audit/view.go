@@ -10,28 +10,29 @@ import (
 	"hardneg/stream"
 )
 
-// publishedView is the content that compaction leaves of the triplets topic, for the queries that an audit wants. It reads on from
-// where it stopped, so looking again is cheap.
+// publishedView is the compacted content of the triplets topic, for the queries that an audit checks. It goes
+// on where it stopped, so reading again is cheap.
 type publishedView struct {
 	reader  *triplets.Reader
-	keep    func(queryID string) bool
-	queries map[string]map[triplets.Slot]published // by query, if keep says so
+	keep    func(queryID string) bool              // whether the audit checks a query
+	queries map[string]map[triplets.Slot]published // by query; only those that keep accepts
 	strays  map[stray]published                    // records that no miner would write
 }
 
 // published is a triplet without its texts.
 type published struct {
 	triplet records.Triplet
-	problem string // why it is wrong whatever the lists are; empty: it is well-formed
+	problem string // why the triplet is wrong, whatever the lists are; empty: it is well-formed
 }
 
-// stray names a record that no miner would write: its key does not name a slot, or it lies in another partition than the query's
-// records.
+// stray names a record that no miner would write: its key names no slot, or its partition is not the one of
+// the query.
 type stray struct {
 	partition int32
 	key       string
 }
 
+// newPublishedView reads the triplets of the queries that keep accepts.
 func newPublishedView(ctx context.Context, kafka *stream.Client, topic string, keep func(string) bool) (*publishedView, error) {
 	reader, err := triplets.NewReader(ctx, kafka, topic)
 	if err != nil {
@@ -41,7 +42,7 @@ func newPublishedView(ctx context.Context, kafka *stream.Client, topic string, k
 	return v, v.read(ctx)
 }
 
-// read goes on to the stable end of the topic.
+// read reads on to the present stable end of the topic.
 func (v *publishedView) read(ctx context.Context) error {
 	return v.reader.Read(ctx, func(r stream.Record) error {
 		v.add(r)
@@ -49,6 +50,7 @@ func (v *publishedView) read(ctx context.Context) error {
 	})
 }
 
+// add takes a record into account, after the earlier ones.
 func (v *publishedView) add(r stream.Record) {
 	slot, err := triplets.ParseSlot(r.Key)
 	if home := stream.PartitionFor([]byte(slot.Query), v.reader.Partitions); err == nil && home != r.Partition {
@@ -77,7 +79,7 @@ func (v *publishedView) add(r stream.Record) {
 	v.queries[query][slot] = readPublished(slot, r.Value)
 }
 
-// readPublished checks a triplet by itself, and drops its texts.
+// readPublished decodes a triplet, checks it by itself, and drops its texts.
 func readPublished(at triplets.Slot, value []byte) published {
 	t, err := records.ParseTriplet(value)
 	if err != nil {
@@ -87,7 +89,7 @@ func readPublished(at triplets.Slot, value []byte) published {
 	switch {
 	case t.Query.ID != at.Query || t.Positive.ID != at.Positive || t.Rank != at.Rank:
 		p.problem = "its key names another slot than its value"
-	case !honest(t.Positive) || !honest(t.Negative):
+	case !hasVersion(t.Positive) || !hasVersion(t.Negative):
 		p.problem = "a text is not that of its version"
 	}
 	for _, d := range []*records.TripletDocument{&p.triplet.Positive, &p.triplet.Negative} {
@@ -96,12 +98,12 @@ func readPublished(at triplets.Slot, value []byte) published {
 	return p
 }
 
-// honest reports whether the texts have the hash that the version says. Texts that were cut cannot be checked.
-func honest(d records.TripletDocument) bool {
+// hasVersion reports whether the hash of the texts is the version. Texts that were cut cannot be checked.
+func hasVersion(d records.TripletDocument) bool {
 	return d.Truncated || records.ContentHash(d.Title, d.Text) == d.Version
 }
 
-// slots lists the published slots of a query in order.
+// slots returns the published slots of a query, in order.
 func (v *publishedView) slots(query string) []triplets.Slot {
 	slots := make([]triplets.Slot, 0, len(v.queries[query]))
 	for slot := range v.queries[query] {

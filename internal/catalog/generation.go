@@ -11,15 +11,15 @@ import (
 	"hardneg/stream"
 )
 
-// A generation is a fitted model and everything made with it: a pair of collections, a refresh topic, three consumer groups.
-// The first generation of a view has the id of its model, and the names of the configuration. A generation that
-// `rebuild` made has the id "<model id>-<Unix ms of its start>", and has it in every name. The aliases in Qdrant
-// alone say which generation is live.
+// A generation is a fitted model and everything made with it: a pair of collections, a refresh topic, three
+// consumer groups. The first generation of a view has the id of its model, and the names of the
+// configuration. A generation that `rebuild` made has the id "<model id>-<Unix ms of its start>", which is
+// part of every name of its own. Only the aliases in Qdrant say which generation is live.
 
 // generationKey begins the key, in the models topic, of the record about a generation that rebuild made.
 const generationKey = "generation:"
 
-// Phases of a generation. None of them says that it was promoted: the aliases say that.
+// Phases of a generation. No phase says that a generation was promoted: only the aliases in Qdrant say that.
 const (
 	PhaseStarting = "starting" // its collections are empty
 	PhaseSeeding  = "seeding"  // rebuild copies documents and evidence from the live collections
@@ -27,13 +27,13 @@ const (
 	PhaseLive     = "live"     // it is live, and all of its triplets are published
 )
 
-// Generation is the record about a generation that rebuild made.
+// Generation is the record in the models topic about a generation that rebuild made.
 type Generation struct {
 	Schema     int             `json:"schema"` // 1
 	ID         string          `json:"id"`
 	Model      string          `json:"model"`
 	Phase      string          `json:"phase"`
-	Previous   string          `json:"previous"`                 // the generation that it replaces
+	Previous   string          `json:"previous"`                 // id of the generation that it replaces
 	FromTopics bool            `json:"from_topics,omitempty"`    // its stages read the topics from the start, instead of seeds
 	Documents  map[int32]int64 `json:"documents_from,omitempty"` // offsets at which its indexer begins: the seeds hold everything before
 	Queries    map[int32]int64 `json:"queries_from,omitempty"`   // the same for its intake
@@ -43,15 +43,16 @@ type Generation struct {
 	LiveAt     time.Time       `json:"live_at,omitzero"`
 }
 
-// ReadGenerations reads the records about generations from the models topic, by id. Erased generations are not among them.
+// ReadGenerations returns the records about generations in the models topic, by id. It leaves out erased
+// generations. A topic that does not exist has no records.
 func ReadGenerations(ctx context.Context, kafka *stream.Client, topic string) (map[string]*Generation, error) {
-	found := map[string]*Generation{}
+	generations := map[string]*Generation{}
 	err := kafka.ReadToEnd(ctx, topic, func(r stream.Record) error {
 		id, ok := strings.CutPrefix(string(r.Key), generationKey)
 		if !ok {
 			return nil
 		}
-		delete(found, id)
+		delete(generations, id)
 		if r.Value == nil {
 			return nil
 		}
@@ -62,20 +63,21 @@ func ReadGenerations(ctx context.Context, kafka *stream.Client, topic string) (m
 		if g.Schema != 1 {
 			return fmt.Errorf("generation %s: schema %d, want 1: another version of hardneg wrote it", id, g.Schema)
 		}
-		found[id] = g
+		generations[id] = g
 		return nil
 	})
 	if errors.Is(err, stream.ErrUnknownTopic) {
-		return found, nil
+		return generations, nil
 	}
-	return found, err
+	return generations, err
 }
 
-// Unfinished returns the generation that a rebuild is building, the oldest of several; nil if there is none.
+// Unfinished returns the generation that a rebuild is building; nil if there is none. Of several it returns
+// the oldest. live is the id of the live generation.
 func Unfinished(known map[string]*Generation, live string) (building *Generation) {
 	for id, g := range known {
 		if g.Phase == PhaseLive || id == live {
-			continue // it is live, or was live before
+			continue // it is live now, or was before
 		}
 		if building == nil || g.StartedAt.Before(building.StartedAt) {
 			building = g
@@ -99,7 +101,8 @@ func Withdraw(ctx context.Context, kafka *stream.Client, topic, generation strin
 	return kafka.Produce(ctx, []stream.Output{{Topic: topic, Key: []byte(generationKey + generation)}})
 }
 
-// Fence ends the work of a generation's stages, wherever they run: none of their transactions commits afterwards.
+// Fence ends the work of a generation's stages, wherever they run: none of their transactions commits
+// afterwards.
 func Fence(ctx context.Context, kafka *stream.Client, names Names) error {
 	for _, stage := range Stages {
 		if err := kafka.Fence(ctx, names.TransactionalPrefix(stage), names.Input(stage)); err != nil {
@@ -109,8 +112,9 @@ func Fence(ctx context.Context, kafka *stream.Client, names Names) error {
 	return nil
 }
 
-// Erase removes everything that belongs to a generation which is not live. After an interruption it can be called again: as
-// long as something of a generation is left, its documents or its record are left too.
+// Erase removes everything that belongs to a generation, which must not be live. After an interruption it can
+// be called again: it deletes the documents and the record last, so as long as anything is left, one of them
+// is left to find it by.
 func (c Conn) Erase(ctx context.Context, generation string) error {
 	if live, _, err := c.Index.Active(ctx); err != nil {
 		return err

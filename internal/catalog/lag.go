@@ -8,34 +8,35 @@ import (
 	"hardneg/stream"
 )
 
-// PollEvery is how often a wait looks at Kafka.
+// PollEvery is the pause between two looks at Kafka while something waits for a stage.
 const PollEvery = 200 * time.Millisecond
 
-// End is where one partition of a topic starts, and the offset up to which somebody waits for a stage.
+// End says how far a stage should come in one partition of its input. Start is the first offset that the
+// partition still has.
 type End struct {
 	Partition     int32
 	Start, Offset int64
 }
 
-// StableEnds are the ends that a read_committed reader sees now.
-func StableEnds(all []stream.Offsets) []End {
-	return ends(all, func(o stream.Offsets) int64 { return o.LastStable })
+// StableEnds returns the ends up to which a read_committed reader can read now.
+func StableEnds(partitions []stream.Offsets) []End {
+	return ends(partitions, func(o stream.Offsets) int64 { return o.LastStable })
 }
 
-// WrittenEnds are the ends of all that is written now, records of open transactions included.
-func WrittenEnds(all []stream.Offsets) []End {
-	return ends(all, func(o stream.Offsets) int64 { return o.HighWatermark })
+// WrittenEnds returns the ends of everything that is written now, including records of open transactions.
+func WrittenEnds(partitions []stream.Offsets) []End {
+	return ends(partitions, func(o stream.Offsets) int64 { return o.HighWatermark })
 }
 
-func ends(all []stream.Offsets, offset func(stream.Offsets) int64) []End {
-	out := make([]End, len(all))
-	for i, o := range all {
-		out[i] = End{o.Partition, o.Start, offset(o)}
+func ends(partitions []stream.Offsets, offset func(stream.Offsets) int64) []End {
+	out := make([]End, len(partitions))
+	for i, p := range partitions {
+		out[i] = End{p.Partition, p.Start, offset(p)}
 	}
 	return out
 }
 
-// EndsAt are ends at given offsets, by partition.
+// EndsAt returns an end at each of the offsets, which are by partition. The order is random. Start is 0.
 func EndsAt(offsets map[int32]int64) []End {
 	out := make([]End, 0, len(offsets))
 	for partition, offset := range offsets {
@@ -44,31 +45,31 @@ func EndsAt(offsets map[int32]int64) []End {
 	return out
 }
 
-// Behind counts the offsets between what a stage has committed and some ends of its input, over all partitions. A commit
-// in an open transaction does not count: of many partitions at work one always has such a transaction, and a wait
-// for none would never end.
-func (n Names) Behind(ctx context.Context, kafka *stream.Client, stage string, ends []End) (left int64, err error) {
+// Behind returns how many offsets a stage still has to commit up to the ends, over all partitions. A commit
+// in an open transaction does not count. (While many partitions are at work, one of them always has an open
+// transaction. So a wait until there is none would never end.)
+func (n Names) Behind(ctx context.Context, kafka *stream.Client, stage string, ends []End) (behind int64, err error) {
 	committed, err := kafka.CommittedSoFar(ctx, n.Group(stage), n.Input(stage))
 	for _, e := range ends {
-		left += max(0, e.Offset-max(committed[e.Partition], e.Start))
+		behind += max(0, e.Offset-max(committed[e.Partition], e.Start))
 	}
-	return left, err
+	return behind, err
 }
 
-// Await waits until a stage has committed up to the ends, and looks every so often. Each time something is left it calls
-// look, which may be nil, with the number of offsets; an error of look ends the wait.
-func (n Names) Await(ctx context.Context, kafka *stream.Client, stage string, ends []End, every time.Duration, look func(left int64) error) error {
+// Await waits until a stage has committed up to the ends. It looks again after each pause. Whenever the stage
+// is behind it calls report, which may be nil, with the number of offsets; an error of report ends the wait.
+func (n Names) Await(ctx context.Context, kafka *stream.Client, stage string, ends []End, pause time.Duration, report func(behind int64) error) error {
 	for {
-		left, err := n.Behind(ctx, kafka, stage, ends)
-		if err != nil || left == 0 {
+		behind, err := n.Behind(ctx, kafka, stage, ends)
+		if err != nil || behind == 0 {
 			return err
 		}
-		if look != nil {
-			if err := look(left); err != nil {
+		if report != nil {
+			if err := report(behind); err != nil {
 				return err
 			}
 		}
-		if err := wait.For(ctx, every); err != nil {
+		if err := wait.For(ctx, pause); err != nil {
 			return err
 		}
 	}

@@ -16,25 +16,27 @@ import (
 
 // States of a model.
 const (
-	ModelLive   = "live"
+	ModelLive   = "live"   // the live generation has it
 	ModelHeld   = "held"   // a generation beside the live one has it
 	ModelUnused = "unused" // nothing depends on it
 	ModelBroken = "broken" // it cannot be used; nothing depends on it
 )
 
-// ListedModel is a model of the topic, complete or not, or one that the topic should have.
+// ListedModel is a model of the models topic, complete or not, or a model that a collection needs and the
+// topic lacks.
 type ListedModel struct {
 	ID          string          `json:"id"`
 	State       string          `json:"state"`
-	Generations []string        `json:"generations,omitempty"` // that have it, the live one among them
-	First       bool            `json:"first,omitempty"`       // a view that has not begun takes it
-	Problem     string          `json:"problem,omitempty"`     // why it cannot be used
-	Manifest    *model.Manifest `json:"manifest,omitempty"`    // of one that can
+	Generations []string        `json:"generations,omitempty"` // the generations that have it, the live one included
+	First       bool            `json:"first,omitempty"`       // a view that has not begun takes this model
+	Problem     string          `json:"problem,omitempty"`     // why it cannot be used; empty: it can
+	Manifest    *model.Manifest `json:"manifest,omitempty"`    // nil if the model cannot be used
 }
 
-// List lists the models in the order of their publication, those that were never completed last, and what uses them.
+// List returns the models in the order of their publication, and which generations use them. Models without a
+// manifest come after those, and models that the topic lacks come last.
 func (t Models) List(ctx context.Context, client *index.Client) ([]ListedModel, error) {
-	all, err := t.scan(ctx, "", discard)
+	publications, err := t.scan(ctx, "", discard)
 	if err != nil && !errors.Is(err, stream.ErrUnknownTopic) {
 		return nil, err
 	}
@@ -46,16 +48,16 @@ func (t Models) List(ctx context.Context, client *index.Client) ([]ListedModel, 
 	if err != nil {
 		return nil, err
 	}
-	generations := map[string][]string{} // by model
+	generations := map[string][]string{} // by id of their model
 	for _, generation := range held {
 		id := ModelOf(generation)
-		if raw, err := hex.DecodeString(id); err == nil && len(raw) == 8 { // else the collection is somebody else's
+		if raw, err := hex.DecodeString(id); err == nil && len(raw) == 8 { // other names belong to collections of other programs
 			generations[id] = append(generations[id], generation)
 		}
 	}
-	listed := make([]ListedModel, 0, len(all))
+	listed := make([]ListedModel, 0, len(publications))
 	complete := false
-	for _, p := range all {
+	for _, p := range publications {
 		m := ListedModel{ID: p.id, Generations: generations[p.id]}
 		if p.complete {
 			m.Manifest, m.First = &p.info, !complete
@@ -75,11 +77,12 @@ func (t Models) List(ctx context.Context, client *index.Client) ([]ListedModel, 
 	return listed, nil
 }
 
-// ErrModelUsed says that something depends on a model.
+// ErrModelUsed means that a model cannot be removed, because a generation has it.
 var ErrModelUsed = errors.New("the model is in use")
 
-// Remove takes a model that was listed out of the topic, if no generation has it, not even one that is being made; else it
-// is an ErrModelUsed. Its records go with the next compaction.
+// Remove deletes a listed model from the topic. Kafka frees its records at the next compaction. If a
+// generation has the model, even one that a rebuild is only beginning to make, Remove deletes nothing and
+// returns ErrModelUsed.
 func (t Models) Remove(ctx context.Context, m ListedModel) error {
 	generations := slices.Clone(m.Generations)
 	known, err := ReadGenerations(ctx, t.Kafka, t.Topic)
@@ -94,23 +97,23 @@ func (t Models) Remove(ctx context.Context, m ListedModel) error {
 	if len(generations) > 0 {
 		return fmt.Errorf("%w: generation %s has it", ErrModelUsed, strings.Join(generations, ", "))
 	}
-	rest := map[string]bool{} // keys beside the manifest's
+	chunkKeys := map[string]bool{}
 	err = t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
 		key := string(r.Key)
-		if of, _, ok := strings.Cut(key, "/"); ok && of == m.ID && key != m.ID+manifestKey {
-			rest[key] = true
+		if id, _, ok := strings.Cut(key, "/"); ok && id == m.ID && key != m.ID+manifestKey {
+			chunkKeys[key] = true
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	// The manifest first: without it the model is none, whatever becomes of the rest.
+	// The manifest goes first: without it the model cannot be used, even if deleting the chunks fails.
 	if err := t.Kafka.Produce(ctx, []stream.Output{{Topic: t.Topic, Key: []byte(m.ID + manifestKey)}}); err != nil {
 		return err
 	}
-	outputs := make([]stream.Output, 0, len(rest))
-	for _, key := range slices.Sorted(maps.Keys(rest)) {
+	outputs := make([]stream.Output, 0, len(chunkKeys))
+	for _, key := range slices.Sorted(maps.Keys(chunkKeys)) {
 		outputs = append(outputs, stream.Output{Topic: t.Topic, Key: []byte(key)})
 	}
 	return t.Kafka.Produce(ctx, outputs)

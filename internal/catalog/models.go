@@ -16,41 +16,45 @@ import (
 	"hardneg/stream"
 )
 
-// Keys of the models topic: "<model id>/<chunk number>" in order, then "<model id>/manifest". A model is complete
-// when its manifest is there and its chunks match the checksum; the first complete one wins.
+// Keys of the models topic: "<model id>/<chunk number>" in order, then "<model id>/manifest". A model is
+// complete when its manifest is there and its chunks match the checksum; the first complete one wins.
 const manifestKey = "/manifest"
 
-func chunkNumber(n int) string { return fmt.Sprintf("%06d", n) }
-
-// Models is the topic that models are published to.
+// Models reads and writes the models in the models topic.
 type Models struct {
 	Kafka *stream.Client
 	Topic string
 	Log   zerolog.Logger
 
-	Resources *embed.Resources // of the models that are read
+	Resources *embed.Resources // for the models that are read; nil if nobody embeds with them
 }
 
-// publication is what the topic holds of a model.
+// publication collects the records that the topic holds of one model.
 type publication struct {
-	of       Models
+	topic    Models
 	id       string
-	manifest []byte            // nil: there is none
-	offset   int64             // of the manifest, by which models are in order
-	chunks   map[string][]byte // by number, until the model is complete
+	manifest []byte            // nil: the topic has no manifest of the model
+	offset   int64             // of the manifest; models are listed in this order
+	chunks   map[string][]byte // by number; empty once the model is complete
 	complete bool
-	info     model.Manifest // once it is complete
-	broken   error          // why it is not
+	info     model.Manifest // set if complete
+	broken   error          // why the model is not complete
+}
+
+func newPublication(topic Models, id string) *publication {
+	return &publication{topic: topic, id: id, chunks: map[string][]byte{}, broken: errNoManifest}
 }
 
 var errNoManifest = errors.New("there is no manifest: it is being published, or its publisher was stopped")
 
-// take notes a record. A model counts as complete from the manifest on that its chunks match: what is written after
-// that under the same keys is the same again, by another instance, maybe in part.
-func (p *publication) take(part string, r stream.Record, complete func(*model.Model)) {
+// apply takes one record into account, after the earlier ones. A model is complete from the first manifest on
+// that matches its chunks. Later records with the same keys do not change that: another instance has
+// published the same model again, maybe not to the end. apply calls complete with the model when it becomes
+// complete.
+func (p *publication) apply(part string, r stream.Record, complete func(*model.Model)) {
 	switch {
 	case part == manifestKey[1:] && r.Value == nil:
-		*p = publication{of: p.of, id: p.id, chunks: map[string][]byte{}, broken: errNoManifest}
+		*p = *newPublication(p.topic, p.id)
 	case part == manifestKey[1:] && !p.complete:
 		p.manifest, p.offset = r.Value, r.Offset
 		p.decode(complete)
@@ -65,13 +69,13 @@ func (p *publication) take(part string, r stream.Record, complete func(*model.Mo
 	}
 }
 
-// decode checks a model that has a manifest.
+// decode checks a model that has a manifest, and calls complete with it if its chunks match.
 func (p *publication) decode(complete func(*model.Model)) {
 	parts := make([][]byte, 0, len(p.chunks))
 	for _, number := range slices.Sorted(maps.Keys(p.chunks)) {
 		parts = append(parts, p.chunks[number])
 	}
-	m, err := model.Decode(p.of.Resources, p.manifest, parts)
+	m, err := model.Decode(p.topic.Resources, p.manifest, parts)
 	if err == nil && m.ID() != p.id {
 		err = fmt.Errorf("the manifest is that of model %s", m.ID())
 	}
@@ -85,11 +89,12 @@ func (p *publication) decode(complete func(*model.Model)) {
 
 func discard(*model.Model) {}
 
-// scan reads the models of the topic, or one of them, in the order of their manifests, those without one last. It
-// calls complete for each that proves complete, which has the model alone.
+// scan returns the models of the topic, or only the one with an id, in the order of their manifests; models
+// without a manifest come last. It calls complete with each complete model. Only that callback gets the
+// models: a publication does not keep them, because they are large.
 func (t Models) scan(ctx context.Context, id string, complete func(*model.Model)) ([]*publication, error) {
 	byID := map[string]*publication{}
-	var all []*publication
+	var publications []*publication
 	err := t.Kafka.ReadToEnd(ctx, t.Topic, func(r stream.Record) error {
 		of, part, ok := strings.Cut(string(r.Key), "/")
 		if !ok || id != "" && of != id {
@@ -97,24 +102,25 @@ func (t Models) scan(ctx context.Context, id string, complete func(*model.Model)
 		}
 		p := byID[of]
 		if p == nil {
-			p = &publication{of: t, id: of, chunks: map[string][]byte{}, broken: errNoManifest}
+			p = newPublication(t, of)
 			byID[of] = p
-			all = append(all, p)
+			publications = append(publications, p)
 		}
-		p.take(part, r, complete)
+		p.apply(part, r, complete)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range all {
-		// Of a model that was published twice, compaction keeps the later chunks, which may lie behind the manifest.
+	for _, p := range publications {
+		// If a model was published twice, compaction keeps the later chunks, which may lie behind the
+		// manifest.
 		if !p.complete && p.manifest != nil && len(p.chunks) > 0 {
 			p.decode(complete)
 		}
 	}
-	all = slices.DeleteFunc(all, func(p *publication) bool { return p.manifest == nil && len(p.chunks) == 0 }) // deleted
-	slices.SortStableFunc(all, func(a, b *publication) int {
+	publications = slices.DeleteFunc(publications, func(p *publication) bool { return p.manifest == nil && len(p.chunks) == 0 }) // deleted
+	slices.SortStableFunc(publications, func(a, b *publication) int {
 		if none, other := a.manifest == nil, b.manifest == nil; none != other {
 			if none {
 				return 1
@@ -123,11 +129,11 @@ func (t Models) scan(ctx context.Context, id string, complete func(*model.Model)
 		}
 		return cmp.Compare(a.offset, b.offset)
 	})
-	return all, nil
+	return publications, nil
 }
 
-// Read returns the model of that id, or for an empty id the first complete one; nil if there is none. What is not
-// complete is passed over.
+// Read returns the model with an id, or with an empty id the first complete model; nil if there is none. It
+// passes over models that are not complete, and logs them.
 func (t Models) Read(ctx context.Context, id string) (*model.Model, error) {
 	if id == "" {
 		first, err := t.First(ctx)
@@ -136,25 +142,28 @@ func (t Models) Read(ctx context.Context, id string) (*model.Model, error) {
 		}
 		id = first
 	}
-	var found *model.Model
-	all, err := t.scan(ctx, id, func(m *model.Model) { found = m })
-	if err != nil || t.first(all) == "" {
+	var read *model.Model
+	publications, err := t.scan(ctx, id, func(m *model.Model) { read = m })
+	if err != nil || t.first(publications) == "" {
 		return nil, err
 	}
-	return found, nil
+	return read, nil
 }
 
-// First is the id of the first complete model of the topic; empty if there is none. A view that has not begun takes it.
+// First returns the id of the first complete model of the topic; empty if there is none. A view that has not
+// begun takes that model.
 func (t Models) First(ctx context.Context) (string, error) {
-	all, err := t.scan(ctx, "", discard)
+	publications, err := t.scan(ctx, "", discard)
 	if errors.Is(err, stream.ErrUnknownTopic) {
 		return "", nil
 	}
-	return t.first(all), err
+	return t.first(publications), err
 }
 
-func (t Models) first(all []*publication) string {
-	for _, p := range all {
+// first returns the id of the first complete model; empty if there is none. It logs those that it passes
+// over.
+func (t Models) first(publications []*publication) string {
+	for _, p := range publications {
 		if p.complete {
 			return p.id
 		}
@@ -165,10 +174,11 @@ func (t Models) first(all []*publication) string {
 	return ""
 }
 
-// Publish writes a model: its chunks, and then its manifest. It does not write a model again that the topic has, because
-// compaction would then make it the younger one. written is false in that case.
+// Publish writes a model: first its chunks, then its manifest. It does not write a model that the topic has
+// already, and returns false for written. Otherwise compaction would delete the older records, and the model
+// would no longer be the first.
 func (t Models) Publish(ctx context.Context, m *model.Model) (written bool, err error) {
-	if there, err := t.scan(ctx, m.ID(), discard); err != nil || len(there) > 0 && there[0].complete {
+	if published, err := t.scan(ctx, m.ID(), discard); err != nil || len(published) > 0 && published[0].complete {
 		return false, err
 	}
 	manifest, chunks, err := m.Encode()
@@ -177,7 +187,7 @@ func (t Models) Publish(ctx context.Context, m *model.Model) (written bool, err 
 	}
 	outputs := make([]stream.Output, 0, len(chunks))
 	for i, c := range chunks {
-		outputs = append(outputs, stream.Output{Topic: t.Topic, Key: []byte(m.ID() + "/" + chunkNumber(i)), Value: c})
+		outputs = append(outputs, stream.Output{Topic: t.Topic, Key: fmt.Appendf(nil, "%s/%06d", m.ID(), i), Value: c})
 	}
 	if err := t.Kafka.Produce(ctx, outputs); err != nil {
 		return false, err

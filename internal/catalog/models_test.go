@@ -9,22 +9,19 @@ import (
 	"sync"
 	"testing"
 
-	"hardneg/index"
-	embeddedqdrant "hardneg/internal/embedded/qdrant"
-
 	"github.com/rs/zerolog"
 
 	"hardneg/internal/config"
 	"hardneg/internal/embed"
-	embeddedkafka "hardneg/internal/embedded/kafka"
 	"hardneg/internal/model"
+	"hardneg/internal/testenv"
 	"hardneg/stream"
 )
 
-// someEmbedders are small enough to fit in no time, and large enough for several chunks.
+// someEmbedders are fitted in no time, and yet make a model of several chunks.
 var someEmbedders = []config.Embedder{{Name: "words", Type: embed.TypeLexicalWord, Weight: 1, Dimensions: 64}}
 
-// someModel is a model of made-up passages: another one for each seed.
+// someModel returns a model of made-up passages, another one for each seed.
 func someModel(t *testing.T, seed uint64) *model.Model {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, 1))
@@ -41,19 +38,10 @@ func someModel(t *testing.T, seed uint64) *model.Model {
 	return m
 }
 
-// modelsTopic is an empty topic of models, and what is logged about it.
+// modelsTopic returns an empty models topic, and the log of its reader.
 func modelsTopic(t *testing.T) (Models, *bytes.Buffer) {
 	t.Helper()
-	server, err := embeddedkafka.Start(embeddedkafka.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
-	client, err := stream.New(stream.Config{Brokers: []string{server.Addr()}, ClientID: "test", Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
+	client, _ := testenv.Kafka(t, zerolog.Nop(), nil)
 	cfg := config.Default()
 	if err := EnsureTopics(t.Context(), client, cfg, ""); err != nil {
 		t.Fatal(err)
@@ -62,7 +50,8 @@ func modelsTopic(t *testing.T) (Models, *bytes.Buffer) {
 	return Models{Kafka: client, Topic: cfg.Topics.Models, Log: zerolog.New(log)}, log
 }
 
-// write is what a publisher would have written: pieces of a model by number, or its manifest.
+// write writes records of a model as a publisher would: chunks by their number, the manifest, or what a piece
+// says in words.
 func (t Models) write(tt *testing.T, m *model.Model, pieces ...any) {
 	tt.Helper()
 	manifest, chunks, err := m.Encode()
@@ -96,7 +85,7 @@ func (t Models) write(tt *testing.T, m *model.Model, pieces ...any) {
 	}
 }
 
-// TestWhichModelIsFirst: histories of the topic, and which model a reader takes.
+// TestWhichModelIsFirst writes histories of the topic, and checks which model a reader takes.
 func TestWhichModelIsFirst(t *testing.T) {
 	a, b := someModel(t, 1), someModel(t, 2)
 	if n := a.Info().Chunks; n != 3 {
@@ -111,7 +100,7 @@ func TestWhichModelIsFirst(t *testing.T) {
 		name   string
 		steps  []step
 		want   *model.Model
-		logged string // of what was passed over
+		logged string // why a model was passed over
 	}{
 		{"nothing", nil, nil, ""},
 		{"one", []step{{a, whole}}, a, ""},
@@ -156,8 +145,8 @@ func TestWhichModelIsFirst(t *testing.T) {
 	}
 }
 
-// TestManyPublish: instances that publish at the same time, each its own model, some the same, come to the same one,
-// whatever the order of their records.
+// TestManyPublish lets several instances publish at the same time. Most have a model of their own, some the
+// same one. All must go on with the same model, whatever the order of their records.
 func TestManyPublish(t *testing.T) {
 	models, log := modelsTopic(t)
 	own := make([]*model.Model, 5)
@@ -200,7 +189,8 @@ func TestManyPublish(t *testing.T) {
 	}
 }
 
-// TestPublishOnce: what is there is not written again; what is torn is.
+// TestPublishOnce publishes a model several times: an incomplete model is written again, a complete one is
+// not.
 func TestPublishOnce(t *testing.T) {
 	models, _ := modelsTopic(t)
 	count := func() (n int) {
@@ -223,20 +213,11 @@ func TestPublishOnce(t *testing.T) {
 	}
 }
 
-// TestListModels: every state, and every reason.
+// TestListModels lists models in every state, with every reason why a model cannot be used.
 func TestListModels(t *testing.T) {
 	models, _ := modelsTopic(t)
 	models.Log = zerolog.Nop()
-	server, err := embeddedqdrant.Start(embeddedqdrant.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
-	qdrant, err := index.Dial(t.Context(), index.Config{Address: server.Addr(), Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = qdrant.Close() })
+	qdrant := testenv.Qdrant(t, zerolog.Nop(), nil)
 	if listed, err := models.List(t.Context(), qdrant); err != nil || len(listed) != 0 {
 		t.Fatalf("%+v, %v", listed, err)
 	}
@@ -250,7 +231,7 @@ func TestListModels(t *testing.T) {
 	}
 	const gone = "00112233445566aa"
 	for _, generation := range []string{live.ID() + "-17", live.ID(), held.ID() + "-18", gone, "somebody-elses", "cafe-elses"} {
-		if _, err := qdrant.Open(t.Context(), generation, 8); err != nil { // the first is live
+		if _, err := qdrant.Open(t.Context(), generation, 8); err != nil { // the first generation becomes the live one
 			t.Fatal(err)
 		}
 	}

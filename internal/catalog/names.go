@@ -1,6 +1,7 @@
-// Package catalog knows what a view consists of on Kafka and in Qdrant: its topics and their limits, its consumer groups and
-// transactional ids, its generations, the records of the models topic (models, generations, rules, partitions), and how
-// far its stages are. Every other package asks it; it runs no stage. Only packages of hardneg import it.
+// Package catalog knows the parts of a view on Kafka and in Qdrant: topics and their limits, consumer groups
+// and transactional ids, generations, the records of the models topic (models, generations, rules,
+// partitions), and how far the stages are. The other packages ask it; it runs no stage itself. Only packages
+// of hardneg import it.
 package catalog
 
 import (
@@ -19,14 +20,15 @@ const (
 // Stages lists the stages in the order in which a change passes through them.
 var Stages = []string{StageIndexer, StageIntake, StageMiner}
 
-// Names are the names on Kafka of one generation of a view.
+// Names holds the names of one generation of a view on Kafka.
 type Names struct {
 	Topics config.Topics // Refresh belongs to the generation; the other topics belong to the view
 	prefix string        // of consumer groups and transactional ids
 }
 
-// NamesOf returns the names of a generation. The first generation of a view, and one that does not exist yet (""), have the
-// names of the configuration. A generation that rebuild made has its id in every name of its own.
+// NamesOf returns the names of a generation. The first generation of a view, and one that does not exist yet
+// (""), have the names of the configuration. A generation that rebuild made has its id in every name of its
+// own.
 func NamesOf(cfg *config.Config, generation string) Names {
 	n := Names{Topics: cfg.Topics, prefix: cfg.Name}
 	if ModelOf(generation) != generation {
@@ -36,13 +38,13 @@ func NamesOf(cfg *config.Config, generation string) Names {
 	return n
 }
 
-// Group is the consumer group of a stage.
+// Group returns the consumer group of a stage.
 func (n Names) Group(stage string) string { return n.prefix + "-" + stage }
 
-// TransactionalPrefix begins the transactional ids of a stage.
+// TransactionalPrefix returns the beginning of a stage's transactional ids.
 func (n Names) TransactionalPrefix(stage string) string { return n.prefix + "-" + stage }
 
-// Input is the topic that a stage consumes.
+// Input returns the topic that a stage consumes.
 func (n Names) Input(stage string) string {
 	switch stage {
 	case StageIndexer:
@@ -60,10 +62,11 @@ func ModelOf(generation string) string {
 	return id
 }
 
-// ReplayGroups begins the names of the consumer groups that hold the progress of replays.
+// ReplayGroups returns the beginning of the names of the consumer groups that hold the progress of replays.
 func ReplayGroups(cfg *config.Config) string { return cfg.Name + "-replay-" }
 
-// DeadLettersGroup is the consumer group, without members, through which replays of dead letters take turns.
+// DeadLettersGroup returns the consumer group of the replays of dead letters. It has no members: its offsets
+// make sure that one replay at a time sends records.
 func DeadLettersGroup(cfg *config.Config) string { return cfg.Name + deadLettersSuffix }
 
 const deadLettersSuffix = "-dead-letters"

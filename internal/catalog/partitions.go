@@ -10,12 +10,14 @@ import (
 	"hardneg/stream"
 )
 
-// partitionsKey is the key, in the models topic, of the numbers of partitions that the view began with.
+// partitionsKey is the key of the record in the models topic that says how many partitions the topics had
+// when the view began.
 const partitionsKey = "partitions"
 
-// KeepPartitions refuses to start if refresh or triplets have another number of partitions than at the beginning of the
-// view, or of the generation: the records of one query would lie in two partitions, and nothing would ever replace
-// the older ones. A view that begins writes its numbers down.
+// KeepPartitions returns an error if refresh or triplets have another number of partitions than when the
+// view, or the live generation, began. Otherwise the records of one query would lie in two partitions, and
+// nothing would ever replace the older ones. When a view begins, KeepPartitions stores the numbers in the
+// models topic.
 func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config, live Live) error {
 	names := NamesOf(cfg, live.Generation).Topics
 	now := map[string]int{}
@@ -26,21 +28,21 @@ func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Confi
 		}
 		now[topic] = n
 	}
-	began, err := partitionsAtFirst(ctx, kafka, cfg)
+	stored, err := storedPartitions(ctx, kafka, cfg)
 	if err != nil {
 		return err
 	}
 	want := map[string]int{}
-	maps.Copy(want, began)
+	maps.Copy(want, stored)
 	if live.Record != nil { // a rebuilt generation has a refresh topic of its own
 		want[names.Refresh] = live.Record.Partitions
 	}
 	for topic, n := range want {
 		if got, ok := now[topic]; ok && got != n {
-			return splitView(topic, got, n)
+			return partitionsError(topic, got, n)
 		}
 	}
-	if began != nil {
+	if stored != nil {
 		return nil
 	}
 	value, err := json.Marshal(now)
@@ -50,18 +52,20 @@ func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Confi
 	return kafka.Produce(ctx, []stream.Output{{Topic: names.Models, Key: []byte(partitionsKey), Value: value}})
 }
 
-// partitionsAtFirst reads how many partitions the topics had when the view began; nil if it has not begun.
-func partitionsAtFirst(ctx context.Context, kafka *stream.Client, cfg *config.Config) (began map[string]int, err error) {
+// storedPartitions returns how many partitions the topics had when the view began, by topic; nil if it has
+// not begun. Of several records the first counts: instances that start together may each write one.
+func storedPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config) (stored map[string]int, err error) {
 	err = kafka.ReadToEnd(ctx, cfg.Topics.Models, func(r stream.Record) error {
-		if string(r.Key) == partitionsKey && began == nil {
-			return json.Unmarshal(r.Value, &began)
+		if string(r.Key) == partitionsKey && stored == nil {
+			return json.Unmarshal(r.Value, &stored)
 		}
 		return nil
 	})
-	return began, err
+	return stored, err
 }
 
-func splitView(topic string, got, began int) error {
+// partitionsError returns the error for a topic whose number of partitions has changed.
+func partitionsError(topic string, got, began int) error {
 	return fmt.Errorf("topic %s has %d partitions, but the view began with %d: a query's records would be split over two partitions; "+
 		"produce the view into a new topic with the partitions you want", topic, got, began)
 }

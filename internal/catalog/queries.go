@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// KnownQueries lists the queries that have a state, sorted. A forgotten query is not among them.
+// KnownQueries returns the ids of the queries that have a state, sorted. It leaves out forgotten queries.
 func (v *View) KnownQueries(ctx context.Context) ([]string, error) {
 	const page = 10_000
 	var ids []string
 	for next := ""; ; {
-		found, after, err := v.Collections.Known(ctx, next, page, "")
+		known, after, err := v.Collections.Known(ctx, next, page, "")
 		if err != nil {
 			return nil, err
 		}
-		for _, k := range found {
+		for _, k := range known {
 			ids = append(ids, k.QueryID)
 		}
 		if next = after; next == "" {
@@ -25,7 +25,8 @@ func (v *View) KnownQueries(ctx context.Context) ([]string, error) {
 	}
 }
 
-// Sample draws n of the ids, sorted; all of them for n = 0. The same ids and the same seed give the same sample.
+// Sample returns n of the ids, sorted, or all of them if n is 0 or there are no more than n. The ids must be
+// in a fixed order: the same ids in the same order with the same seed give the same sample.
 func Sample(ids []string, n int, seed uint64) []string {
 	if n == 0 || n > len(ids) {
 		n = len(ids)

@@ -14,21 +14,22 @@ import (
 	"hardneg/stream"
 )
 
-// ResetOptions say what to reset.
+// ResetOptions says what to reset.
 type ResetOptions struct {
 	Conn
-	DataDir      string // the data directory whose cache goes too; empty: none
+	DataDir      string // the data directory whose cache is deleted too; empty: no cache
 	KeepTriplets bool   // leave the triplets topic as it is
 }
 
-// ResetPlan lists everything that belongs to a view, except for its inputs, the topics of documents and queries.
+// ResetPlan lists what a reset deletes: everything that belongs to a view, except for its inputs, the topics
+// of documents and queries.
 type ResetPlan struct {
 	Groups      []string `json:"groups"`
 	Aliases     []string `json:"aliases"`
 	Collections []string `json:"collections"`
 	Topics      []string `json:"topics"`
 	Folders     []string `json:"folders"`
-	Running     []string `json:"running"` // why a reset cannot begin: groups that have members
+	Running     []string `json:"running"` // why a reset cannot begin: one text for each group that has members
 }
 
 // Empty reports whether there is nothing to delete.
@@ -36,13 +37,14 @@ func (p *ResetPlan) Empty() bool {
 	return len(p.Groups)+len(p.Aliases)+len(p.Collections)+len(p.Topics)+len(p.Folders) == 0
 }
 
-// ErrRunning says that the stages of a view are running.
+// ErrRunning means that stages of the view are running, so a reset deletes nothing.
 var ErrRunning = errors.New("the stages are running")
 
-// ofGeneration matches the id of a generation.
-const ofGeneration = `[0-9a-f]{16}(-[0-9]+)?`
+// generationPattern is a regular expression for the id of a generation.
+const generationPattern = `[0-9a-f]{16}(-[0-9]+)?`
 
-// PlanReset lists what a reset deletes. It lists what exists now, so a reset after an interrupted one finds the rest.
+// PlanReset returns what a reset would delete now. It lists only what exists, so a reset after an interrupted
+// one finds the rest.
 func PlanReset(ctx context.Context, o ResetOptions) (*ResetPlan, error) {
 	p := &ResetPlan{Groups: []string{}, Aliases: []string{}, Collections: []string{}, Topics: []string{}, Folders: []string{}, Running: []string{}}
 	if err := p.kafka(ctx, o); err != nil {
@@ -63,13 +65,14 @@ func PlanReset(ctx context.Context, o ResetOptions) (*ResetPlan, error) {
 // cacheFolder is the folder of a data directory that holds the vectors of texts.
 const cacheFolder = "cache"
 
+// kafka adds the groups and topics of the view, and notes groups that have members.
 func (p *ResetPlan) kafka(ctx context.Context, o ResetOptions) error {
 	cfg := o.Config
 	groups, err := o.Kafka.Groups(ctx)
 	if err != nil {
 		return err
 	}
-	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(cfg.Name) + `-((` + ofGeneration + `-)?(` +
+	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(cfg.Name) + `-((` + generationPattern + `-)?(` +
 		strings.Join(Stages, "|") + `)|replay-[0-9a-f]{16}|` + strings.TrimPrefix(deadLettersSuffix, "-") + `)$`)
 	for _, group := range groups {
 		if !ours.MatchString(group) {
@@ -92,10 +95,10 @@ func (p *ResetPlan) kafka(ctx context.Context, o ResetOptions) error {
 	if !o.KeepTriplets {
 		own = append(own, cfg.Topics.Triplets)
 	}
-	refresh := regexp.MustCompile(`^` + regexp.QuoteMeta(cfg.Topics.Refresh) + `-` + ofGeneration + `$`)
+	refresh := regexp.MustCompile(`^` + regexp.QuoteMeta(cfg.Topics.Refresh) + `-` + generationPattern + `$`)
 	for _, topic := range topics {
 		if topic == cfg.Topics.Documents || topic == cfg.Topics.Queries {
-			continue // the inputs, whatever the configuration calls them
+			continue // an input, even if its name looks like a topic of hardneg's own
 		}
 		if slices.Contains(own, topic) || refresh.MatchString(topic) {
 			p.Topics = append(p.Topics, topic)
@@ -104,15 +107,16 @@ func (p *ResetPlan) kafka(ctx context.Context, o ResetOptions) error {
 	return nil
 }
 
+// qdrant adds the collections of the view, and the aliases that point at them.
 func (p *ResetPlan) qdrant(ctx context.Context, o ResetOptions) error {
 	collections, err := o.Index.Collections(ctx)
 	if err != nil {
 		return err
 	}
-	generation := regexp.MustCompile(`^` + ofGeneration + `$`)
-	for name, of := range collections {
-		if generation.MatchString(name) { // others may have a collection documents-archive
-			p.Collections = append(p.Collections, of...)
+	generation := regexp.MustCompile(`^` + generationPattern + `$`)
+	for id, names := range collections {
+		if generation.MatchString(id) { // another program may have a collection documents-archive
+			p.Collections = append(p.Collections, names...)
 		}
 	}
 	slices.Sort(p.Collections)
@@ -128,8 +132,9 @@ func (p *ResetPlan) qdrant(ctx context.Context, o ResetOptions) error {
 	return nil
 }
 
-// Reset deletes what a plan lists. After an interruption it can be called again. While stages run it returns ErrRunning and
-// deletes nothing. It deletes the groups first: if a stage has joined one meanwhile, everything else stays.
+// Reset deletes what a plan lists. After an interruption it can be called again. While stages run it returns
+// ErrRunning and deletes nothing. It deletes the groups first, because Kafka refuses to delete a group that a
+// stage has joined since the plan was made. Then everything else stays.
 func Reset(ctx context.Context, o ResetOptions, p *ResetPlan) error {
 	if len(p.Running) > 0 {
 		return fmt.Errorf("%w: %s; end every instance of the service first (a member that was killed stays until its session time-out)",

@@ -15,16 +15,17 @@ import (
 	"hardneg/stream"
 )
 
-// TestReset deletes a view, in parts and then the rest, and lets an instance make it anew from its inputs.
+// TestReset deletes a view, first a part of it and then the rest. Then an instance makes the view anew from
+// its inputs.
 func TestReset(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 7, 6)
 	stop := w.Instance()
 	w.Settle()
 	w.Compare("before the reset")
-	// What others have beside it.
-	names := []string{"documents-archive", "hardneg.refresh-old", "another"}
-	for _, name := range names {
+	// Other programs have topics, groups and collections beside the view.
+	foreign := []string{"documents-archive", "hardneg.refresh-old", "another"}
+	for _, name := range foreign {
 		if err := w.Kafka.EnsureTopics(t.Context(), stream.Topic{Name: name, Partitions: 1, ReplicationFactor: 1}); err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +69,7 @@ func TestReset(t *testing.T) {
 	if err := catalog.Reset(t.Context(), o, running); !errors.Is(err, catalog.ErrRunning) || len(running.Running) != 3 || !strings.Contains(err.Error(), "group hardneg-miner has members: 1") {
 		t.Errorf("a reset of a view that runs: %v, %v", err, running.Running)
 	}
-	// The members came after the plan was made.
+	// In this plan the members are not listed: they joined after it was made.
 	late := *running
 	late.Running = nil
 	if err := catalog.Reset(t.Context(), o, &late); !errors.Is(err, catalog.ErrRunning) {
@@ -94,26 +95,26 @@ func TestReset(t *testing.T) {
 		t.Errorf("with KeepTriplets the plan has the topics %v", p.Topics)
 	}
 
-	// One that is interrupted has deleted a part.
+	// An interrupted reset has deleted a part.
 	part := &catalog.ResetPlan{Groups: p.Groups[:1], Collections: p.Collections[:1]}
 	if err := catalog.Reset(t.Context(), o, part); err != nil {
 		t.Fatal(err)
 	}
-	left := plan(o)
-	if left.Empty() || len(left.Groups) != 3 || len(left.Collections) != 3 {
-		t.Errorf("after a part there are left %+v", left)
+	rest := plan(o)
+	if rest.Empty() || len(rest.Groups) != 3 || len(rest.Collections) != 3 {
+		t.Errorf("after a part there are left %+v", rest)
 	}
-	if err := catalog.Reset(t.Context(), o, left); err != nil {
+	if err := catalog.Reset(t.Context(), o, rest); err != nil {
 		t.Fatal(err)
 	}
 	if err := catalog.Reset(t.Context(), o, want); err != nil {
 		t.Errorf("what is gone already: %v", err)
 	}
-	if left := plan(o); !left.Empty() {
-		t.Errorf("after a reset there are left %+v", left)
+	if rest := plan(o); !rest.Empty() {
+		t.Errorf("after a reset there are left %+v", rest)
 	}
 	topics, err := w.Kafka.Topics(t.Context())
-	for _, name := range append(names, "documents", "queries") {
+	for _, name := range append(foreign, "documents", "queries") {
 		if !slices.Contains(topics, name) {
 			t.Errorf("topic %s is gone, there are %v: %v", name, topics, err)
 		}
@@ -128,7 +129,7 @@ func TestReset(t *testing.T) {
 		t.Error(err)
 	}
 
-	if err := catalog.EnsureTopics(t.Context(), w.Kafka, w.Config, ""); err != nil { // which settle asks for their ends
+	if err := catalog.EnsureTopics(t.Context(), w.Kafka, w.Config, ""); err != nil { // Settle asks for the ends of the topics, so they must exist
 		t.Fatal(err)
 	}
 	stop = w.Instance()

@@ -13,22 +13,22 @@ import (
 	"hardneg/stream"
 )
 
-// rulesKey is the key, in the models topic, of the rules that the miners work by. So an audit and a replay need no copy of
-// the miners' configuration.
+// rulesKey is the key of the record in the models topic that holds the rules of the miners. So an audit and a
+// replay need no copy of the miners' configuration.
 const rulesKey = "rules"
 
-// Rules are everything that decides a list and how it is published, except for the model.
+// Rules holds everything that decides a list and how it is published, except for the model.
 type Rules struct {
 	Fingerprint string        `json:"fingerprint"`
 	MinWeight   int64         `json:"min_weight"` // millionths
 	Mining      mining.Config `json:"mining"`
 
-	// Zero and nil if an earlier version of hardneg published the rules: see completedBy.
+	// An earlier version of hardneg published rules without these two: see completedBy.
 	MaxText  int      `json:"max_text,omitempty"` // bytes of a text in a triplet
 	Evidence *Weights `json:"evidence,omitempty"`
 }
 
-// Weights say how much a record of the query log counts.
+// Weights says how much a record of the query log counts as evidence.
 type Weights struct {
 	PositiveWeight float64       `json:"positive_weight"`
 	MinDwell       time.Duration `json:"min_dwell"` // nanoseconds
@@ -44,7 +44,8 @@ func RulesOf(cfg *config.Config) Rules {
 	return r
 }
 
-// completedBy fills in what an earlier version of hardneg did not publish.
+// completedBy returns the rules with what an earlier version of hardneg did not publish taken from other
+// rules.
 func (r Rules) completedBy(other Rules) Rules {
 	if r.MaxText == 0 {
 		r.MaxText = other.MaxText
@@ -74,7 +75,7 @@ func (r Rules) Publish(ctx context.Context, kafka *stream.Client, topic string) 
 	return kafka.Produce(ctx, []stream.Output{{Topic: topic, Key: []byte(rulesKey), Value: value}})
 }
 
-// publishedRules returns the newest rules in the models topic; nil if no miner has published any.
+// publishedRules returns the newest rules in the models topic; nil if no miner has published rules.
 func publishedRules(ctx context.Context, kafka *stream.Client, topic string) (*Rules, error) {
 	var newest *Rules
 	err := kafka.ReadToEnd(ctx, topic, func(r stream.Record) error {

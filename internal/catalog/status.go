@@ -8,25 +8,25 @@ import (
 	"hardneg/stream"
 )
 
-// Status says where a view stands, as Kafka and Qdrant have it.
+// Status says where a view stands, according to Kafka and Qdrant.
 type Status struct {
-	Generation string            `json:"generation"` // empty: none is live yet
+	Generation string            `json:"generation"` // the live generation; empty: there is none yet
 	Model      string            `json:"model"`
-	Publishing bool              `json:"publishing"` // it was promoted, and its triplets are being published
+	Publishing bool              `json:"publishing"` // the generation was promoted, and its triplets are being published
 	Documents  uint64            `json:"documents"`
 	Queries    uint64            `json:"queries"`
 	Stages     []StageStatus     `json:"stages"`
-	Others     []OtherGeneration `json:"others"` // generations beside it
+	Others     []OtherGeneration `json:"others"` // generations beside the live one
 }
 
-// StageStatus is the consumer group of a stage, and its lag.
+// StageStatus describes the consumer group of a stage.
 type StageStatus struct {
 	Stage      string `json:"stage"`
 	Group      string `json:"group"`
 	Topic      string `json:"topic"`
 	Partitions int    `json:"partitions"`
 	Members    int    `json:"members"`
-	Lag        int64  `json:"lag"` // offsets from the committed to the last stable one
+	Lag        int64  `json:"lag"` // offsets from the committed to the last stable one, over all partitions
 }
 
 // OtherGeneration is a generation beside the live one: rebuild is building it, or it was live before.
@@ -39,7 +39,8 @@ type OtherGeneration struct {
 // PhaseReplaced is the phase of the generation that was live before, until it is erased.
 const PhaseReplaced = "replaced"
 
-// Status asks Kafka and Qdrant where the view stands. It changes nothing, and no service need run.
+// Status asks Kafka and Qdrant where the view stands. It changes nothing, and works without a running
+// service.
 func (c Conn) Status(ctx context.Context) (*Status, error) {
 	live, _, err := c.Index.Active(ctx)
 	if err != nil {
@@ -80,10 +81,11 @@ func (c Conn) Status(ctx context.Context) (*Status, error) {
 	return s, nil
 }
 
-// stages looks at the stages of a generation. A topic that does not exist yet has nothing to read.
+// stages returns the status of each stage of a generation. A stage whose topic does not exist yet has no
+// partitions and no lag.
 func (c Conn) stages(ctx context.Context, generation string) ([]StageStatus, error) {
 	names := NamesOf(c.Config, generation)
-	var all []StageStatus
+	var statuses []StageStatus
 	for _, stage := range Stages {
 		s := StageStatus{Stage: stage, Group: names.Group(stage), Topic: names.Input(stage)}
 		offsets, err := c.Kafka.Offsets(ctx, s.Topic)
@@ -97,7 +99,7 @@ func (c Conn) stages(ctx context.Context, generation string) ([]StageStatus, err
 		if s.Members, err = c.Kafka.Members(ctx, s.Group); err != nil {
 			return nil, err
 		}
-		all = append(all, s)
+		statuses = append(statuses, s)
 	}
-	return all, nil
+	return statuses, nil
 }

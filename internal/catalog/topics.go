@@ -12,23 +12,26 @@ import (
 
 // Bounds of records, in bytes.
 const (
-	DefaultLimit = 1048588 // Kafka's own default of max.message.bytes
+	// DefaultLimit is Kafka's own default of max.message.bytes.
+	DefaultLimit = 1048588
 
-	// MaxRefresh bounds key and value of a refresh record. The refresh record that intake makes of a query record within
-	// Kafka's default limit is smaller: a number of a vector grows from two bytes to five and a third, a text to
-	// twice its size.
+	// MaxRefresh bounds key and value of a refresh record, together. A query record within Kafka's default
+	// limit always gives a smaller refresh record: at worst a number of a vector grows from 2 bytes to 5⅓,
+	// and a text to twice its size.
 	MaxRefresh = 4 << 20
 
-	// extra is room for the rest of a record: headers with offsets and a trace, and the error of a dead letter (4 KiB).
+	// extra is the room for the rest of a record: headers with offsets and a trace, and the error of a dead
+	// letter (4 KiB).
 	extra = 64 << 10
 )
 
-// Topics lists the topics that a generation reads and writes, with the settings that each needs. The dead letters come last.
+// Topics returns the topics that a generation reads and writes, with the settings that each needs. The topic
+// of the dead letters comes last.
 func Topics(cfg *config.Config, generation string) []stream.Topic {
 	names := NamesOf(cfg, generation).Topics
 	compact := map[string]string{"cleanup.policy": "compact"}
 	keep := map[string]string{"cleanup.policy": "delete", "retention.ms": "-1"}
-	queue := map[string]string{ // the miner purges it, and Kafka frees whole segments alone: so they are small, and end by time too
+	queue := map[string]string{ // small, short segments: the miner purges the topic, and Kafka frees only whole segments
 		"cleanup.policy": "delete", "retention.ms": "-1", "segment.bytes": strconv.Itoa(50 << 20), "segment.ms": strconv.Itoa(60 * 60 * 1000),
 	}
 	topic := func(name string, partitions, largest int, settings map[string]string) stream.Topic {
@@ -36,7 +39,7 @@ func Topics(cfg *config.Config, generation string) []stream.Topic {
 			Name: name, Partitions: partitions, ReplicationFactor: cfg.Topics.ReplicationFactor, MaxMessageBytes: largest, Config: settings,
 		}
 	}
-	const texts = 5 // of a triplet: the query's, two titles and two texts
+	const texts = 5 // in a triplet: the query, two titles and two texts
 	n := cfg.Topics.Partitions
 	shared := func(t stream.Topic) stream.Topic {
 		t.Shared = true
@@ -52,18 +55,21 @@ func Topics(cfg *config.Config, generation string) []stream.Topic {
 	}
 }
 
+// withLimit returns a copy of settings with a max.message.bytes.
 func withLimit(settings map[string]string, bytes int) map[string]string {
 	settings = maps.Clone(settings)
 	settings["max.message.bytes"] = strconv.Itoa(bytes)
 	return settings
 }
 
-// EnsureTopics creates the topics of a generation that are missing. Topics that exist keep their partitions and settings;
-// only for hardneg's own topics (refresh, models, dead letters) it raises a max.message.bytes that is too low. It
-// returns an error if a topic could not take the records that go into it: such a record would stop its partition for ever.
+// EnsureTopics creates the topics of a generation that are missing. Topics that exist keep their partitions
+// and settings, with one exception: it raises a max.message.bytes that is too low in hardneg's own topics
+// (refresh, models, dead letters). It returns an error if a topic cannot take the records that go into it,
+// because such a record would stop its partition for ever.
 //
-// A dead letter holds its record byte for byte. So its topic must take the largest record of the topics that the stages
-// read, and the headers. hardneg makes it for records twice as large, because their producers may compress better.
+// A dead letter holds its record byte for byte. So its topic must take the largest record of the topics that
+// the stages read, plus the headers. When hardneg creates the topic it allows twice that size, because
+// producers may compress better.
 func EnsureTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config, generation string) error {
 	topics := Topics(cfg, generation)
 	last := len(topics) - 1
@@ -77,21 +83,23 @@ func EnsureTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config,
 	return kafka.EnsureTopics(ctx, deadLetters)
 }
 
-// deadLettersTopic adds the limits to the topic of the dead letters. They follow from the topics that the stages read.
+// deadLettersTopic returns the topic of the dead letters with its limits, which follow from the topics that
+// the stages read.
 func deadLettersTopic(ctx context.Context, kafka *stream.Client, names config.Topics, topic stream.Topic) (stream.Topic, error) {
 	limits, err := kafka.MaxMessageBytes(ctx, names.Documents, names.Queries, names.Refresh)
 	if err != nil {
 		return topic, err
 	}
-	users := max(limits[names.Documents], limits[names.Queries])
-	own := limits[names.Refresh]
-	topic.MaxMessageBytes = max(users, own) + extra
-	topic.Config = withLimit(topic.Config, max(2*users, own)+extra)
+	inputs := max(limits[names.Documents], limits[names.Queries])
+	refresh := limits[names.Refresh]
+	topic.MaxMessageBytes = max(inputs, refresh) + extra
+	topic.Config = withLimit(topic.Config, max(2*inputs, refresh)+extra)
 	return topic, nil
 }
 
-// CheckTopics looks for what EnsureTopics would do or refuse, and changes nothing. It also reports a topic whose number of
-// partitions has changed since the view began.
+// CheckTopics returns the topics that EnsureTopics would create, and the problems that it would solve or
+// refuse to start with. It changes nothing. It also reports a topic whose number of partitions has changed
+// since the view began.
 func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) (missing []string, problems []stream.TopicProblem, err error) {
 	topics := Topics(cfg, "")
 	last := len(topics) - 1
@@ -112,12 +120,12 @@ func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) 
 	if slices.Contains(missing, cfg.Topics.Models) {
 		return missing, problems, nil
 	}
-	began, err := partitionsAtFirst(ctx, kafka, cfg)
+	stored, err := storedPartitions(ctx, kafka, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, topic := range []string{cfg.Topics.Refresh, cfg.Topics.Triplets} {
-		n, ok := began[topic]
+		n, ok := stored[topic]
 		if !ok || slices.Contains(missing, topic) {
 			continue
 		}
@@ -126,7 +134,7 @@ func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) 
 			return nil, nil, err
 		}
 		if got != n {
-			problems = append(problems, stream.TopicProblem{Topic: topic, Severe: true, Text: splitView(topic, got, n).Error()})
+			problems = append(problems, stream.TopicProblem{Topic: topic, Severe: true, Text: partitionsError(topic, got, n).Error()})
 		}
 	}
 	return missing, problems, nil

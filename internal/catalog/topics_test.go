@@ -9,22 +9,14 @@ import (
 	"github.com/rs/zerolog"
 
 	"hardneg/internal/config"
-	embeddedkafka "hardneg/internal/embedded/kafka"
+	"hardneg/internal/testenv"
 	"hardneg/stream"
 )
 
-// TestTopicsThatAreTooSmall: the service does not start on topics that could not take what must go into them.
+// TestTopicsThatAreTooSmall checks that the service raises the limits of its own topics, and does not start
+// if a topic of somebody else cannot take the records that go into it.
 func TestTopicsThatAreTooSmall(t *testing.T) {
-	server, err := embeddedkafka.Start(embeddedkafka.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
-	client, err := stream.New(stream.Config{Brokers: []string{server.Addr()}, ClientID: "test", Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
+	client, address := testenv.Kafka(t, zerolog.Nop(), nil)
 	queue := func(limit int) map[string]string {
 		return map[string]string{"cleanup.policy": "delete", "retention.ms": "-1", "max.message.bytes": strconv.Itoa(limit)}
 	}
@@ -32,10 +24,10 @@ func TestTopicsThatAreTooSmall(t *testing.T) {
 		return map[string]string{"cleanup.policy": "compact", "max.message.bytes": strconv.Itoa(limit)}
 	}
 	for i, test := range []struct {
-		name    string
-		exists  func(*config.Config) []stream.Topic
-		want    string // of the error; "": none
-		letters int    // max.message.bytes of the dead letters afterwards
+		name        string
+		exists      func(*config.Config) []stream.Topic
+		want        string // part of the error; "": no error
+		deadLetters int    // max.message.bytes of the dead letters topic afterwards
 	}{
 		{"none exist", func(*config.Config) []stream.Topic { return nil }, "", MaxRefresh + 2*extra},
 		{"small dead letters", func(c *config.Config) []stream.Topic {
@@ -71,15 +63,15 @@ func TestTopicsThatAreTooSmall(t *testing.T) {
 			switch {
 			case test.want == "" && err != nil, test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
 				t.Errorf("error %v, want %q", err, test.want)
-			case err != nil && !strings.Contains(err.Error(), "kafka-configs --bootstrap-server "+server.Addr()+" --alter --entity-type topics --entity-name "):
+			case err != nil && !strings.Contains(err.Error(), "kafka-configs --bootstrap-server "+address+" --alter --entity-type topics --entity-name "):
 				t.Errorf("error %v: without the command that mends it", err)
 			}
-			if test.letters == 0 {
+			if test.deadLetters == 0 {
 				return
 			}
 			limits, err := client.MaxMessageBytes(t.Context(), cfg.Topics.DeadLetters)
-			if err != nil || limits[cfg.Topics.DeadLetters] != test.letters {
-				t.Errorf("the dead letters take %v, %v, want %d", limits, err, test.letters)
+			if err != nil || limits[cfg.Topics.DeadLetters] != test.deadLetters {
+				t.Errorf("the dead letters take %v, %v, want %d", limits, err, test.deadLetters)
 			}
 		})
 	}

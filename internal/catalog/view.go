@@ -14,7 +14,7 @@ import (
 	"hardneg/stream"
 )
 
-// Conn is what everybody needs who works on a view: its configuration and the clients of its servers.
+// Conn holds what all work on a view needs: its configuration, and clients of its servers.
 type Conn struct {
 	Config *config.Config
 	Kafka  *stream.Client
@@ -25,10 +25,10 @@ type Conn struct {
 // Live says which generation is live.
 type Live struct {
 	Generation string      // empty: the view has none yet
-	Record     *Generation // nil: rebuild did not make it
+	Record     *Generation // nil: it is the first generation, which rebuild did not make
 }
 
-// Live asks Qdrant which generation is live, and Kafka for its record.
+// Live asks Qdrant which generation is live, and reads its record from the models topic.
 func (c Conn) Live(ctx context.Context) (Live, error) {
 	generation, _, err := c.Index.Active(ctx)
 	if err != nil {
@@ -41,19 +41,19 @@ func (c Conn) Live(ctx context.Context) (Live, error) {
 // Publishing reports whether the generation was promoted and its triplets are not all published yet.
 func (l Live) Publishing() bool { return l.Record != nil && l.Record.Phase != PhaseLive }
 
-// View is the live generation of a view, opened for reading.
+// View is the live generation of a view, opened for reading. Open makes it.
 type View struct {
 	Conn
 	Live
 	Names       Names
 	Collections *index.Index
-	Rules       Rules // those that a miner published last; if none has, those of the configuration
+	Rules       Rules // the rules that a miner published last, or the configured ones if no miner has
 }
 
-// ErrNoView says that a view has no live generation yet.
+// ErrNoView means that a view has no live generation yet.
 var ErrNoView = errors.New("no live generation")
 
-// noView is an ErrNoView with a text for the user.
+// noView is ErrNoView with a text that helps the user to find the cause.
 type noView struct{ address, prefix string }
 
 func (e noView) Error() string {
@@ -63,7 +63,8 @@ func (e noView) Error() string {
 
 func (noView) Is(target error) bool { return target == ErrNoView }
 
-// Open opens the live generation. It creates nothing. Without one it returns ErrNoView.
+// Open opens the live generation for reading. It creates nothing. It returns ErrNoView if no generation is
+// live.
 func (c Conn) Open(ctx context.Context) (*View, error) {
 	live, err := c.Live(ctx)
 	if err != nil {
@@ -86,8 +87,8 @@ func (c Conn) Open(ctx context.Context) (*View, error) {
 	return v, nil
 }
 
-// StillLive returns an error if another generation was promoted since Open: what a command has found by then is of no use.
-// work names that command.
+// StillLive returns an error if another generation was promoted since Open. Then the results of a command
+// that reads the view are out of date. work names the command.
 func (v *View) StillLive(ctx context.Context, work string) error {
 	live, _, err := v.Index.Active(ctx)
 	if err == nil && live != v.Generation {
@@ -96,12 +97,14 @@ func (v *View) StillLive(ctx context.Context, work string) error {
 	return err
 }
 
-// Models returns the models of the view. resources are what their embedders draw on; nil if nobody embeds.
+// Models returns a reader and writer of the view's models. resources is what their embedders need; nil if
+// nobody embeds.
 func (c Conn) Models(resources *embed.Resources) Models {
 	return Models{Kafka: c.Kafka, Topic: c.Config.Topics.Models, Resources: resources, Log: c.Log}
 }
 
-// ModelOf reads the model of a generation that exists in Qdrant. It is an error if the models topic does not have it.
+// ModelOf reads the model of a generation that exists in Qdrant. It returns an error if the models topic does
+// not have it.
 func (c Conn) ModelOf(ctx context.Context, generation string, resources *embed.Resources) (*model.Model, error) {
 	m, err := c.Models(resources).Read(ctx, ModelOf(generation))
 	if err == nil && m == nil {

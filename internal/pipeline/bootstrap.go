@@ -18,17 +18,16 @@ import (
 	"hardneg/internal/model"
 	"hardneg/internal/stages"
 	"hardneg/internal/wait"
-	"hardneg/mining"
 	"hardneg/stream"
 )
 
 const logEvery = 30 * time.Second
 
-// bootstrap does what comes before the stages: it waits for servers, finds or fits the model, and opens the collections.
+// bootstrap prepares the stages: it waits for servers, finds or fits the model, and opens the collections.
 type bootstrap struct {
 	Options
 	observer *observer
-	problem  error // why no model can be fitted, as long as one of its embedders is the reason
+	problem  error // the embedder's error, while an embedder is the reason why no model can be fitted
 }
 
 func newBootstrap(o Options) *bootstrap {
@@ -36,8 +35,9 @@ func newBootstrap(o Options) *bootstrap {
 	return &bootstrap{Options: o, observer: newObserver(o)}
 }
 
-// untilReachable calls f again and again as long as a server cannot be reached or is not ready, or an embedder's server denies what
-// it is asked. It says so in log and health. It returns every other error of f.
+// untilReachable calls f until it succeeds. It tries again while a server cannot be reached or is not ready,
+// or while the server of an embedder denies a request; log and health say so. It returns any other error of
+// f.
 func (b *bootstrap) untilReachable(ctx context.Context, f func() error) error {
 	for {
 		err := f()
@@ -60,8 +60,8 @@ func (b *bootstrap) untilReachable(ctx context.Context, f func() error) error {
 	}
 }
 
-// waiting records in health that the stages behind the model wait. For documents they may wait, which is their work by now; err says
-// why they cannot work.
+// waiting records in health that the stages which need the model wait. With a nil err they wait for
+// documents, which counts as work; otherwise err says why they cannot work.
 func (b *bootstrap) waiting(err error) {
 	for _, stage := range b.Config.Stages {
 		if stage != catalog.StageIntake {
@@ -70,9 +70,9 @@ func (b *bootstrap) waiting(err error) {
 	}
 }
 
-// open finds the model of the live generation, or fits and publishes the first model. It opens the collections, and ends the stages
-// of the generation before.
-func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.Rules, miner *mining.Miner) (*generation, error) {
+// open opens the live generation: its model and its collections. If it was promoted, open ends the stages of
+// the previous one. If there is no generation yet, open makes the first one.
+func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.Rules) (*liveGeneration, error) {
 	m, err := b.model(ctx, live)
 	if err != nil {
 		return nil, err
@@ -88,19 +88,21 @@ func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.R
 	if err != nil {
 		return nil, err
 	}
-	env := &stages.Env{
-		Outputs:    stages.Outputs{Names: catalog.NamesOf(b.Config, id), Publication: stages.Live{}, Log: b.Log, Metrics: b.Metrics},
-		Generation: id, Rules: rules, Mining: miner, Model: m, Kafka: b.Kafka, Now: time.Now,
-	}
-	g := &generation{env: env, collections: collections, reader: stages.QueryReader{Weights: *rules.Evidence, Carries: carries}}
+	out := stages.Outputs{Names: catalog.NamesOf(b.Config, id), Publication: stages.Live{}, Log: b.Log, Metrics: b.Metrics}
+	var next *successor
 	if live.Record != nil {
 		publication, record, err := b.takeOver(ctx, live)
 		if err != nil {
 			return nil, err
 		}
-		env.Publication = publication
-		g.successor = &successor{Conn: b.Conn, env: env, collections: collections, publication: publication, record: record}
+		out.Publication = publication
+		next = &successor{Conn: b.Conn, out: out, collections: collections, publication: publication, record: record, now: time.Now}
 	}
+	env, err := stages.NewEnv(out, id, rules, m, b.Kafka)
+	if err != nil {
+		return nil, err
+	}
+	reader := stages.QueryReader{Weights: *rules.Evidence, Carries: carries}
 	b.Log.Info().Str("generation", id).Int("dimensions", m.Dimensions()).Int("fitted_on", info.Samples).Msg("model ready")
 	if !Describes(b.Config, info) {
 		b.Log.Warn().Str("generation", id).
@@ -110,10 +112,11 @@ func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.R
 		b.Log.Warn().Int("documents", info.Samples).Int("minimum", b.Config.Fit.Minimum).
 			Msg("the model was fitted on few documents and stays as it is: run hardneg rebuild once there are more")
 	}
-	return g, nil
+	return &liveGeneration{generation: generation{env: env, collections: collections, reader: reader}, successor: next}, nil
 }
 
-// model reads the model of the live generation. If there is none it takes the first published model, or fits one.
+// model returns the model of the live generation. If there is none it takes the first published model, or
+// fits one.
 func (b *bootstrap) model(ctx context.Context, live catalog.Live) (*model.Model, error) {
 	if live.Generation != "" {
 		return b.ModelOf(ctx, live.Generation, b.Resources())
@@ -125,18 +128,19 @@ func (b *bootstrap) model(ctx context.Context, live catalog.Live) (*model.Model,
 	return m, err
 }
 
-// Describes reports whether a configuration asks for the embedders and the reduction of a model, as far as its manifest says.
+// Describes reports whether a configuration asks for the embedders and the reduction of a model, as far as
+// the manifest shows them.
 func Describes(cfg *config.Config, info model.Manifest) bool {
 	reduced := len(info.Variance) > 0
 	return reduced == (cfg.Reduce.Method == "pca") && (!reduced || info.Dimensions <= cfg.Reduce.MaxDimensions) &&
 		slices.EqualFunc(cfg.Embedders, info.Embedders, func(c config.Embedder, m model.Embedder) bool { return m.Is(c) })
 }
 
-// fit fits the first model on the documents that arrive, and publishes it. If several instances do so at once, all of them go on with
-// the model whose manifest came first.
+// fit fits the first model on the documents that arrive, and publishes it. If several instances do this at
+// once, all of them go on with the model whose manifest came first.
 func (b *bootstrap) fit(ctx context.Context) (*model.Model, error) {
 	models := b.Models(b.Resources())
-	silent := models // it is asked again and again
+	silent := models // called again and again, it would log the same each time
 	silent.Log = zerolog.Nop()
 	arrivals := fit.Arrivals{Conn: b.Conn, Waiting: func(err error) { b.waiting(cmp.Or(err, b.problem)) }, First: silent.First}
 	m, err := fit.Model(ctx, b.Config, b.Resources(), arrivals.Sample, b.Log)
@@ -153,25 +157,25 @@ func (b *bootstrap) fit(ctx context.Context) (*model.Model, error) {
 	return first, err
 }
 
-// awaitFirstLoad makes a new view wait until the documents that are in the log now are indexed. Without it a backlog of documents
-// would mine every query over and over.
-func (b *bootstrap) awaitFirstLoad(ctx context.Context, g *generation) error {
+// awaitFirstLoad waits, in a view without queries, until the documents that are in the log now are indexed.
+// Otherwise each batch of a backlog of documents would make the miner mine the same queries again.
+func (b *bootstrap) awaitFirstLoad(ctx context.Context, g *liveGeneration) error {
 	if !b.Config.Bootstrap.Wait {
 		return nil
 	}
 	if _, queries, err := g.collections.Counts(ctx); err != nil || queries > 0 {
 		return err
 	}
-	b.observer.up(catalog.StageMiner, nil) // to wait is its work now
+	b.observer.up(catalog.StageMiner, nil) // waiting is its work now
 	offsets, err := b.Kafka.Offsets(ctx, b.Config.Topics.Documents)
 	if err != nil {
 		return err
 	}
 	var logged time.Time
-	return g.env.Names.Await(ctx, b.Kafka, catalog.StageIndexer, catalog.StableEnds(offsets), catalog.PollEvery, func(left int64) error {
+	return g.env.Names.Await(ctx, b.Kafka, catalog.StageIndexer, catalog.StableEnds(offsets), catalog.PollEvery, func(behind int64) error {
 		if now := time.Now(); now.Sub(logged) > logEvery {
 			logged = now
-			b.Log.Info().Int64("records", left).Msg("mining waits for an indexer to index the first documents")
+			b.Log.Info().Int64("records", behind).Msg("mining waits for an indexer to index the first documents")
 		}
 		return nil
 	})

@@ -17,8 +17,8 @@ import (
 	"hardneg/stream"
 )
 
-// TestUntilReachable: what passes by itself does not end a service that begins. An offset is unstable for as long as the
-// transaction of an instance that crashed is open.
+// TestUntilReachable checks that errors which pass by themselves do not end a service that begins, and that
+// others do. One that passes is an unstable offset: an instance that crashed has left its transaction open.
 func TestUntilReachable(t *testing.T) {
 	t.Parallel()
 	o := pipeline.Options{

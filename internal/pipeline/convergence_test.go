@@ -6,10 +6,11 @@ import (
 	"time"
 
 	"hardneg/internal/pipelinetest"
+	"hardneg/internal/testenv"
 )
 
 func TestViewConverges(t *testing.T) {
-	seed := pipelinetest.Seed(t)
+	seed := testenv.Seed(t)
 	w := pipelinetest.New(t, seed)
 	for range 40 {
 		w.Step()

@@ -10,7 +10,8 @@ import (
 	"hardneg/mining/reduce"
 )
 
-// drift watches how much the model loses of the documents that this instance embeds. It knows nothing of earlier processes.
+// drift measures how much of the documents' vectors the model loses by its reduction. It counts the documents
+// that this process embeds.
 type drift struct {
 	mu      sync.Mutex // several partitions embed at once
 	watch   *model.Drift
@@ -20,10 +21,11 @@ type drift struct {
 	log     zerolog.Logger
 }
 
-// observeDrift makes the model report how much it loses, if it reduces vectors at all.
+// observeDrift makes the model report how much it loses. It does nothing for a model that does not reduce
+// vectors.
 func observeDrift(m *model.Model, metrics *telemetry.Metrics, log zerolog.Logger) {
 	d := &drift{watch: model.NewDrift(m.Info()), info: m.Info(), metrics: metrics, log: log}
-	metrics.CapturedShare.Reset() // drops the series of a model that was live before
+	metrics.CapturedShare.Reset() // drops the series of the previous model
 	curve := d.info.Variance
 	if len(curve) == 0 {
 		return
@@ -37,6 +39,8 @@ func observeDrift(m *model.Model, metrics *telemetry.Metrics, log zerolog.Logger
 	m.Observe(d.add)
 }
 
+// add takes embedded documents into account. It warns once, when the model loses notably more than of its
+// sample.
 func (d *drift) add(e reduce.Energy) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

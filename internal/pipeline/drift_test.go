@@ -20,7 +20,7 @@ import (
 	"hardneg/internal/telemetry"
 )
 
-// TestDriftIsTold: by metrics at any time, and by one warning.
+// TestDriftIsTold checks that drift shows in the metrics at any time, and that there is one warning.
 func TestDriftIsTold(t *testing.T) {
 	m, err := model.Fit(t.Context(), nil, pipelinetest.Lexical, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 16, Normalize: true, Seed: 1}, 10, pipelinetest.About("a", 400))
 	if err != nil {
@@ -34,7 +34,7 @@ func TestDriftIsTold(t *testing.T) {
 	gauge := func(what string) float64 {
 		return testutil.ToFloat64(metrics.CapturedShare.WithLabelValues(m.ID(), what))
 	}
-	if n := testutil.CollectAndCount(metrics.CapturedShare); n != 2 { // before gauge makes more
+	if n := testutil.CollectAndCount(metrics.CapturedShare); n != 2 { // before the calls of gauge, which would create more
 		t.Errorf("%d shares before a document, want those of the sample and of those held out", n)
 	}
 	sample, held := gauge(telemetry.OfSample), gauge(telemetry.OfHeldOut)
@@ -75,7 +75,7 @@ func TestDriftIsTold(t *testing.T) {
 	}
 }
 
-// TestNoDriftWithoutAxes: there is nothing to tell of a model that reduces nothing.
+// TestNoDriftWithoutAxes checks that a model which does not reduce vectors has no metrics of drift.
 func TestNoDriftWithoutAxes(t *testing.T) {
 	m, err := model.Fit(t.Context(), nil, pipelinetest.Lexical, config.Reduce{Method: "none"}, 10, pipelinetest.About("a", 400))
 	if err != nil {
@@ -91,7 +91,8 @@ func TestNoDriftWithoutAxes(t *testing.T) {
 	}
 }
 
-// TestUnchangedDocumentsAreNotMeasured: a document that the index has already is not embedded.
+// TestUnchangedDocumentsAreNotMeasured checks that a document that the index has already is not embedded, and
+// so not measured.
 func TestUnchangedDocumentsAreNotMeasured(t *testing.T) {
 	w := pipelinetest.New(t, 1)
 	w.Config.Embedders, w.Config.Reduce = pipelinetest.Lexical, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 8, Normalize: true, Seed: 1}

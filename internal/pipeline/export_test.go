@@ -13,14 +13,17 @@ import (
 	"hardneg/stream"
 )
 
-// What tests outside of the package reach of it: package pipelinetest, which they need, imports it.
+// This file gives the tests in package pipeline_test access to the package. They cannot be in the package
+// itself, because they need package pipelinetest, which imports it.
 
+// Constants of the sweep.
 const (
 	MaxBacklog       = maxBacklog
 	SweptAge         = sweptAge
 	SweptFingerprint = sweptFingerprint
 )
 
+// ObserveDrift makes a model report how much it loses.
 var ObserveDrift = observeDrift
 
 // UntilReachable calls f as the start of an instance does.
@@ -28,23 +31,20 @@ func UntilReachable(ctx context.Context, o Options, f func() error) error {
 	return newBootstrap(o).untilReachable(ctx, f)
 }
 
-// Observer records events of stages, as an instance does.
+// Observer returns a function that records events of stages as an instance does.
 func Observer(o Options) func(stream.Event) { return newObserver(o).event }
 
-// Sweep is the sweep of a generation, to be run turn by turn.
+// Sweep is the sweep of a generation. The test makes each turn.
 type Sweep struct{ *sweep }
 
-func testEnv(c catalog.Conn, generation string, metrics *telemetry.Metrics, now func() time.Time) *stages.Env {
-	return &stages.Env{
-		Outputs:    stages.Outputs{Names: catalog.NamesOf(c.Config, generation), Publication: stages.Live{}, Log: c.Log, Metrics: metrics},
-		Generation: generation, Rules: catalog.RulesOf(c.Config), Kafka: c.Kafka, Now: now,
-	}
+func liveOutputs(c catalog.Conn, generation string, metrics *telemetry.Metrics) stages.Outputs {
+	return stages.Outputs{Names: catalog.NamesOf(c.Config, generation), Publication: stages.Live{}, Log: c.Log, Metrics: metrics}
 }
 
 // NewSweep returns the sweep of a generation.
 func NewSweep(o Options, collections *index.Index) Sweep {
-	g := &generation{env: testEnv(o.Conn, collections.Generation(), o.Metrics, time.Now), collections: collections}
-	return Sweep{newSweep(g, o)}
+	out := liveOutputs(o.Conn, collections.Generation(), o.Metrics)
+	return Sweep{newSweep(o, out, catalog.RulesOf(o.Config).Fingerprint, collections)}
 }
 
 // Turn looks at n queries.
@@ -53,11 +53,11 @@ func (s Sweep) Turn(ctx context.Context, n int) error { return s.turn(ctx, n) }
 // LeftOut counts the queries that wait for their partitions.
 func (s Sweep) LeftOut() int { return len(s.leftOut) }
 
-// PublishAll publishes a generation that has replaced another one. The clock now is asked before records are sent.
+// PublishAll publishes a generation that has replaced another one. It calls now before it sends records.
 func PublishAll(ctx context.Context, c catalog.Conn, record *catalog.Generation, collections, previous *index.Index, now func() time.Time) error {
 	s := &successor{
-		Conn: c, env: testEnv(c, record.ID, telemetry.NewMetrics(prometheus.NewRegistry()), now), collections: collections,
-		publication: stages.NewSuccessor(nil, previous), record: record,
+		Conn: c, out: liveOutputs(c, record.ID, telemetry.NewMetrics(prometheus.NewRegistry())), collections: collections,
+		publication: stages.NewSuccessor(nil, previous), record: record, now: now,
 	}
 	return s.publishAll(ctx)
 }

@@ -14,14 +14,16 @@ import (
 	"hardneg/internal/embedded/fault"
 	embeddedqdrant "hardneg/internal/embedded/qdrant"
 	"hardneg/internal/pipelinetest"
+	"hardneg/internal/testenv"
 )
 
 var faultsFor = flag.Duration("faults-for", 8*time.Second, "how long TestViewConvergesUnderFaults goes on beginning rounds")
 
-// kafkaFaults hits each step of a transaction before and after its effect, what is read, and, more rarely, the group.
+// kafkaFaults hits each step of a transaction, before and after its effect. It also hits reads and, more
+// rarely, requests of the consumer group.
 func kafkaFaults() []fault.Rule {
 	steps := []string{"AddPartitionsToTxn", "Produce", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn", "InitProducerID"}
-	stages := func(request any) bool { // spares those who feed
+	stages := func(request any) bool { // only requests of the stages, not those of the test's producer
 		switch r := request.(type) {
 		case *kmsg.ProduceRequest:
 			return r.TransactionID != nil
@@ -47,7 +49,8 @@ func kafkaFaults() []fault.Rule {
 		fault.Rule{Calls: []string{"Heartbeat"}, Rate: 0.02, Fault: fault.Fault{Err: kerr.RebalanceInProgress}})
 }
 
-// qdrantFaults hits reads and writes, before and after their effect; Unknown is an error that the client does not repeat.
+// qdrantFaults hits reads and writes, before and after their effect. The client does not repeat a call after
+// the error Unknown.
 func qdrantFaults() []fault.Rule {
 	var rules []fault.Rule
 	for _, f := range []fault.Fault{
@@ -61,10 +64,11 @@ func qdrantFaults() []fault.Rule {
 	return rules
 }
 
-// Every call to both servers fails now and then, before or after its effect, under instances that come, go and overlap.
-// Whenever the servers are well again, the view becomes what a batch job computes.
+// TestViewConvergesUnderFaults runs instances that come, go and overlap while every call to both servers
+// fails now and then, before or after its effect. Whenever the servers are well again, the view must become
+// what a batch job computes.
 func TestViewConvergesUnderFaults(t *testing.T) {
-	seed := pipelinetest.Seed(t)
+	seed := testenv.Seed(t)
 	kafka, qdrant := fault.New(seed), fault.New(seed+1)
 	w := pipelinetest.NewFaulty(t, seed, kafka, qdrant)
 	w.Config.Topics.PurgeRefresh = 50 * time.Millisecond

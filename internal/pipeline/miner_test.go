@@ -3,7 +3,6 @@ package pipeline_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -13,11 +12,10 @@ import (
 	"hardneg/internal/records"
 	"hardneg/internal/stages"
 	"hardneg/internal/telemetry"
-	"hardneg/mining"
 	"hardneg/stream"
 )
 
-// restless is an index in which a document that a ranking has found is another one whenever it is read.
+// restless is an index in which, if changes is set, a document of each ranking is gone when it is read.
 type restless struct {
 	*index.Index
 	changes bool
@@ -31,8 +29,8 @@ func (r restless) DocumentsAt(ctx context.Context, points []string, want index.F
 	return documents, err
 }
 
-// TestRestlessDocuments: a query whose candidates change during each reading does not hold up its partition. It is mined
-// without them, and comes again.
+// TestRestlessDocuments mines queries whose candidates change during each reading. They must not hold up
+// their partition: they are mined without those candidates, and come again.
 func TestRestlessDocuments(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 22, 4)
@@ -45,22 +43,20 @@ func TestRestlessDocuments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var token int64 // the newest one of their partitions
+	var token int64 // the highest token among the owners of their partitions
 	for _, q := range queries {
 		token = max(token, states[q].Token)
 	}
-	rules := catalog.RulesOf(w.Config)
-	policies, err := mining.New(rules.Mining)
+	m, err := w.Conn().ModelOf(t.Context(), live.Generation(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	miner := func(x restless) stages.Miner {
-		e := &stages.Env{
-			Outputs:    stages.Outputs{Names: catalog.NamesOf(w.Config, ""), Publication: stages.Live{}, Log: w.Log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry())},
-			Generation: live.Generation(), Rules: rules, Mining: policies, Kafka: w.Kafka, Now: time.Now, WideLimit: 1,
-		}
-		return stages.NewMiner(e, x, token)
+	out := stages.Outputs{Names: catalog.NamesOf(w.Config, ""), Publication: stages.Live{}, Log: w.Log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry())}
+	env, err := stages.NewEnv(out, live.Generation(), catalog.RulesOf(w.Config), m, w.Kafka)
+	if err != nil {
+		t.Fatal(err)
 	}
+	env.WideLimit = 1
 	var batch []stream.Record
 	for _, q := range queries {
 		r := records.Refresh{Kind: records.KindRefresh, QueryID: q, Source: records.Source{Topic: records.SourceSweep}}
@@ -68,7 +64,7 @@ func TestRestlessDocuments(t *testing.T) {
 	}
 	run := func(changes bool, batch []stream.Record) (triplets int, again []stream.Record) {
 		t.Helper()
-		outputs, err := miner(restless{live, changes}).Process(t.Context(), batch)
+		outputs, err := stages.NewMiner(env, restless{live, changes}, token).Process(t.Context(), batch)
 		if err != nil {
 			t.Fatalf("changes %v: %v", changes, err)
 		}
@@ -81,7 +77,7 @@ func TestRestlessDocuments(t *testing.T) {
 		}
 		return triplets, again
 	}
-	token++ // another owner publishes everything
+	token++ // a new owner publishes everything
 	if triplets, again := run(false, batch); triplets < 12 || len(again) > 0 {
 		t.Fatalf("at rest: %d triplets, %d queries come again", triplets, len(again))
 	}

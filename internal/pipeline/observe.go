@@ -14,15 +14,15 @@ import (
 	"hardneg/stream"
 )
 
-// observer turns what happens to stages into metrics, health and log lines.
+// observer turns the events of stages into metrics, health and log lines.
 type observer struct {
 	metrics *telemetry.Metrics
 	health  *telemetry.Health
 	log     zerolog.Logger
 
 	mu      sync.Mutex
-	failing map[string]map[int32]error // by stage: partitions that have failed and not committed since
-	stalled map[string]map[int32]bool  // by stage: partitions whose batch makes no progress
+	failing map[string]map[int32]error // by stage and partition: the error of partitions that have failed and not committed since
+	stalled map[string]map[int32]bool  // by stage and partition: those whose batch makes no progress
 }
 
 func newObserver(o Options) *observer {
@@ -44,7 +44,7 @@ func (o *observer) event(e stream.Event) {
 		log.Debug().Int64("offset", e.Offset).Int("records", e.Records).Int("outputs", e.Outputs).Dur("took", e.Took).Msg("committed")
 	case stream.Assigned:
 		o.metrics.Lag.WithLabelValues(e.Stage, partition).Set(float64(max(0, e.End-e.Offset)))
-		if e.Offset >= e.End { // it has no record at which it could be stuck
+		if e.Offset >= e.End { // it has no records to read, so it cannot be stuck
 			o.partitionUp(e)
 		}
 		log.Info().Int64("offset", e.Offset).Int64("end", e.End).Int64("token", e.Token).Msg("partition assigned")
@@ -71,17 +71,13 @@ func (o *observer) event(e stream.Event) {
 	}
 }
 
-// partitionUp records whether a partition makes progress. A stage is up if none of its partitions has failed since its last commit: the
-// progress of one partition must not hide that another one is stuck.
+// partitionUp records whether a partition makes progress. A stage is up if none of its partitions has failed
+// since its last commit. So the progress of one partition does not hide that another one is stuck.
 func (o *observer) partitionUp(e stream.Event) {
 	o.countStalled(e)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	stuck := o.failing[e.Stage]
-	if stuck == nil {
-		stuck = map[int32]error{}
-		o.failing[e.Stage] = stuck
-	}
+	stuck := ofStage(o.failing, e.Stage)
 	delete(stuck, e.Partition)
 	if e.Err != nil && (e.Kind == stream.Failed || e.Kind == stream.Stalled) {
 		stuck[e.Partition] = e.Err
@@ -100,19 +96,23 @@ func (o *observer) partitionUp(e stream.Event) {
 func (o *observer) countStalled(e stream.Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	in := o.stalled[e.Stage]
-	if in == nil {
-		in = map[int32]bool{}
-		o.stalled[e.Stage] = in
-	}
-	delete(in, e.Partition)
+	stalled := ofStage(o.stalled, e.Stage)
+	delete(stalled, e.Partition)
 	if e.Kind == stream.Stalled {
-		in[e.Partition] = true
+		stalled[e.Partition] = true
 	}
-	o.metrics.Stalled.WithLabelValues(e.Stage).Set(float64(len(in)))
+	o.metrics.Stalled.WithLabelValues(e.Stage).Set(float64(len(stalled)))
 }
 
-// up records whether a stage makes progress; err says why it does not.
+// ofStage returns the map of a stage. If there is none it makes an empty one.
+func ofStage[V any](byStage map[string]map[int32]V, stage string) map[int32]V {
+	if byStage[stage] == nil {
+		byStage[stage] = map[int32]V{}
+	}
+	return byStage[stage]
+}
+
+// up records that a stage makes progress, or with an error why it does not.
 func (o *observer) up(stage string, err error) {
 	value := 1.0
 	if err != nil {
@@ -122,13 +122,14 @@ func (o *observer) up(stage string, err error) {
 	o.health.Set(stage, err)
 }
 
-// Resources are what embedders draw on. A model says what to ask a server for; the configuration says where and how.
+// Resources returns what embedders need: the cache, and how to reach their servers. A model says what to ask
+// a server for; the configuration says where and how.
 func (o Options) Resources() *embed.Resources {
 	return &embed.Resources{Cache: o.Cache, Connections: o.Config.Embedders, Observe: o.observeEmbedder}
 }
 
-// introduceEmbedders creates the metrics of embedders with a server at the start. So a rate over the first step of a counter is
-// right.
+// introduceEmbedders creates the metrics of embedders that have a server, with value 0. Otherwise a rate
+// would miss the first step of a counter.
 func (o Options) introduceEmbedders() {
 	for _, e := range o.Config.Embedders {
 		if e.Type != embed.TypeOpenAI {
@@ -144,7 +145,8 @@ func (o Options) introduceEmbedders() {
 	}
 }
 
-// observeEmbedder records the requests of embedders to their servers. Each request also tells the watchdog that the batch goes on.
+// observeEmbedder records a request of an embedder to its server. The request also shows the watchdog that
+// the batch makes progress.
 func (o Options) observeEmbedder(ctx context.Context, r embed.Request) {
 	stream.Waiting(ctx)
 	o.Metrics.EmbedderRequests.WithLabelValues(r.Embedder, string(r.Outcome)).Inc()

@@ -16,7 +16,8 @@ import (
 	"hardneg/stream"
 )
 
-// A partition that makes no progress is seen in the log, by /readyz and as a metric, until something happens to it.
+// TestStalledPartition checks that a partition which makes no progress shows in the log, in /readyz and in a
+// metric until its next event.
 func TestStalledPartition(t *testing.T) {
 	metrics, health := telemetry.NewMetrics(prometheus.NewRegistry()), telemetry.NewHealth()
 	var log strings.Builder
@@ -43,7 +44,7 @@ func TestStalledPartition(t *testing.T) {
 			t.Errorf("the log lacks %s: %s", part, log.String())
 		}
 	}
-	event(3, stream.Failed, down) // given up: no longer stalled, and not well
+	event(3, stream.Failed, down) // the batch was given up: the partition is no longer stalled, but it fails
 	check(0, down.Error())
 	event(3, stream.Stalled, hangs)
 	event(3, stream.Committed, nil)

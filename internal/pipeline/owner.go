@@ -11,13 +11,13 @@ import (
 	"hardneg/stream"
 )
 
-// ErrSuperseded says that another generation is live than the one whose stages run here.
+// ErrSuperseded means that another generation was promoted than the one whose stages run here.
 var ErrSuperseded = errors.New("another generation is live")
 
 const watchEvery = time.Second
 
-// checkLive returns ErrSuperseded if another generation is live than when the runner began. A view that began without one makes the
-// first generation itself.
+// checkLive returns ErrSuperseded if another generation is live than when the runner began. If none was live
+// then, the first generation does not count as another one: this service or another instance makes it.
 func (r *runner) checkLive(ctx context.Context) error {
 	live, ok, err := r.Index.Active(ctx)
 	if err != nil || !ok || live == r.live || r.live == "" && catalog.ModelOf(live) == live {
@@ -44,10 +44,11 @@ func (r *runner) watchLive(ctx context.Context) error {
 	}
 }
 
-// owner wraps a stage's Processor and refuses to work once another generation has been promoted. Before its first batch it asks which
-// generation is live. It asks after InitProducerId: so either it sees the promotion, or the fence that comes after the
-// promotion fences it. The stages of a generation that is being built end in the same way once that generation is live: their
-// group is the one of the live stages now, and they would keep their partitions' lists from the triplets topic.
+// owner wraps a stage's Processor and refuses to work once another generation has been promoted. Before its
+// first batch it asks which generation is live. It asks after InitProducerId. So either it sees the
+// promotion, or the fence that follows the promotion fences it. The stages of a generation that is being
+// built also end when that generation becomes live: then their consumer group is the group of the live
+// stages, and they would keep partitions without publishing their triplets.
 type owner struct {
 	stream.Processor
 	runner  *runner

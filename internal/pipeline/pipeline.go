@@ -1,6 +1,7 @@
-// Package pipeline runs the stages of the live generation in this process: it finds that generation or makes the first one, keeps
-// the stages running, sweeps, and hands over when another generation is promoted. For a rebuild it also runs the stages of
-// a generation that is not live yet (Shadow). Only packages of hardneg import it.
+// Package pipeline runs the stages of the live generation in this process. It finds that generation or makes
+// the first one, keeps the stages running, sweeps, and changes to another generation when one is promoted.
+// For a rebuild it also runs the stages of a generation that is not live yet (Shadow). Only packages of
+// hardneg import it.
 package pipeline
 
 import (
@@ -19,7 +20,7 @@ import (
 	"hardneg/stream"
 )
 
-// Options say what an instance of the service works with.
+// Options says what an instance of the service works with.
 type Options struct {
 	catalog.Conn
 	Cache   *embed.Cache // of vectors; nil: none
@@ -27,8 +28,9 @@ type Options struct {
 	Health  *telemetry.Health
 }
 
-// Run creates the topics, the model and the collections that are missing, and then runs the configured stages until the context
-// ends. Each stage then finishes its transaction. When another generation is promoted, Run goes on with that one.
+// Run creates missing topics, model and collections, and then runs the configured stages until the context
+// ends. At the end each stage finishes its transaction. When another generation is promoted, Run goes on with
+// that one.
 func Run(ctx context.Context, o Options) error {
 	for {
 		err := runLive(ctx, o)
@@ -39,11 +41,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 }
 
-// runLive runs the stages of the live generation, or makes the first generation.
+// runLive runs the stages of the live generation. If there is none it makes the first one. It returns
+// ErrSuperseded when another generation is promoted.
 func runLive(ctx context.Context, o Options) error {
 	rules := catalog.RulesOf(o.Config)
-	miner, err := mining.New(rules.Mining)
-	if err != nil {
+	if _, err := mining.New(rules.Mining); err != nil { // before anything is created
 		return err
 	}
 	b := newBootstrap(o)
@@ -65,21 +67,21 @@ func runLive(ctx context.Context, o Options) error {
 			group.Go(func() error { return r.run(ctx, s) })
 		}
 	}
-	if live.Generation == "" { // the first model is fitted on documents; the query log flows meanwhile
+	if live.Generation == "" { // the intake needs no model, so it works while the first one is fitted
 		out := stages.Outputs{Names: r.names, Publication: stages.Live{}, Log: o.Log, Metrics: o.Metrics}
 		run(intake(stages.Intake{Outputs: out, Reader: stages.QueryReader{Weights: *rules.Evidence, Carries: o.Config.Embedders}}))
 	}
 	group.Go(func() error {
-		var g *generation
+		var g *liveGeneration
 		err := b.untilReachable(ctx, func() (err error) {
-			g, err = b.open(ctx, live, rules, miner)
+			g, err = b.open(ctx, live, rules)
 			return err
 		})
 		if err != nil {
 			return UnlessEnded(ctx, err)
 		}
 		if live.Generation != "" {
-			run(intake(g.intake()))
+			run(g.intake())
 		}
 		run(g.indexer())
 		if !slices.Contains(o.Config.Stages, catalog.StageMiner) {
@@ -93,25 +95,25 @@ func runLive(ctx context.Context, o Options) error {
 				return UnlessEnded(ctx, err)
 			}
 		}
-		return r.run(ctx, g.miner(newSweep(g, o)))
+		return r.run(ctx, g.sweepingMiner(newSweep(o, g.env.Outputs, g.env.Rules.Fingerprint, g.collections)))
 	})
 	return group.Wait()
 }
 
-// stage is a stage as the runner runs it.
+// stage says how the runner runs a stage.
 type stage struct {
 	name  string
 	new   func(stream.Assignment) stream.Processor
-	until func(ctx context.Context, partition int32, committed int64) (int64, error) // nil: it reads without a bound
+	until func(ctx context.Context, partition int32, committed int64) (int64, error) // see stream.Stage.Until; nil: no bound
 }
 
-// runner runs stages of one generation in this process, and stops them when another generation is promoted.
+// runner runs stages of one generation in this process, and ends them when another generation is promoted.
 type runner struct {
 	Options
 	observer   *observer
 	names      catalog.Names
-	live       string     // the generation that was live when the runner began; empty: none was
-	superseded chan error // gets an error when a stage finds that another generation is live
+	live       string     // the generation that was live when the runner began; empty: there was none
+	superseded chan error // gets ErrSuperseded when a stage finds that another generation is live
 }
 
 func newRunner(o Options, observer *observer, names catalog.Names, live string) *runner {
@@ -136,7 +138,7 @@ func (r *runner) run(ctx context.Context, s stage) error {
 		Until:               s.until,
 	}
 	if s.name == catalog.StageMiner {
-		spec.MaxRecords = min(kafka.MaxBatch, 2*stages.MineTogether) // one query can mean many triplets with their texts, all in one transaction
+		spec.MaxRecords = min(kafka.MaxBatch, 2*stages.MineTogether) // one transaction holds all triplets of a batch with their texts, and a query can have many
 		spec.PurgeEvery = r.Config.Topics.PurgeRefresh
 	}
 	r.observer.up(s.name, nil)
@@ -144,7 +146,7 @@ func (r *runner) run(ctx context.Context, s stage) error {
 	return UnlessEnded(ctx, r.Kafka.Run(ctx, spec))
 }
 
-// UnlessEnded drops an error that only says that the context ended.
+// UnlessEnded returns err, or nil if err only says that the context has ended.
 func UnlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
@@ -152,30 +154,46 @@ func UnlessEnded(ctx context.Context, err error) error {
 	return err
 }
 
-// generation is a generation whose stages run in this process.
+// generation is what the stages of a generation need to run in this process.
 type generation struct {
 	env         *stages.Env
 	collections *index.Index
 	reader      stages.QueryReader
-	successor   *successor // nil: rebuild did not make the generation, so nothing is left to take over
 }
 
-func (g *generation) intake() stages.Intake {
-	return stages.Intake{Outputs: g.env.Outputs, Reader: g.reader}
+// liveGeneration is the live generation. Its miner also sweeps.
+type liveGeneration struct {
+	generation
+	successor *successor // nil: it is the first generation, so it has no previous one to replace
 }
 
+// intake returns the intake as a stage to run.
+func (g *generation) intake() stage {
+	return intake(stages.Intake{Outputs: g.env.Outputs, Reader: g.reader})
+}
+
+// intake returns an intake as a stage to run. It needs no generation.
 func intake(s stages.Intake) stage {
 	return stage{name: catalog.StageIntake, new: func(stream.Assignment) stream.Processor { return s }}
 }
 
+// indexer returns the indexer as a stage to run.
 func (g *generation) indexer() stage {
 	return stage{name: catalog.StageIndexer, new: func(a stream.Assignment) stream.Processor {
 		return stages.NewIndexer(g.env, g.collections, a.Partition)
 	}}
 }
 
-// miner returns the miner. In partition 0, of which a view has one owner, the sweep runs beside it.
-func (g *generation) miner(s *sweep) stage {
+// miner returns the miner as a stage to run, without a sweep.
+func (g *generation) miner() stage {
+	return stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
+		return stages.NewMiner(g.env, g.collections, a.Token)
+	}}
+}
+
+// sweepingMiner returns the miner as a stage to run. The owner of partition 0, which is one in a view, also
+// sweeps.
+func (g *liveGeneration) sweepingMiner(s *sweep) stage {
 	return stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
 		m := stages.NewMiner(g.env, g.collections, a.Token)
 		if a.Partition == 0 {
@@ -185,4 +203,5 @@ func (g *generation) miner(s *sweep) stage {
 	}}
 }
 
+// retryEvery is the pause before something is tried again that a server could not do.
 const retryEvery = 10 * catalog.PollEvery

@@ -9,10 +9,11 @@ import (
 	"hardneg/internal/pipelinetest"
 )
 
-// A rank that was retracted in a committed transaction is forgotten with the next change of its query, and not before.
+// TestPublishedShrinks checks that a state forgets a rank which was retracted in a committed transaction with
+// the next change of its query, and not before.
 func TestPublishedShrinks(t *testing.T) {
 	w := pipelinetest.Loaded(t, 11, 1)
-	w.Config.Kafka.SessionTimeout = 30 * time.Second // one token throughout
+	w.Config.Kafka.SessionTimeout = 30 * time.Second // so that one owner keeps its token throughout
 	stop := w.Instance()
 	defer func() { stop() }()
 	w.Settle()
@@ -34,13 +35,13 @@ func TestPublishedShrinks(t *testing.T) {
 	delete(w.Logged, "q0")
 	w.Produce("queries", "q0", nil)
 	published("forgotten", first...)
-	time.Sleep(2 * time.Millisecond) // what comes now is younger by the clock
+	time.Sleep(2 * time.Millisecond) // so that later records have a later timestamp
 	w.Judge("q0", "d20")
 	published("asked again", "d20")
 	w.Judge("q0", "d20", "d21")
 	published("another positive", "d20", "d21")
 	stop()
-	stop = w.Instance() // under another token nothing is known to be published
+	stop = w.Instance() // a new owner with another token must publish everything
 	w.Judge("q0", "d20", "d21", "d22")
 	published("under a new owner", "d20", "d21", "d22")
 }

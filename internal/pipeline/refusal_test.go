@@ -10,8 +10,8 @@ import (
 	"hardneg/stream"
 )
 
-// TestNoRecordBlocks: records that are legal JSON and cannot be used are dead letters, byte for byte, and what comes
-// after them is done.
+// TestNoRecordBlocks writes records that are legal JSON but cannot be used. They must become dead letters,
+// byte for byte, and the records behind them must be processed.
 func TestNoRecordBlocks(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 11, 12)
@@ -22,7 +22,7 @@ func TestNoRecordBlocks(t *testing.T) {
 	var refused []string
 	var bad []stream.Output
 	document := func(id, value string) {
-		delete(w.Docs, id) // what it replaced is gone
+		delete(w.Docs, id) // the refused record counts as a delete
 		refused = append(refused, value)
 		bad = append(bad, stream.Output{Topic: w.Config.Topics.Documents, Partition: stream.ByKey, Key: []byte(id), Value: []byte(value)})
 	}
@@ -33,9 +33,9 @@ func TestNoRecordBlocks(t *testing.T) {
 	vector := `"embeddings":{"v":[1` + strings.Repeat(",0", pipelinetest.Dimensions-1) + `]}`
 	document("d0", `{"id":"d0","text":"x","metadata":{"x":1e400},`+vector+`}`)
 	document("d1", `{"id":"d1","text":"x","metadata":`+strings.Repeat(`{"a":`, 5100)+"1"+strings.Repeat("}", 5100)+`,`+vector+`}`)
-	document("new", `{"id":"new","text":7,"more":"`+pipelinetest.Noise(catalog.DefaultLimit-300)+`"}`) // with its headers larger than Kafka's default limit
+	document("new", `{"id":"new","text":7,"more":"`+pipelinetest.Noise(catalog.DefaultLimit-300)+`"}`) // as a dead letter, with headers, it is larger than Kafka's default limit
 	query(`{"query":"q",` + vector + `,"positives":["a"` + pipelinetest.ManyIDs(94_539, "") + `]}`)
-	query(`{"query":"q","query_id":"q","embeddings":{"v":[0` + strings.Repeat(",1", 520_000) + `]},"positives":["d2"]}`) // the miner's
+	query(`{"query":"q","query_id":"q","embeddings":{"v":[0` + strings.Repeat(",1", 520_000) + `]},"positives":["d2"]}`) // the miner refuses this one
 	if err := w.Kafka.Produce(t.Context(), bad); err != nil {
 		t.Fatal(err)
 	}

@@ -2,15 +2,12 @@ package pipeline
 
 import (
 	"context"
-	"time"
 
 	"hardneg/index"
 	"hardneg/internal/catalog"
 	"hardneg/internal/model"
 	"hardneg/internal/stages"
 	"hardneg/internal/wait"
-	"hardneg/mining"
-	"hardneg/stream"
 )
 
 // Shadow runs the stages of a generation that rebuild is building beside the live one. They publish nothing.
@@ -19,21 +16,19 @@ type Shadow struct {
 	Collections *index.Index
 	runner      *runner
 	generation  *generation
-	live        catalog.Names
+	live        catalog.Names // of the live generation
 }
 
-// NewShadow returns the stages of a generation that has topics and collections. previous is the live generation beside it.
+// NewShadow returns the Shadow of a generation that has topics and collections already. m is its model.
+// previous is the id of the live generation beside it.
 func NewShadow(o Options, m *model.Model, previous string, collections *index.Index) (*Shadow, error) {
 	rules := catalog.RulesOf(o.Config)
-	miner, err := mining.New(rules.Mining)
-	if err != nil {
-		return nil, err
-	}
 	id := collections.Generation()
 	names := catalog.NamesOf(o.Config, id)
-	env := &stages.Env{
-		Outputs:    stages.Outputs{Names: names, Publication: stages.Shadow{}, Log: o.Log, Metrics: o.Metrics},
-		Generation: id, Rules: rules, Mining: miner, Model: m, Kafka: o.Kafka, Now: time.Now,
+	out := stages.Outputs{Names: names, Publication: stages.Shadow{}, Log: o.Log, Metrics: o.Metrics}
+	env, err := stages.NewEnv(out, id, rules, m, o.Kafka)
+	if err != nil {
+		return nil, err
 	}
 	return &Shadow{
 		Env: env, Collections: collections,
@@ -48,21 +43,20 @@ func (s *Shadow) RunIndexer(ctx context.Context) error { return s.follow(ctx, s.
 
 // RunIntake runs the intake until the context ends. It stays behind the intake of the live generation.
 func (s *Shadow) RunIntake(ctx context.Context) error {
-	return s.follow(ctx, intake(s.generation.intake()))
+	return s.follow(ctx, s.generation.intake())
 }
 
 // RunMiner runs the miner until the context ends, without a sweep.
 func (s *Shadow) RunMiner(ctx context.Context) error {
-	return s.runner.run(ctx, stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
-		return stages.NewMiner(s.Env, s.Collections, a.Token)
-	}})
+	return s.runner.run(ctx, s.generation.miner())
 }
 
-// WatchLive returns ErrSuperseded when the live generation has changed, and nil when the context ends.
+// WatchLive returns ErrSuperseded when another generation is promoted, and nil when the context ends.
 func (s *Shadow) WatchLive(ctx context.Context) error { return s.runner.watchLive(ctx) }
 
-// follow runs a stage that stays behind the same stage of the live generation. So no record is passed over when the live generation
-// ends, and this one sends no dead letter that the live one has sent.
+// follow runs a stage, and keeps it behind the same stage of the live generation. The live stage reports each
+// malformed record that it reads. So this stage need not report it, and no malformed record goes unreported
+// when the live generation ends.
 func (s *Shadow) follow(ctx context.Context, st stage) error {
 	st.until = func(ctx context.Context, partition int32, committed int64) (int64, error) {
 		for {

@@ -16,32 +16,34 @@ import (
 	"hardneg/stream"
 )
 
-// This file is what the service does when one generation takes the place of another. docs/generations.md gives the order of the
-// steps and its reasons.
+// This file holds the work of the service when one generation takes the place of another. docs/generations.md
+// gives the order of the steps and the reasons for it.
 
 const (
-	retireEvery  = 5 * time.Second
-	succeedBatch = 256
+	retireEvery  = 5 * time.Second // pause before another attempt to erase the previous generation
+	succeedBatch = 256             // queries that go through refresh together
 
 	notRetracted = "triplets that only the previous generation had are not retracted: hardneg audit --all --repair does it"
 
-	// succeedPatience is how long a batch waits for a miner that is behind. Under a load that the miner cannot follow it is always
-	// behind, and the new generation must be published nevertheless.
+	// succeedPatience is the time for which a batch waits for a miner that is behind. If the load is too
+	// large for the miner it is always behind, and the new generation must be published nevertheless.
 	succeedPatience = 2 * time.Second
 )
 
 // successor publishes a generation that was promoted, and then erases the previous one.
 type successor struct {
 	catalog.Conn
-	env         *stages.Env
-	collections *index.Index
+	out         stages.Outputs
+	collections *index.Index // of the generation that was promoted
 	publication *stages.Successor
-	record      *catalog.Generation // as last read
+	record      *catalog.Generation // of the generation that was promoted, as last read
+	now         func() time.Time
 }
 
-// takeOver ends the stages of the previous generation, before the first stage of this one begins, and notes how far they have reported
-// malformed records. If this generation is not published yet, its miners need the collections of the previous one: they
-// say what must be retracted.
+// takeOver ends the stages of the previous generation, before the first stage of the live one begins. It
+// returns the live generation's publication, which knows how far the previous stages have reported malformed
+// records, and its record. If not all triplets of the live generation are published yet, the publication also
+// has the previous collections, which say what must be retracted.
 func (b *bootstrap) takeOver(ctx context.Context, live catalog.Live) (*stages.Successor, *catalog.Generation, error) {
 	known, err := catalog.ReadGenerations(ctx, b.Kafka, b.Config.Topics.Models) // the record may have changed since the start
 	if err != nil {
@@ -75,8 +77,9 @@ func (b *bootstrap) takeOver(ctx context.Context, live catalog.Live) (*stages.Su
 	return stages.NewSuccessor(reported, previous), record, nil
 }
 
-// succeed publishes all triplets of a generation that was promoted, and retracts those that only the previous one had. It returns true
-// when this is done, or was done before, and false when the context ends first.
+// succeed publishes all triplets of the generation that was promoted, and retracts those that only the
+// previous one had. It returns true when this is done, or was done before, and false when the context ends
+// first.
 func (s *successor) succeed(ctx context.Context) bool {
 	for {
 		err := s.succeedOnce(ctx)
@@ -93,12 +96,13 @@ func (s *successor) succeed(ctx context.Context) bool {
 	}
 }
 
+// succeedOnce is one attempt of succeed.
 func (s *successor) succeedOnce(ctx context.Context) error {
 	known, err := catalog.ReadGenerations(ctx, s.Kafka, s.Config.Topics.Models) // another owner may have done it meanwhile
 	if err != nil {
 		return err
 	}
-	if now, ok := known[s.env.Generation]; ok {
+	if now, ok := known[s.record.ID]; ok {
 		s.record = now
 	}
 	if s.record.Phase == catalog.PhaseLive {
@@ -108,20 +112,20 @@ func (s *successor) succeedOnce(ctx context.Context) error {
 	if err := s.publishAll(ctx); err != nil {
 		return err
 	}
-	s.record.Phase, s.record.LiveAt = catalog.PhaseLive, s.env.Now().UTC()
+	s.record.Phase, s.record.LiveAt = catalog.PhaseLive, s.now().UTC()
 	if err := s.record.Write(ctx, s.Kafka, s.Config.Topics.Models); err != nil {
 		return err
 	}
 	s.publication.Complete()
-	s.Log.Info().Str("generation", s.env.Generation).Msg("all triplets of the new generation are published")
+	s.Log.Info().Str("generation", s.record.ID).Msg("all triplets of the new generation are published")
 	return nil
 }
 
-// publishAll sends every query through refresh that this generation or the previous one knows, and waits until the miners have
-// processed them. No owner has published what the rebuild stored, so the miners publish all of it. publishAll keeps no
-// position: after an interruption it begins again.
+// publishAll sends every query through refresh that this generation or the previous one knows, and waits
+// until the miners have processed them. The states that the rebuild stored were never published, so the
+// miners publish all of them. publishAll keeps no position: after an interruption it begins again.
 func (s *successor) publishAll(ctx context.Context) error {
-	s.Log.Info().Str("generation", s.env.Generation).Str("previous", s.record.Previous).Msg("publishing the new generation")
+	s.Log.Info().Str("generation", s.record.ID).Str("previous", s.record.Previous).Msg("publishing the new generation")
 	total := 0
 	send := func(ids []string) error {
 		total += len(ids)
@@ -133,8 +137,9 @@ func (s *successor) publishAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Then the queries that only the previous generation knows. In the other order, a query could be in neither scan: one that the
-	// last miner of that generation, fenced in the middle of a batch, stores between the two.
+	// Then come the queries that only the previous generation knows. In the other order a query could be in
+	// neither scan: the last miner of that generation, fenced in the middle of a batch, may store its state
+	// between the two.
 	if previous := s.publication.Previous(); previous != nil {
 		err := batches.Each(succeedBatch, func(add func(string) error) error {
 			return previous.ScanPublished(ctx, func(q index.Published) error {
@@ -157,26 +162,26 @@ func (s *successor) publishAll(ctx context.Context) error {
 			return err
 		}
 	}
-	offsets, err := s.Kafka.Offsets(ctx, s.env.Names.Topics.Refresh)
+	offsets, err := s.Kafka.Offsets(ctx, s.out.Names.Topics.Refresh)
 	if err != nil {
 		return err
 	}
 	s.Log.Info().Int("queries", total).Msg("the new generation is on its way to the triplets topic")
-	return s.env.Names.Await(ctx, s.Kafka, catalog.StageMiner, catalog.WrittenEnds(offsets), catalog.PollEvery, nil)
+	return s.out.Names.Await(ctx, s.Kafka, catalog.StageMiner, catalog.WrittenEnds(offsets), catalog.PollEvery, nil)
 }
 
-// touch sends queries through refresh when the miner is not far behind, or after a short wait: changes that come meanwhile must not
-// wait for all of the queries.
+// touch sends queries through refresh when the miner is not far behind, or else after a short wait. So
+// changes that come meanwhile do not have to wait for all queries.
 func (s *successor) touch(ctx context.Context, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	for since := s.env.Now(); ; {
-		behind, _, err := backlog(ctx, s.Kafka, s.env.Names, maxBacklog)
+	for since := s.now(); ; {
+		behind, _, err := backlog(ctx, s.Kafka, s.out.Names, maxBacklog)
 		if err != nil {
 			return err
 		}
-		if len(behind) == 0 || s.env.Now().Sub(since) > succeedPatience {
+		if len(behind) == 0 || s.now().Sub(since) > succeedPatience {
 			break
 		}
 		if err := wait.For(ctx, catalog.PollEvery); err != nil {
@@ -185,14 +190,14 @@ func (s *successor) touch(ctx context.Context, ids []string) error {
 	}
 	outputs := make([]stream.Output, len(ids))
 	for i, id := range ids {
-		outputs[i] = s.env.Refresh(records.Refresh{
-			Kind: records.KindRefresh, QueryID: id, Source: records.Source{Topic: records.SourceRebuild, Timestamp: s.env.Now().UnixMilli()},
+		outputs[i] = s.out.Refresh(records.Refresh{
+			Kind: records.KindRefresh, QueryID: id, Source: records.Source{Topic: records.SourceRebuild, Timestamp: s.now().UnixMilli()},
 		}, nil)
 	}
 	return s.Kafka.Produce(ctx, outputs)
 }
 
-// retire erases the previous generation once it need not be kept any more.
+// retire erases the previous generation when the time for which it is kept has passed.
 func (s *successor) retire(ctx context.Context) {
 	for {
 		if rest := time.Until(s.record.LiveAt.Add(s.record.Keep)); rest > 0 {
@@ -211,8 +216,8 @@ func (s *successor) retire(ctx context.Context) {
 	}
 }
 
-// retireNow erases the previous generation if this one has read as far as that one. Until then the offsets of the previous generation
-// say which dead letters were sent.
+// retireNow erases the previous generation if this one has read as far as that one had. Until then the
+// offsets of the previous generation are needed: they say which dead letters were sent.
 func (s *successor) retireNow(ctx context.Context) error {
 	_, err := s.Index.Existing(ctx, s.record.Previous)
 	if errors.Is(err, index.ErrNoGeneration) {
@@ -222,22 +227,22 @@ func (s *successor) retireNow(ctx context.Context) error {
 		return err
 	}
 	for stage, offsets := range s.publication.Reported() {
-		if left, err := s.env.Names.Behind(ctx, s.Kafka, stage, catalog.EndsAt(offsets)); err != nil {
+		if behind, err := s.out.Names.Behind(ctx, s.Kafka, stage, catalog.EndsAt(offsets)); err != nil {
 			return err
-		} else if left > 0 {
-			return fmt.Errorf("the %s still reads %d records that it had read", stage, left)
+		} else if behind > 0 {
+			return fmt.Errorf("the %s still reads %d records that it had read", stage, behind)
 		}
 	}
 	known, err := catalog.ReadGenerations(ctx, s.Kafka, s.Config.Topics.Models)
 	if err != nil {
 		return err
 	}
-	// That generation may have been replaced before it had erased its own predecessor.
+	// The previous generation may have been replaced before it erased its own predecessor, and so on.
 	line := []string{s.record.Previous}
 	for g := known[s.record.Previous]; g != nil; g = known[g.Previous] {
 		line = append(line, g.Previous)
 	}
-	for _, id := range slices.Backward(line) { // the oldest first: its record leads to those before it
+	for _, id := range slices.Backward(line) { // the oldest first, because the record of each leads to the one before it
 		if err := s.Erase(ctx, id); err != nil {
 			return err
 		}

@@ -15,8 +15,9 @@ import (
 	"hardneg/stream"
 )
 
-// TestLateStateHidesNoQuery: a miner of the old generation, fenced in the middle of a batch, still stores a state while the
-// new generation is published. Its query is sent through refresh all the same, and so is one that only the old one knows.
+// TestLateStateHidesNoQuery publishes a new generation while a miner of the old one, fenced in the middle of
+// a batch, still stores a state. The query of that state must go through refresh all the same, and so must a
+// query that only the old generation knows.
 func TestLateStateHidesNoQuery(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
@@ -56,13 +57,13 @@ func TestLateStateHidesNoQuery(t *testing.T) {
 		return ids
 	}
 	late := sync.OnceFunc(func() { write(old, "late", map[string]int{"d": 3}) })
-	now := func() time.Time { // asked in the first scan, before anything is sent
+	now := func() time.Time { // PublishAll calls it after the first scan, before it sends anything
 		late()
 		return time.Now()
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() { // nobody mines
+	go func() { // it does not end by itself, because no miner runs
 		_ = pipeline.PublishAll(ctx, w.Conn(), &catalog.Generation{ID: "0000000000000002", Previous: "0000000000000001"}, next, old, now)
 	}()
 	want := []string{"both", "late", "old"}

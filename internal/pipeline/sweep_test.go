@@ -20,17 +20,18 @@ import (
 	"hardneg/stream"
 )
 
-// TestSweepMendsALostLookUp changes a document behind the indexer's back.
+// TestSweepMendsALostLookUp changes documents without the indexer. The sweep must mend the lists that should
+// have changed.
 func TestSweepMendsALostLookUp(t *testing.T) {
 	t.Parallel()
-	const rate = 5 // of 15 queries: three seconds
+	const rate = 5 // a second; there are 15 queries, so a round takes three seconds
 	w := pipelinetest.Loaded(t, 5, 15)
 	stop := w.Instance()
 	defer func() { stop() }()
 	w.Settle()
 	live := w.Live()
 	lost := func() {
-		// d39 comes to lie where it enters the list of q3, and nobody is told.
+		// d39 moves, perhaps into lists, and no query is sent through refresh.
 		documents, err := live.Documents(t.Context(), []string{"d39", "d3"}, index.WithVector|index.WithMinHash|index.WithText)
 		if err != nil {
 			t.Fatal(err)
@@ -53,7 +54,7 @@ func TestSweepMendsALostLookUp(t *testing.T) {
 	w.Await(time.Minute, "first sweep", func() bool { return maps.Equal(w.Got(), w.Want()) })
 	w.Await(time.Minute, "a complete sweep", func() bool { return pipelinetest.Value(t, metrics.SweepCompleted) > 0 })
 
-	// With the sweep on it is mended at the latest when all queries have been swept once more.
+	// While the sweep runs the lists are mended, at the latest, when all queries have been swept once more.
 	swept := func() float64 { return pipelinetest.Value(t, metrics.SweptQueries.WithLabelValues(pipeline.SweptAge)) }
 	for maps.Equal(w.Got(), w.Want()) {
 		lost()
@@ -71,7 +72,8 @@ func TestSweepMendsALostLookUp(t *testing.T) {
 	}
 }
 
-// TestChangedRules: every list follows, what fell away is retracted, and nothing is embedded.
+// TestChangedRules changes the rules of a view. Every list must follow, slots that fall away must be
+// retracted, and nothing is embedded.
 func TestChangedRules(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 6, 12)
@@ -92,16 +94,17 @@ func TestChangedRules(t *testing.T) {
 		return pipelinetest.Value(t, metrics.SweptQueries.WithLabelValues(pipeline.SweptFingerprint))
 	}
 	w.Await(3*time.Minute, "the queries of other rules to be swept", func() bool { return changed() >= 12 })
-	// They come first: with six a turn, at most the rest of the second turn and the next one are others.
+	// They come first. Of six queries a turn, only the rest of the second turn and those of the next turns
+	// may be others.
 	if n := pipelinetest.Value(t, metrics.SweptQueries.WithLabelValues(pipeline.SweptAge)); n > 12 {
 		t.Errorf("%v others were swept before them", n)
 	}
 	w.Await(3*time.Minute, "changed rules", func() bool {
-		left, _, err := live.Known(t.Context(), "", 100, fingerprint)
+		unchanged, _, err := live.Known(t.Context(), "", 100, fingerprint)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(left) == 0
+		return len(unchanged) == 0
 	})
 	w.Settle()
 	audittest.Clean(w, "under the new rules")
@@ -115,19 +118,20 @@ func TestChangedRules(t *testing.T) {
 	}
 }
 
-// TestRetention: queries that nobody has asked for long are forgotten, and can come back.
+// TestRetention checks that queries which nobody has asked for long are forgotten, and that they can come
+// back.
 func TestRetention(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 7, 4)
 	w.Config.Sweep.Rate = 10
 	stop := w.Instance()
 	defer func() { stop() }()
-	w.Settle() // however long it takes, nothing is too old yet
+	w.Settle() // without a retention, however long it takes
 	w.Compare("after the load")
 	stop, _ = w.Reconfigured(stop, func(c *config.Config) { c.Queries.Retention = 12 * time.Second })
 	w.Logged = map[string]*pipelinetest.Query{}
 	w.Await(3*time.Minute, "forgetting all but q1", func() bool {
-		w.Judge("q1", "d1", "d5", "d20") // all of its positives each time: a machine may be so slow that it was forgotten in between
+		w.Judge("q1", "d1", "d5", "d20") // with all of its positives each time: on a slow machine it may be forgotten in between
 		time.Sleep(300 * time.Millisecond)
 		return maps.Equal(w.Got(), w.Want())
 	})
@@ -137,14 +141,14 @@ func TestRetention(t *testing.T) {
 	w.Logged = map[string]*pipelinetest.Query{}
 	w.Await(3*time.Minute, "forgetting q1", func() bool { return len(w.Got()) == 0 })
 	w.Await(3*time.Minute, "q2 again", func() bool {
-		w.Judge("q2", "d30") // of its earlier positives none counts
+		w.Judge("q2", "d30") // its earlier positives must not count
 		time.Sleep(300 * time.Millisecond)
 		return len(w.Got()) > 0 && maps.Equal(w.Got(), w.Want())
 	})
 }
 
-// TestSweepWaitsForTheMiner: while the miner is behind on a partition, the sweep adds nothing to it, and goes on with the
-// others.
+// TestSweepWaitsForTheMiner checks that the sweep adds nothing to a partition on which the miner is behind,
+// and goes on with the others.
 func TestSweepWaitsForTheMiner(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 8, 4)
@@ -173,7 +177,7 @@ func TestSweepWaitsForTheMiner(t *testing.T) {
 		}
 		swept = now
 	}
-	// one fills a partition alone, as far as it may be filled.
+	// fill makes the miner be behind on one partition.
 	fill := func(partition int32) {
 		t.Helper()
 		outputs := slices.Clone(outputs)
@@ -209,7 +213,7 @@ func TestSweepWaitsForTheMiner(t *testing.T) {
 	if sweep.LeftOut() != int(there) {
 		t.Errorf("%d queries wait for their partition, want %v, each once", sweep.LeftOut(), there)
 	}
-	turn(4, 2*there+4) // they go first
+	turn(4, 2*there+4) // the queries that waited go first
 	if sweep.LeftOut() > 0 {
 		t.Errorf("%d queries are left out after their partition has caught up", sweep.LeftOut())
 	}

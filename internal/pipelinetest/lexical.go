@@ -7,10 +7,11 @@ import (
 	"hardneg/internal/embed"
 )
 
-// Lexical are embedders that fit in no time and yet make a model of several chunks.
+// Lexical are embedders that are fitted in no time, and yet make a model of several chunks.
 var Lexical = []config.Embedder{{Name: "words", Type: embed.TypeLexicalWord, Weight: 1, Dimensions: 64}}
 
-// About makes n passages of words that begin with a prefix.
+// About returns n passages. All their words begin with a prefix, so passages with different prefixes share no
+// word.
 func About(prefix string, n int) []embed.Item {
 	items := make([]embed.Item, n)
 	for i := range items {

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Want is the oracle: it computes the view from the inputs. It is written from the rules and shares no code with the stages.
+// Want is the oracle: it computes the view from the inputs. Like Got it returns negative and text by key. It
+// is written from the documented rules and shares no code with the stages.
 func (w *World) Want() map[string]string {
 	cos := func(a, b []float32) float64 {
 		var s float64

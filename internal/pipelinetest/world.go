@@ -1,6 +1,7 @@
-// Package pipelinetest is a small world for tests: embedded servers, random changes of documents and queries, instances of the
-// pipeline that come, go and overlap, and an oracle that computes the view by brute force. The records carry their
-// vectors, so that the world is small, dense and cheap.
+// Package pipelinetest gives tests a small world: embedded servers, random changes of documents and queries,
+// instances of the pipeline that come, go and overlap, and an oracle that computes the view by brute force.
+// The records carry their vectors, so the vectors have few dimensions and documents lie close together. Only
+// tests of hardneg import it.
 package pipelinetest
 
 import (
@@ -22,27 +23,28 @@ import (
 	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/embedded/fault"
-	embeddedkafka "hardneg/internal/embedded/kafka"
-	embeddedqdrant "hardneg/internal/embedded/qdrant"
 	"hardneg/internal/pipeline"
 	"hardneg/internal/telemetry"
+	"hardneg/internal/testenv"
 	"hardneg/stream"
 )
 
+// Size of a world, and its rules.
 const (
-	Documents  = 40
-	Queries    = 8
-	Dimensions = 4
-	Negatives  = 3
-	Margin     = 0.05
+	Documents  = 40   // ids d0 to d39
+	Queries    = 8    // ids that Step draws: q0 to q7
+	Dimensions = 4    // of vectors
+	Negatives  = 3    // mining.negatives
+	Margin     = 0.05 // relative margin of the second tier
 )
 
-// World is a Kafka, a Qdrant, inputs, and an oracle that knows what the view of these inputs is.
+// World is a Kafka, a Qdrant, inputs, and an oracle that knows the view of these inputs. New, NewFaulty and
+// Loaded make one.
 type World struct {
 	T          *testing.T
 	Rng        *rand.Rand
 	Config     *config.Config
-	Generation string // Settle waits for the stages of this one; empty: the first one
+	Generation string // Settle waits for the stages of this generation; empty: of the first one
 	Kafka      *stream.Client
 	Broker     string // address of Kafka
 	Index      *index.Client
@@ -51,7 +53,7 @@ type World struct {
 	Logged     map[string]*Query    // the oracle's queries, by id
 	Vector     map[string][]float32 // of query texts
 
-	texts int
+	texts int // number of texts that were made, so that each text is new
 }
 
 // Document is a document of the oracle.
@@ -66,23 +68,13 @@ type Query struct{ Positives map[string]bool }
 // New returns a world with embedded servers and empty topics.
 func New(t *testing.T, seed uint64) *World { return NewFaulty(t, seed, nil, nil) }
 
-// NewFaulty returns a world whose servers fail by plans.
+// NewFaulty returns a world whose servers fail as the plans say.
 func NewFaulty(t *testing.T, seed uint64, kafkaFaults, qdrantFaults *fault.Plan) *World {
 	t.Helper()
-	quietLog := zerolog.Nop()
+	log := zerolog.Nop()
 	if os.Getenv("HARDNEG_TEST_LOG") != "" {
-		quietLog = zerolog.New(zerolog.NewConsoleWriter()).Level(zerolog.DebugLevel)
+		log = zerolog.New(zerolog.NewConsoleWriter()).Level(zerolog.DebugLevel)
 	}
-	kafkaServer, err := embeddedkafka.Start(embeddedkafka.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop(), Faults: kafkaFaults})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = kafkaServer.Close() })
-	qdrantServer, err := embeddedqdrant.Start(embeddedqdrant.Config{Address: "127.0.0.1:0", Dir: t.TempDir(), Log: zerolog.Nop(), Faults: qdrantFaults})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = qdrantServer.Close() })
 	cfg := config.Default()
 	cfg.Embedders = []config.Embedder{{Name: "v", Type: "carried", Weight: 1, Dimensions: Dimensions}}
 	cfg.Reduce.Method = "none"
@@ -92,38 +84,31 @@ func NewFaulty(t *testing.T, seed uint64, kafkaFaults, qdrantFaults *fault.Plan)
 	cfg.Mining.Negatives = Negatives
 	cfg.Mining.Tiers = []config.Tier{{Policy: "semantic", UpTo: 1}, {Policy: "positive-aware", UpTo: Negatives, RelativeMargin: &margin}}
 	cfg.Kafka.MaxBatch = 20
-	cfg.Sweep.Rate = 0 // which would mend what is missed
+	cfg.Sweep.Rate = 0 // a sweep would mend lists that the stages have missed
 	cfg.Kafka.SessionTimeout = 6 * time.Second
+	kafka, address := testenv.Kafka(t, log, kafkaFaults)
 	w := &World{
-		T: t, Rng: rand.New(rand.NewPCG(seed, 1)), Config: cfg, Log: quietLog, Broker: kafkaServer.Addr(),
+		T: t, Rng: rand.New(rand.NewPCG(seed, 1)), Config: cfg, Log: log,
+		Kafka: kafka, Broker: address, Index: testenv.Qdrant(t, log, qdrantFaults),
 		Docs: map[string]Document{}, Logged: map[string]*Query{}, Vector: map[string][]float32{},
 	}
-	if w.Kafka, err = stream.New(stream.Config{Brokers: []string{kafkaServer.Addr()}, ClientID: "test", Log: quietLog}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.Kafka.Close)
-	w.Index, err = index.Dial(t.Context(), index.Config{Address: qdrantServer.Addr(), ExactBelow: 1 << 30, Log: quietLog})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = w.Index.Close() })
 	if err := catalog.EnsureTopics(t.Context(), w.Kafka, cfg, ""); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
-// Conn is what commands need to reach the servers of the world.
+// Conn returns what commands need to reach the servers of the world.
 func (w *World) Conn() catalog.Conn {
 	return catalog.Conn{Config: w.Config, Kafka: w.Kafka, Index: w.Index, Log: w.Log}
 }
 
-// Options are those of an instance in this world.
+// Options returns the options of an instance in this world.
 func (w *World) Options(metrics *telemetry.Metrics) pipeline.Options {
 	return pipeline.Options{Conn: w.Conn(), Metrics: metrics, Health: telemetry.NewHealth()}
 }
 
-// Live opens the collections of the live generation.
+// Live returns the collections of the live generation.
 func (w *World) Live() *index.Index {
 	w.T.Helper()
 	live, err := w.Index.Live(w.T.Context())
@@ -138,7 +123,7 @@ func (w *World) Instance() (stop func()) {
 	return w.Measured(telemetry.NewMetrics(prometheus.NewRegistry()))
 }
 
-// Measured is Instance with metrics to look at.
+// Measured is Instance with metrics that the test can read.
 func (w *World) Measured(metrics *telemetry.Metrics) (stop func()) {
 	ctx, cancel := context.WithCancel(w.T.Context())
 	done := make(chan error, 1)
@@ -153,7 +138,7 @@ func (w *World) Measured(metrics *telemetry.Metrics) (stop func()) {
 	}
 }
 
-// Random is a random unit vector.
+// Random returns a random unit vector.
 func (w *World) Random() []float32 {
 	v := make([]float32, Dimensions)
 	var norm float64
@@ -167,7 +152,7 @@ func (w *World) Random() []float32 {
 	return v
 }
 
-// Produce writes one record; a nil value is a tombstone.
+// Produce writes one record with a value in JSON. With a nil value it writes a tombstone.
 func (w *World) Produce(topic, key string, value any) {
 	w.T.Helper()
 	out := stream.Output{Topic: topic, Partition: stream.ByKey, Key: []byte(key)}
@@ -192,7 +177,7 @@ func (w *World) Step() {
 		d := Document{Text: "text " + strconv.Itoa(w.texts), Vector: w.Random()}
 		w.texts++
 		if old, ok := w.Docs[doc]; ok && w.Rng.IntN(4) == 0 {
-			d.Text = old.Text // the vector alone changes
+			d.Text = old.Text // only the vector changes
 		} else if others := slices.Sorted(maps.Keys(w.Docs)); len(others) > 0 && w.Rng.IntN(6) == 0 {
 			d = w.Docs[others[w.Rng.IntN(len(others))]] // a copy of another document
 		}
@@ -217,11 +202,11 @@ func (w *World) Step() {
 	default:
 		delete(w.Logged, query)
 		w.Produce("queries", query, nil)
-		time.Sleep(2 * time.Millisecond) // what comes later in the log is younger by the clock too
+		time.Sleep(2 * time.Millisecond) // so that later records have a later timestamp
 	}
 }
 
-// Got is the compacted content of the triplets topic: negative and text by key.
+// Got returns the compacted content of the triplets topic: id and text of the negative by key.
 func (w *World) Got() map[string]string {
 	w.T.Helper()
 	view := map[string]string{}
@@ -243,7 +228,7 @@ func (w *World) Got() map[string]string {
 	return view
 }
 
-// Settle waits until every stage has committed everything that there is to read.
+// Settle waits until every stage has committed everything in its input.
 func (w *World) Settle() {
 	w.T.Helper()
 	deadline := time.Now().Add(3 * time.Minute)
@@ -273,7 +258,7 @@ func (w *World) Settle() {
 	}
 }
 
-// Compare fails the test where the topic differs from the oracle.
+// Compare fails the test if the triplets topic differs from the oracle.
 func (w *World) Compare(when string) {
 	w.T.Helper()
 	want, got := w.Want(), w.Got()
@@ -292,22 +277,8 @@ func (w *World) Compare(when string) {
 	}
 }
 
-// Seed returns the seed in HARDNEG_TEST_SEED, or a new one. It prints it.
-func Seed(t *testing.T) uint64 {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("HARDNEG_TEST_SEED"); s != "" {
-		parsed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = parsed
-	}
-	t.Logf("HARDNEG_TEST_SEED=%d", seed)
-	return seed
-}
-
-// Loaded is a world whose documents and queries are in the topics, before an instance runs.
+// Loaded returns a world with all documents, and a number of queries, in the topics. No instance has run in
+// it.
 func Loaded(t *testing.T, seed uint64, queries int) *World {
 	t.Helper()
 	w := New(t, seed)
@@ -316,7 +287,6 @@ func Loaded(t *testing.T, seed uint64, queries int) *World {
 	}
 	for i := range queries {
 		query := "q" + strconv.Itoa(i)
-		// A positive close to the query leaves room below the margin, and its nearest neighbours above.
 		w.Vector[query] = w.Random()
 		w.Judge(query, "d"+strconv.Itoa(i), "d"+strconv.Itoa(i+queries))
 	}
@@ -331,7 +301,7 @@ func (w *World) Write(id string, vector []float32) {
 	w.Produce("documents", id, map[string]any{"id": id, "text": w.Docs[id].Text, "embeddings": map[string]any{"v": vector}})
 }
 
-// Judge logs a query with positives, which replace the oracle's earlier ones.
+// Judge logs a query with positives. In the oracle they replace earlier ones.
 func (w *World) Judge(query string, positives ...string) {
 	w.T.Helper()
 	w.Logged[query] = &Query{Positives: map[string]bool{}}
@@ -343,7 +313,7 @@ func (w *World) Judge(query string, positives ...string) {
 	})
 }
 
-// Reconfigured stops an instance, and starts another one with a changed configuration.
+// Reconfigured calls stop, and starts another instance with a changed configuration.
 func (w *World) Reconfigured(stop func(), change func(*config.Config)) (again func(), metrics *telemetry.Metrics) {
 	w.T.Helper()
 	stop()
@@ -355,7 +325,8 @@ func (w *World) Reconfigured(stop func(), change func(*config.Config)) (again fu
 	return w.Measured(metrics), metrics
 }
 
-// Await polls until a condition holds.
+// Await waits until done returns true, and returns how long that took. It fails the test if that takes longer
+// than most.
 func (w *World) Await(most time.Duration, what string, done func() bool) time.Duration {
 	w.T.Helper()
 	start := time.Now()
@@ -368,7 +339,7 @@ func (w *World) Await(most time.Duration, what string, done func() bool) time.Du
 	return time.Since(start)
 }
 
-// Value is the value of a counter or a gauge.
+// Value returns the value of a counter or a gauge.
 func Value(t *testing.T, c prometheus.Collector) float64 {
 	t.Helper()
 	registry := prometheus.NewRegistry()

@@ -13,7 +13,8 @@ import (
 	"hardneg/internal/wait"
 )
 
-// build runs the stages of the new generation until they are where the live ones are, and then promotes it.
+// build runs the stages of the new generation until they have caught up with the live ones, and then promotes
+// it.
 func (r *rebuild) build(ctx context.Context) error {
 	stages, running := errgroup.WithContext(ctx)
 	running, stop := context.WithCancel(running)
@@ -34,8 +35,8 @@ func (r *rebuild) build(ctx context.Context) error {
 		defer stop()
 		ready <- r.ready(running)
 	}()
-	err := stages.Wait() // the transactions under way are finished
-	notReady := <-ready  // which ends with the stages, and must have ended before the report goes on
+	err := stages.Wait() // each stage finishes its transaction
+	notReady := <-ready  // ready ends with the stages; it must not write into the report any more
 	if err == nil {
 		err = notReady
 	}
@@ -43,7 +44,7 @@ func (r *rebuild) build(ctx context.Context) error {
 		err = ctx.Err()
 	}
 	if err == nil || errors.Is(err, pipeline.ErrSuperseded) {
-		_, err = r.current(ctx, r.record)
+		_, err = current(ctx, r.Conn, r.record)
 	}
 	if err != nil || r.Hold {
 		return err
@@ -52,17 +53,17 @@ func (r *rebuild) build(ctx context.Context) error {
 	return r.Index.Promote(ctx, r.next.Collections)
 }
 
-// errPromoted says that the generation under construction is live.
+// errPromoted means that the generation under construction is live already.
 var errPromoted = errors.New("the generation is promoted")
 
-// current reads the record of a generation anew: another process may work at the generation too, and this one may have been frozen
-// for long. The error says why the generation cannot be promoted any more.
-func (s *site) current(ctx context.Context, record *catalog.Generation) (*catalog.Generation, error) {
-	known, err := catalog.ReadGenerations(ctx, s.Kafka, s.Config.Topics.Models)
+// current reads the record of a generation anew. Another process may work at the same generation, and this
+// one may have been frozen for long. The error says why the generation cannot be promoted any more.
+func current(ctx context.Context, c catalog.Conn, record *catalog.Generation) (*catalog.Generation, error) {
+	known, err := catalog.ReadGenerations(ctx, c.Kafka, c.Config.Topics.Models)
 	if err != nil {
 		return nil, err
 	}
-	live, _, err := s.Index.Active(ctx)
+	live, _, err := c.Index.Active(ctx)
 	switch now := known[record.ID]; {
 	case err != nil:
 		return nil, err
@@ -77,7 +78,7 @@ func (s *site) current(ctx context.Context, record *catalog.Generation) (*catalo
 	}
 }
 
-// ready waits until the new generation could take over, and verifies that it is complete.
+// ready waits until the new generation can take over, and verifies that it is complete.
 func (r *rebuild) ready(ctx context.Context) error {
 	var reached map[string]map[int32]int64
 	err := r.step(StepMine, func() (err error) {
@@ -92,27 +93,28 @@ func (r *rebuild) ready(ctx context.Context) error {
 	if err := r.step(StepVerify, func() error { return r.verify(ctx, reached) }); err != nil {
 		return err
 	}
-	return r.step(StepMine, func() error { // again, because to verify may take long
+	return r.step(StepMine, func() error { // again, because verifying may take long
 		_, err := r.catchUp(ctx)
 		return err
 	})
 }
 
 const (
-	closeEnough = 5 * time.Second  // behind the live generation
-	mostBehind  = time.Minute      // the same, under a load at which the new one comes no closer
-	lookAfter   = 10 * time.Second // between two looks at the models topic
-	stuckAfter  = 30 * time.Second // without progress, before the log says so
+	closeEnough = 5 * time.Second  // the new generation may be this far behind the live one
+	mostBehind  = time.Minute      // or this far, under a load at which it comes no closer
+	lookAfter   = 10 * time.Second // time between two looks at the models topic
+	stuckAfter  = 30 * time.Second // time without progress, before the log says so
 )
 
-// catchUp waits until the new generation has read as far as the live one had a few seconds before. Under a load at which it comes no
-// closer, a minute suffices. It returns the offsets that both have reached, by stage and partition.
+// catchUp waits until the new generation has read as far as the live one had a few seconds before, or a
+// minute before if the load is so high that the new generation comes no closer. It returns the offsets that
+// both have reached, by stage and partition.
 func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, error) {
 	for before := time.Duration(0); ; {
 		start := time.Now()
 		reached := map[string]map[int32]int64{}
 		for _, stage := range []string{catalog.StageIndexer, catalog.StageIntake} {
-			committed, ends, err := r.reached(ctx, stage)
+			committed, ends, err := r.liveOffsets(ctx, stage)
 			if err != nil {
 				return nil, err
 			}
@@ -136,36 +138,38 @@ func (r *rebuild) catchUp(ctx context.Context) (map[string]map[int32]int64, erro
 	}
 }
 
-// reached returns what a stage of the live generation has committed, by partition, and the same as ends to wait for.
-func (s *site) reached(ctx context.Context, stage string) (committed map[int32]int64, ends []catalog.End, err error) {
-	committed, err = s.Kafka.CommittedSoFar(ctx, s.live.Names.Group(stage), s.live.Names.Input(stage))
+// liveOffsets returns the offsets that a stage of the live generation has committed, by partition, and the
+// same as ends to wait for.
+func (b *rebuilder) liveOffsets(ctx context.Context, stage string) (committed map[int32]int64, ends []catalog.End, err error) {
+	committed, err = b.Kafka.CommittedSoFar(ctx, b.live.Names.Group(stage), b.live.Names.Input(stage))
 	return committed, catalog.EndsAt(committed), err
 }
 
-// await waits for a stage and reports its progress. If the stage makes no progress it says so in the log.
-func (s *site) await(ctx context.Context, names catalog.Names, stage string, ends []catalog.End) error {
+// await waits until a stage has committed up to the ends, and reports its progress. If the stage makes no
+// progress it says so in the log.
+func (b *rebuilder) await(ctx context.Context, names catalog.Names, stage string, ends []catalog.End) error {
 	progress, logged := time.Now(), time.Time{}
 	first, last := int64(-1), int64(-1)
-	return names.Await(ctx, s.Kafka, stage, ends, catalog.PollEvery, func(left int64) error {
+	return names.Await(ctx, b.Kafka, stage, ends, catalog.PollEvery, func(behind int64) error {
 		if first < 0 {
-			first = left
+			first = behind
 		}
-		if left != last {
-			last, progress = left, time.Now()
+		if behind != last {
+			last, progress = behind, time.Now()
 		}
-		s.Progress(Progress{Step: StepMine, Done: first - left, Total: first})
+		b.Progress(Progress{Step: StepMine, Done: first - behind, Total: first})
 		if now := time.Now(); now.Sub(progress) > stuckAfter && now.Sub(logged) > stuckAfter {
 			logged = now
-			s.Log.Warn().Str("stage", stage).Str("group", names.Group(stage)).Int64("records", left).
-				Msg(s.stuck(ctx))
+			b.Log.Warn().Str("stage", stage).Str("group", names.Group(stage)).Int64("records", behind).
+				Msg(b.stuckReason(ctx))
 		}
 		return nil
 	})
 }
 
-// awaitIndexed waits until the new generation has indexed the documents that the live one has.
+// awaitIndexed waits until the new generation has indexed the documents that the live one has indexed by now.
 func (r *rebuild) awaitIndexed(ctx context.Context) error {
-	_, ends, err := r.reached(ctx, catalog.StageIndexer)
+	_, ends, err := r.liveOffsets(ctx, catalog.StageIndexer)
 	if err != nil {
 		return err
 	}
@@ -173,28 +177,29 @@ func (r *rebuild) awaitIndexed(ctx context.Context) error {
 }
 
 // awaitPublished waits until the service has published the new generation.
-func (s *site) awaitPublished(ctx context.Context, generation string) error {
-	s.Log.Info().Str("generation", generation).Msg("promoted: the service publishes its triplets now")
-	names := catalog.NamesOf(s.Config, generation)
+func (b *rebuilder) awaitPublished(ctx context.Context, generation string) error {
+	b.Log.Info().Str("generation", generation).Msg("promoted: the service publishes its triplets now")
+	names := catalog.NamesOf(b.Config, generation)
 	logged, pause, looked := time.Now(), 5*catalog.PollEvery, time.Now()
 	for {
-		offsets, err := s.Kafka.Offsets(ctx, names.Topics.Refresh)
+		offsets, err := b.Kafka.Offsets(ctx, names.Topics.Refresh)
 		if err != nil {
 			return err
 		}
-		left, err := names.Behind(ctx, s.Kafka, catalog.StageMiner, catalog.WrittenEnds(offsets))
+		behind, err := names.Behind(ctx, b.Kafka, catalog.StageMiner, catalog.WrittenEnds(offsets))
 		if err != nil {
 			return err
 		}
-		s.Progress(Progress{Step: StepPublish, Done: -left})
+		b.Progress(Progress{Step: StepPublish, Done: -behind})
 		pause = min(2*pause, stuckAfter)
-		if left > 0 {
+		if behind > 0 {
 			pause = 5 * catalog.PollEvery
 		}
-		// The models topic may be large, so it is read seldom. If records keep coming there is always something left.
-		if left == 0 || time.Since(looked) > lookAfter {
+		// The models topic may be large, so it is read seldom. Not only when nothing is left: records may
+		// keep coming.
+		if behind == 0 || time.Since(looked) > lookAfter {
 			looked = time.Now()
-			known, err := catalog.ReadGenerations(ctx, s.Kafka, s.Config.Topics.Models)
+			known, err := catalog.ReadGenerations(ctx, b.Kafka, b.Config.Topics.Models)
 			if err != nil {
 				return err
 			}
@@ -204,7 +209,7 @@ func (s *site) awaitPublished(ctx context.Context, generation string) error {
 		}
 		if now := time.Now(); now.Sub(logged) > stuckAfter {
 			logged = now
-			s.Log.Info().Msg("waiting for the service to publish the new generation; it does so whenever it runs, so waiting can be ended")
+			b.Log.Info().Msg("waiting for the service to publish the new generation; it does so whenever it runs, so waiting can be ended")
 		}
 		if err := wait.For(ctx, pause); err != nil {
 			return err

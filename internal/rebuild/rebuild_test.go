@@ -30,7 +30,7 @@ import (
 	"hardneg/stream"
 )
 
-// rebuild makes a generation from the topics, for the vectors of a world are carried by its records.
+// run makes a new generation from the topics: only the records carry the vectors of a world.
 func run(w *pipelinetest.World, change func(*Options)) (*Report, error) {
 	o := Options{Conn: w.Conn(), FromTopics: true, Keep: time.Hour}
 	if change != nil {
@@ -39,7 +39,7 @@ func run(w *pipelinetest.World, change func(*Options)) (*Report, error) {
 	return Run(w.T.Context(), o)
 }
 
-// lexicalWorld is a world of texts that any model embeds.
+// lexicalWorld returns a world of texts that any lexical embedder can embed.
 func lexicalWorld(t *testing.T, documents int) *pipelinetest.World {
 	w := pipelinetest.New(t, 1)
 	w.Config.Embedders, w.Config.Reduce = pipelinetest.Lexical, config.Reduce{Method: "pca", Variance: 0.95, MaxDimensions: 8, Normalize: true, Seed: 1}
@@ -50,7 +50,7 @@ func lexicalWorld(t *testing.T, documents int) *pipelinetest.World {
 	return w
 }
 
-// published counts the triplets of each generation in the compacted view.
+// published returns how many triplets of each generation the compacted view has.
 func published(w *pipelinetest.World) map[string]int {
 	w.T.Helper()
 	view := map[string]string{}
@@ -73,8 +73,9 @@ func published(w *pipelinetest.World) map[string]int {
 	return counts
 }
 
-// TestRebuildTwice: while one rebuild is frozen short of its end, another one promotes what both work at. The stages of the
-// first are in the groups of the service by then, and must not take from it what it has to publish.
+// TestRebuildTwice freezes a rebuild shortly before its end, while another rebuild promotes the same
+// generation. Then the stages of the first one are members of the service's groups. They must not process
+// records that the service has to publish.
 func TestRebuildTwice(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 11, 12)
@@ -94,7 +95,7 @@ func TestRebuildTwice(t *testing.T) {
 	go func() {
 		report, err := run(w, func(o *Options) {
 			o.Log = zerolog.New(io.Discard).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
-				if message == "rebuild" { // a step of it begins; its stages run beside
+				if message == "rebuild" { // a step begins; the stages run in other goroutines
 					<-thaw
 				}
 			}))
@@ -127,7 +128,8 @@ func TestRebuildTwice(t *testing.T) {
 	}
 }
 
-// TestPromoteTheSuccessorAlone: a rebuild whose generation is not the live one's successor any more does not promote it.
+// TestPromoteTheSuccessorAlone checks that a rebuild does not promote a generation that is no longer the
+// successor of the live one.
 func TestPromoteTheSuccessorAlone(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 12, 6)
@@ -142,9 +144,8 @@ func TestPromoteTheSuccessorAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{Options: Options{Conn: w.Conn()}}
 	record := known[held.Generation]
-	if _, err := s.current(t.Context(), record); err != nil {
+	if _, err := current(t.Context(), w.Conn(), record); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -156,23 +157,24 @@ func TestPromoteTheSuccessorAlone(t *testing.T) {
 	if err := w.Index.Promote(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.current(t.Context(), record); err == nil || !strings.Contains(err.Error(), "is live now") {
+	if _, err := current(t.Context(), w.Conn(), record); err == nil || !strings.Contains(err.Error(), "is live now") {
 		t.Errorf("beside another live generation: %v", err)
 	}
 	record = &catalog.Generation{ID: held.Model + "-2", Previous: held.Model + "-1"}
-	if _, err := s.current(t.Context(), record); err == nil || !strings.Contains(err.Error(), "was removed") {
+	if _, err := current(t.Context(), w.Conn(), record); err == nil || !strings.Contains(err.Error(), "was removed") {
 		t.Errorf("of a generation that was removed: %v", err)
 	}
 }
 
-// TestGenerationsInARow: one that is replaced before it has erased the one before it leaves that to its successor.
+// TestGenerationsInARow replaces a generation before it has erased its predecessor. The last generation must
+// erase both.
 func TestGenerationsInARow(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 15, 6)
 	stop := w.Instance()
 	defer stop()
 	w.Settle()
-	if _, err := run(w, nil); err != nil { // it keeps the first one for an hour
+	if _, err := run(w, nil); err != nil { // it keeps the first generation for an hour
 		t.Fatal(err)
 	}
 	last, err := run(w, func(o *Options) { o.Keep = time.Millisecond })
@@ -193,7 +195,7 @@ func TestGenerationsInARow(t *testing.T) {
 	})
 }
 
-// TestInterruptedBeforeItFills: whatever an interrupted rebuild has made, --abort removes.
+// TestInterruptedBeforeItFills checks that Abort removes everything that an interrupted rebuild has made.
 func TestInterruptedBeforeItFills(t *testing.T) {
 	t.Parallel()
 	w := lexicalWorld(t, 30)
@@ -204,7 +206,7 @@ func TestInterruptedBeforeItFills(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The live miner, which does not run, is awaited.
+	// The rebuild waits for the live miner, which does not run.
 	w.Produce(w.Config.Topics.Refresh, "q", map[string]any{"kind": records.KindRefresh, "query_id": "q", "source": records.Source{Topic: records.SourceSweep}})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -223,8 +225,9 @@ func TestInterruptedBeforeItFills(t *testing.T) {
 	}
 }
 
-// TestRebuildBesideNoService: a rebuild goes as far as the live generation has come, whatever its topics hold beyond that: the
-// service may be down, or stuck at what its model cannot embed any more.
+// TestRebuildBesideNoService runs a rebuild while no service runs. It must go as far as the live generation
+// has come, whatever the topics hold beyond that: the service may be down, or stuck at texts that its model
+// cannot embed any more.
 func TestRebuildBesideNoService(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 16, 6)
@@ -255,9 +258,10 @@ func TestRebuildBesideNoService(t *testing.T) {
 	}
 }
 
-// TestSuccessionOfAQuery: what a change touches after the promotion, before it is this query's turn to be published, leaves
-// nothing behind of the old generation, not even of what the new one does not know. The query's records are one transaction,
-// so they lie at offsets in a row.
+// TestSuccessionOfAQuery changes a query after the promotion, before it is the query's turn to be published.
+// All triplets of the old generation must be replaced or retracted, even those of a positive that the new
+// generation does not know. One transaction must hold the query's records, so they lie at consecutive
+// offsets.
 func TestSuccessionOfAQuery(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 17, 6)
@@ -330,7 +334,7 @@ func TestSuccessionOfAQuery(t *testing.T) {
 	}
 }
 
-// refusing is a model that refuses some texts.
+// refusing is a model that refuses texts with a word.
 type refusing struct{ word string }
 
 func (m refusing) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([][]float32, []error, error) {
@@ -343,8 +347,8 @@ func (m refusing) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) (
 	return vectors, refusals, nil
 }
 
-// TestRefusedOnce: what the new model refuses is one dead letter, of the filling, which may be interrupted, or of the stages
-// that will read the record.
+// TestRefusedOnce checks that a record which the new model refuses becomes one dead letter, even if a rebuild
+// is interrupted. Seeding sends it, unless the new stages will read the record.
 func TestRefusedOnce(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
@@ -358,7 +362,7 @@ func TestRefusedOnce(t *testing.T) {
 	}
 	var documents []index.Document
 	var states []index.State
-	for i := range 4 { // the last two behind the offsets from which the stages read
+	for i := range 4 { // the new stages will read the last two
 		for _, topic := range []string{"documents", "queries"} {
 			err := w.Kafka.Produce(t.Context(), []stream.Output{{Topic: topic, Partition: 0, Key: fmt.Appendf(nil, "%s %d", topic, i), Value: []byte("{}")}})
 			if err != nil {
@@ -377,17 +381,19 @@ func TestRefusedOnce(t *testing.T) {
 	if err := live.SeedStates(t.Context(), states); err != nil {
 		t.Fatal(err)
 	}
-	r := &rebuild{
-		site:   &site{Options: Options{Conn: w.Conn(), Progress: func(Progress) {}}, live: &catalog.View{Conn: w.Conn(), Collections: live}},
-		record: &catalog.Generation{Documents: map[int32]int64{0: 2}, Queries: map[int32]int64{0: 2}},
-		next: &pipeline.Shadow{Collections: next, Env: &stages.Env{
-			Outputs: stages.Outputs{
-				Names: catalog.NamesOf(w.Config, ""), Publication: stages.Shadow{}, Log: w.Log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry()),
-			},
-			Model: refusing{"bad"},
-		}},
+	names, rules := catalog.NamesOf(w.Config, ""), catalog.RulesOf(w.Config)
+	out := stages.Outputs{Names: names, Publication: stages.Shadow{}, Log: w.Log, Metrics: telemetry.NewMetrics(prometheus.NewRegistry())}
+	env, err := stages.NewEnv(out, "next", rules, refusing{"bad"}, w.Kafka)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for range 2 { // the second time it goes on after a kill
+	view := &catalog.View{Conn: w.Conn(), Live: catalog.Live{Generation: "live"}, Names: names, Collections: live, Rules: rules}
+	r := &rebuild{
+		rebuilder: newRebuilder(Options{Conn: w.Conn()}, survey{live: view}),
+		record:    &catalog.Generation{ID: "next", Previous: "live", Documents: map[int32]int64{0: 2}, Queries: map[int32]int64{0: 2}},
+		next:      &pipeline.Shadow{Collections: next, Env: env},
+	}
+	for range 2 { // the second time as after a kill
 		if err := r.seedDocuments(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -395,18 +401,18 @@ func TestRefusedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var letters []string
+	var deadLetters []string
 	err = w.Kafka.ReadToEnd(t.Context(), w.Config.Topics.DeadLetters, func(r stream.Record) error {
-		letters = append(letters, string(r.Key))
+		deadLetters = append(deadLetters, string(r.Key))
 		return nil
 	})
-	slices.Sort(letters)
-	if want := []string{"documents 1", "queries 1"}; err != nil || !slices.Equal(letters, want) {
-		t.Errorf("dead letters of %q, %v; want %q", letters, err, want)
+	slices.Sort(deadLetters)
+	if want := []string{"documents 1", "queries 1"}; err != nil || !slices.Equal(deadLetters, want) {
+		t.Errorf("dead letters of %q, %v; want %q", deadLetters, err, want)
 	}
 	for _, id := range []string{"d1", "d3"} {
-		if found, err := next.Documents(t.Context(), []string{id}, 0); err != nil || !found[id].Deleted {
-			t.Errorf("refused document %s: %+v, %v; want a marker", id, found[id], err)
+		if documents, err := next.Documents(t.Context(), []string{id}, 0); err != nil || !documents[id].Deleted {
+			t.Errorf("refused document %s: %+v, %v; want a marker", id, documents[id], err)
 		}
 	}
 }

@@ -20,18 +20,18 @@ import (
 	"hardneg/stream"
 )
 
-const seedTogether = 256 // documents or queries that are embedded at a time
+const seedTogether = 256 // documents or queries that are read and embedded at a time
 
-// errCarried says that the live collections lack something that a rebuild needs.
+// errCarried means that a document's record carried vectors, which the live collections do not have.
 var errCarried = errors.New("came with vectors of its own, for whichever embedder, which the index does not keep: rebuild with --from-topics")
 
-// sample is a fit.Source: documents spread over the live generation, or over the documents topic.
-func (s *site) sample(ctx context.Context, useless int) (sample []embed.Item, err error) {
-	most, seed, read := s.Config.Fit.Sample, s.Config.Reduce.Seed, func() {}
-	if s.FromTopics {
-		sample, err = fit.SampleTopic(ctx, s.Kafka, s.Config.Topics.Documents, most, seed, read)
+// sample is a fit.Source. It returns documents spread over the live generation, or over the documents topic.
+func (b *rebuilder) sample(ctx context.Context, useless int) (sample []embed.Item, err error) {
+	most, seed, read := b.Config.Fit.Sample, b.Config.Reduce.Seed, func() {}
+	if b.FromTopics {
+		sample, err = fit.SampleTopic(ctx, b.Kafka, b.Config.Topics.Documents, most, seed, read)
 	} else {
-		sample, err = fit.SampleIndex(ctx, s.live.Collections, most, seed, read)
+		sample, err = fit.SampleIndex(ctx, b.live.Collections, most, seed, read)
 	}
 	if err == nil && len(sample) <= useless {
 		err = fmt.Errorf("%d documents are there, and none can be embedded", len(sample))
@@ -39,9 +39,9 @@ func (s *site) sample(ctx context.Context, useless int) (sample []embed.Item, er
 	return sample, err
 }
 
-// suffices returns an error if the live collections lack something that the new generation is made from.
-func (s *site) suffices(ctx context.Context) error {
-	return s.live.Collections.ScanDocuments(ctx, 0, func(d index.Document) error {
+// checkContent returns an error if the live collections lack something that the new generation needs.
+func (b *rebuilder) checkContent(ctx context.Context) error {
+	return b.live.Collections.ScanDocuments(ctx, 0, func(d index.Document) error {
 		if d.Carried && !d.Deleted {
 			return fmt.Errorf("document %q %w", d.ID, errCarried)
 		}
@@ -49,8 +49,9 @@ func (s *site) suffices(ctx context.Context) error {
 	})
 }
 
-// start notes the offsets from which the new stages will read. Everything that the live generation has committed by then is in its
-// collections: documents at once, evidence as soon as its miner has processed what its intake has written.
+// start notes the offsets from which the new stages will read. Everything before them is in the live
+// collections: documents at once, evidence as soon as the live miner has processed what the live intake has
+// written. start waits for that.
 func (r *rebuild) start(ctx context.Context) (err error) {
 	if r.record.Partitions, err = r.Kafka.Partitions(ctx, r.next.Env.Names.Topics.Refresh); err != nil {
 		return err
@@ -78,8 +79,9 @@ func (r *rebuild) start(ctx context.Context) (err error) {
 	return r.write(ctx, r.record)
 }
 
-// seed fills the collections of the new generation from the live ones: content and evidence, embedded anew. It leaves what is there
-// already, so it can be interrupted. The stages begin when it is done, at the offsets of start.
+// seed fills the collections of the new generation from the live ones: it copies content and evidence, and
+// embeds them anew. It leaves alone what is there already, so it can be interrupted. When it is done the
+// stages can begin, at the offsets that start has noted.
 func (r *rebuild) seed(ctx context.Context) error {
 	if err := r.step(StepDocuments, func() error { return r.seedDocuments(ctx) }); err != nil {
 		return err
@@ -87,10 +89,10 @@ func (r *rebuild) seed(ctx context.Context) error {
 	if err := r.step(StepQueries, func() error { return r.seedQueries(ctx) }); err != nil {
 		return err
 	}
-	if err := r.inTime(ctx); err != nil {
+	if err := r.checkInTime(ctx); err != nil {
 		return err
 	}
-	if now, err := r.current(ctx, r.record); err != nil {
+	if now, err := current(ctx, r.Conn, r.record); err != nil {
 		return err
 	} else if now.Phase != catalog.PhaseSeeding { // another process has seeded, and its stages have gone on from there
 		r.record.Phase = now.Phase
@@ -108,9 +110,9 @@ func (r *rebuild) seed(ctx context.Context) error {
 	return r.write(ctx, r.record)
 }
 
-// inTime refuses to go on if Kafka may have compacted away a tombstone that was written since start: its document would stay for
-// ever.
-func (r *rebuild) inTime(ctx context.Context) error {
+// checkInTime returns an error if Kafka may have compacted away a tombstone that was written since start. The
+// document of that tombstone would stay in the new generation for ever.
+func (r *rebuild) checkInTime(ctx context.Context) error {
 	value, err := r.Kafka.Setting(ctx, r.Config.Topics.Documents, "delete.retention.ms")
 	if err != nil {
 		return err
@@ -126,6 +128,7 @@ func (r *rebuild) inTime(ctx context.Context) error {
 	return nil
 }
 
+// seedDocuments copies the documents that the new collections do not have yet.
 func (r *rebuild) seedDocuments(ctx context.Context) error {
 	total, _, err := r.live.Collections.Counts(ctx)
 	if err != nil {
@@ -142,21 +145,26 @@ func (r *rebuild) seedDocuments(ctx context.Context) error {
 	}, func(documents []index.Document) error {
 		done += len(documents)
 		r.Progress(Progress{Step: StepDocuments, Done: int64(done), Total: int64(total)})
-		ids := make([]string, len(documents))
-		for i, d := range documents {
-			ids[i] = d.ID
-		}
-		there, err := r.next.Collections.Documents(ctx, ids, 0)
+		there, err := r.next.Collections.Documents(ctx, documentIDs(documents), 0)
 		if err != nil {
 			return err
 		}
-		return r.seedSome(ctx, slices.DeleteFunc(documents, func(d index.Document) bool { _, ok := there[d.ID]; return ok }))
+		return r.embedDocuments(ctx, slices.DeleteFunc(documents, func(d index.Document) bool { _, ok := there[d.ID]; return ok }))
 	})
 }
 
-// seedSome embeds documents. As in the indexer, a document that the new model refuses becomes a delete marker, and its record a dead
-// letter.
-func (r *rebuild) seedSome(ctx context.Context, documents []index.Document) error {
+// documentIDs returns the ids of documents.
+func documentIDs(documents []index.Document) []string {
+	ids := make([]string, len(documents))
+	for i, d := range documents {
+		ids[i] = d.ID
+	}
+	return ids
+}
+
+// embedDocuments embeds documents and writes them into the new collections. As in the indexer, a document
+// that the new model refuses becomes a delete marker, and its record a dead letter.
+func (r *rebuild) embedDocuments(ctx context.Context, documents []index.Document) error {
 	items := make([]embed.Item, len(documents))
 	for i, d := range documents {
 		if d.Carried {
@@ -175,7 +183,7 @@ func (r *rebuild) seedSome(ctx context.Context, documents []index.Document) erro
 			continue
 		}
 		if d.Offset < r.record.Documents[d.Partition] { // otherwise the new indexer reads the record, and reports it
-			if err := r.refused(ctx, catalog.StageIndexer, r.Config.Topics.Documents, d.Partition, d.Offset, stages.CountsAsDeleted(d.ID, refusals[i])); err != nil {
+			if err := r.reportRefused(ctx, catalog.StageIndexer, r.Config.Topics.Documents, d.Partition, d.Offset, stages.CountsAsDeleted(d.ID, refusals[i])); err != nil {
 				return err
 			}
 		}
@@ -184,8 +192,8 @@ func (r *rebuild) seedSome(ctx context.Context, documents []index.Document) erro
 	return r.next.Collections.SeedDocuments(ctx, documents)
 }
 
-// refused sends a record that the new model refuses to the dead letters, if its topic still has it.
-func (r *rebuild) refused(ctx context.Context, stage, topic string, partition int32, offset int64, reason error) error {
+// reportRefused sends a record that the new model refuses to the dead letters, if its topic still has it.
+func (r *rebuild) reportRefused(ctx context.Context, stage, topic string, partition int32, offset int64, reason error) error {
 	got, err := r.Kafka.Fetch(ctx, topic, partition, offset, stream.FetchOptions{MaxBytes: 1})
 	if errors.Is(err, stream.ErrOffsetOutOfRange) {
 		err = nil
@@ -200,7 +208,8 @@ func (r *rebuild) refused(ctx context.Context, stage, topic string, partition in
 	return r.Kafka.Produce(ctx, []stream.Output{r.next.Env.DeadLetter(stage, got.Records[0], reason)})
 }
 
-// seedQueries copies text and evidence of every query, and sends the query through refresh, so that the new miner mines it.
+// seedQueries copies text and evidence of every query, and sends the query through refresh so that the new
+// miner mines it.
 func (r *rebuild) seedQueries(ctx context.Context) error {
 	_, total, err := r.live.Collections.Counts(ctx)
 	if err != nil {
@@ -224,7 +233,7 @@ func (r *rebuild) seedQueries(ctx context.Context) error {
 		}
 		var seeds []index.State
 		var outputs []stream.Output
-		at := 0
+		at := 0 // index in vectors and refusals of the next query that has a text
 		for _, s := range states {
 			seed := index.State{
 				QueryID: s.QueryID, Text: s.Text, Newest: s.Newest, Carried: s.Carried, Forgotten: s.Forgotten,
@@ -235,10 +244,11 @@ func (r *rebuild) seedQueries(ctx context.Context) error {
 			}
 			if s.Text != "" {
 				if refusals[at] != nil {
-					if err := r.refusedQuery(ctx, s, refusals[at]); err != nil {
+					if err := r.reportRefusedQuery(ctx, s, refusals[at]); err != nil {
 						return err
 					}
-					// The query begins anew with what the new intake reads. Its empty state says that its dead letter was sent.
+					// The query begins anew with the records that the new intake reads. Its empty state shows
+					// a later run that the dead letter was sent.
 					seed = index.State{QueryID: s.QueryID, Forgotten: s.Forgotten, Revision: s.Revision, StoredAt: s.StoredAt}
 					seeds = append(seeds, seed)
 					at++
@@ -259,9 +269,9 @@ func (r *rebuild) seedQueries(ctx context.Context) error {
 	})
 }
 
-// refusedQuery sends the record behind the text of a query to the dead letters, unless an interrupted run has sent it, or the new
-// stages will read the record and report it.
-func (r *rebuild) refusedQuery(ctx context.Context, s index.State, reason error) error {
+// reportRefusedQuery sends the record from which a query has its text to the dead letters. It does not if an
+// interrupted run has sent it, or if the new stages will read the record and report it.
+func (r *rebuild) reportRefusedQuery(ctx context.Context, s index.State, reason error) error {
 	if s.Newest.Offset >= r.record.Queries[s.Newest.Partition] {
 		return nil
 	}
@@ -269,5 +279,5 @@ func (r *rebuild) refusedQuery(ctx context.Context, s index.State, reason error)
 	if _, ok := there[s.QueryID]; ok || err != nil {
 		return err
 	}
-	return r.refused(ctx, catalog.StageMiner, r.Config.Topics.Queries, s.Newest.Partition, s.Newest.Offset, fmt.Errorf("query %q: %w", s.QueryID, reason))
+	return r.reportRefused(ctx, catalog.StageMiner, r.Config.Topics.Queries, s.Newest.Partition, s.Newest.Offset, fmt.Errorf("query %q: %w", s.QueryID, reason))
 }

@@ -16,12 +16,12 @@ import (
 	"hardneg/stream"
 )
 
-const shownMissing = 5
+const shownMissing = 5 // ids that an error names
 
-// verify refuses a generation that lacks something. The new generation must have everything that the live one has from records before
-// the offsets that both have reached, in the same version or a newer one. Queries that its model refuses are an exception.
-// Deletes count too: if a rebuild was interrupted or held for long, tombstones may have left the topic before the new
-// indexer came to them.
+// verify returns an error if the new generation lacks something. It must have everything that the live one
+// has from records before the offsets that both have reached, in the same version or a newer one. The only
+// exception are queries that its model refuses. Deletes count too: if a rebuild was interrupted or held for
+// long, tombstones may have left the topic before the new indexer came to them.
 func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64) error {
 	var documents, queries []string
 	err := batches.Each(seedTogether, func(add func(index.Document) error) error {
@@ -44,7 +44,7 @@ func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64
 		return err
 	}
 	err = eachKnown(ctx, r.live.Collections, func(known []index.Known) error {
-		var due []index.Known
+		var due []index.Known // from records that both have read
 		for _, k := range known {
 			if k.Newest.Offset < reached[catalog.StageIntake][k.Newest.Partition] {
 				due = append(due, k)
@@ -74,11 +74,12 @@ func (r *rebuild) verify(ctx context.Context, reached map[string]map[int32]int64
 		hint = "their records may have left the topics: rebuild from the live collections, without --from-topics"
 	}
 	return fmt.Errorf("generation %s is not promoted, for it is not complete: %d documents%s and %d queries%s of the live one are missing or older; %s",
-		r.record.ID, len(documents), some(documents), len(queries), some(queries), hint)
+		r.record.ID, len(documents), firstIDs(documents), len(queries), firstIDs(queries), hint)
 }
 
-// forget repeats in the new generation the forgets of the live generation's sweep, which no topic holds: queries that nobody had asked
-// for queries.retention, although somebody may have asked them again since.
+// forget repeats in the new generation the forgets of the sweep, which no topic holds. The live sweep has
+// forgotten queries that nobody had asked for queries.retention; somebody may have asked them again since. In
+// the new generation other queries may be too old.
 func (r *rebuild) forget(ctx context.Context) error {
 	if r.Config.Queries.Retention <= 0 {
 		return nil
@@ -110,7 +111,7 @@ func (r *rebuild) forget(ctx context.Context) error {
 	return eachKnown(ctx, r.next.Collections, func(known []index.Known) error {
 		var aged []records.Refresh
 		for _, k := range known {
-			if f, yes := stages.Aged(k, r.Config.Queries.Retention, time.Now()); yes {
+			if f, old := stages.Aged(k, r.Config.Queries.Retention, time.Now()); old {
 				aged = append(aged, f)
 			}
 		}
@@ -118,6 +119,7 @@ func (r *rebuild) forget(ctx context.Context) error {
 	})
 }
 
+// queryIDs returns the ids of queries.
 func queryIDs(known []index.Known) []string {
 	ids := make([]string, len(known))
 	for i, k := range known {
@@ -126,12 +128,12 @@ func queryIDs(known []index.Known) []string {
 	return ids
 }
 
-// eachKnown goes through the queries that are not forgotten, a page at a time.
-func eachKnown(ctx context.Context, x *index.Index, do func([]index.Known) error) error {
+// eachKnown calls use with the queries that are not forgotten, a page at a time.
+func eachKnown(ctx context.Context, x *index.Index, use func([]index.Known) error) error {
 	for at := ""; ; {
 		known, next, err := x.Known(ctx, at, seedTogether, "")
 		if err == nil {
-			err = do(known)
+			err = use(known)
 		}
 		if err != nil || next == "" {
 			return err
@@ -140,7 +142,8 @@ func eachKnown(ctx context.Context, x *index.Index, do func([]index.Known) error
 	}
 }
 
-func some(ids []string) string {
+// firstIDs returns the first few ids for an error, in brackets; empty if there are none.
+func firstIDs(ids []string) string {
 	if len(ids) == 0 {
 		return ""
 	}
@@ -151,12 +154,10 @@ func some(ids []string) string {
 	return " (" + strings.Join(ids, ", ") + more + ")"
 }
 
+// lackingDocuments returns the ids of live documents that the new generation lacks, or has in an older
+// version.
 func (r *rebuild) lackingDocuments(ctx context.Context, live []index.Document) (lacking []string, err error) {
-	ids := make([]string, len(live))
-	for i, d := range live {
-		ids[i] = d.ID
-	}
-	next, err := r.next.Collections.Documents(ctx, ids, 0)
+	next, err := r.next.Collections.Documents(ctx, documentIDs(live), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -168,9 +169,9 @@ func (r *rebuild) lackingDocuments(ctx context.Context, live []index.Document) (
 	return lacking, nil
 }
 
+// lackingQueries returns the ids of live queries that the new generation lacks, or has in an older version.
 func (r *rebuild) lackingQueries(ctx context.Context, live []index.Known) (lacking []string, err error) {
-	ids := queryIDs(live)
-	next, err := r.next.Collections.States(ctx, ids)
+	next, err := r.next.Collections.States(ctx, queryIDs(live))
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +187,8 @@ func (r *rebuild) lackingQueries(ctx context.Context, live []index.Known) (lacki
 	return r.accepted(ctx, lacking)
 }
 
-// lackingEvidence finds queries with evidence from records that have left the query log, if the generation is made from the topics.
+// lackingEvidence returns the ids of queries with evidence from records that have left the query log, if the
+// new generation is made from the topics. logs holds the offsets of the query log.
 func (r *rebuild) lackingEvidence(ctx context.Context, live []index.Known, logs []stream.Offsets) (lacking []string, err error) {
 	if !r.record.FromTopics || !slices.ContainsFunc(logs, func(o stream.Offsets) bool { return o.Start > 0 }) {
 		return nil, nil
@@ -196,11 +198,11 @@ func (r *rebuild) lackingEvidence(ctx context.Context, live []index.Known, logs 
 	if err != nil {
 		return nil, err
 	}
-	left := func(l index.Logged) bool {
+	gone := func(l index.Logged) bool {
 		return int(l.Partition) < len(logs) && l.Offset < logs[l.Partition].Start
 	}
 	for _, id := range ids {
-		if slices.ContainsFunc(states[id].Positives, func(p index.Positive) bool { return slices.ContainsFunc(p.Log, left) }) {
+		if slices.ContainsFunc(states[id].Positives, func(p index.Positive) bool { return slices.ContainsFunc(p.Log, gone) }) {
 			lacking = append(lacking, id)
 		}
 	}
@@ -210,7 +212,8 @@ func (r *rebuild) lackingEvidence(ctx context.Context, live []index.Known, logs 
 	return r.accepted(ctx, lacking)
 }
 
-// accepted leaves out queries whose text the new model refuses, and queries that are forgotten by now.
+// accepted returns the queries without those whose text the new model refuses, and without those that are
+// forgotten by now.
 func (r *rebuild) accepted(ctx context.Context, queries []string) (accepted []string, err error) {
 	live, err := r.live.Collections.States(ctx, queries)
 	if err != nil {

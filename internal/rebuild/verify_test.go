@@ -14,8 +14,8 @@ import (
 	"hardneg/internal/stages"
 )
 
-// TestRebuildMissesADelete: a tombstone that was compacted away while a rebuild was held would leave its document in the new
-// generation for ever.
+// TestRebuildMissesADelete lets a tombstone disappear, as by compaction, while a rebuild is held. Its
+// document would stay in the new generation for ever, so the rebuild must not promote it.
 func TestRebuildMissesADelete(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 13, 6)
@@ -42,7 +42,8 @@ func TestRebuildMissesADelete(t *testing.T) {
 	}
 }
 
-// TestRebuildMissesEvidence: what has left the query log is missed, also where a younger record of its query is there.
+// TestRebuildMissesEvidence deletes records from the query log, and rebuilds from the topics. The rebuild
+// must notice the missing evidence, although the log still has a newer record of each query.
 func TestRebuildMissesEvidence(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 14, 6)
@@ -67,8 +68,9 @@ func TestRebuildMissesEvidence(t *testing.T) {
 	}
 }
 
-// TestRebuildForgets: what nobody had asked for long is in the log, and is not mined for a generation from the topics, be it
-// asked for again since or not.
+// TestRebuildForgets rebuilds from the topics. Queries that nobody has asked for long are still in the log,
+// but the new generation must forget them. A query that was forgotten and asked again must have only its new
+// evidence.
 func TestRebuildForgets(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 16, 6)
@@ -80,7 +82,7 @@ func TestRebuildForgets(t *testing.T) {
 	if err != nil || len(known) != 6 {
 		t.Fatal(err, known)
 	}
-	// As the sweep has q0 forgotten, which is asked for again.
+	// q0 is forgotten as the sweep does it, and then asked again.
 	seen := known[slices.IndexFunc(known, func(k index.Known) bool { return k.QueryID == "q0" })].Newest.Timestamp
 	w.Produce(w.Config.Topics.Refresh, "q0", json.RawMessage(stages.ForgetUpTo("q0", seen).Encode()))
 	w.Settle()

@@ -17,41 +17,46 @@ import (
 	"hardneg/stream"
 )
 
-// checkpointEvery is how often the progress of a file is written. After a kill the replay mines again what came since.
+// checkpointEvery is the time between two checkpoints of a file. After a kill the replay mines again what
+// came after the last one.
 const checkpointEvery = 500 * time.Millisecond
 
-// File is a file with the triplets of a replay. Until the end they are in .NAME.replay beside it, and .NAME.replay.json says how
-// many bytes of that belong to the progress.
+// File is the Output of a replay into a file. Until the end the triplets are in .NAME.replay beside it. The
+// file .NAME.replay.json is the checkpoint: it says how many bytes of the data belong to the progress.
 type File struct {
 	path      string
 	format    triplets.Format
 	arguments string
 
-	data  *os.File // locked
+	// Resume sets these.
+	data  *os.File // locked; nil: not opened
 	state checkpoint
-	saved time.Time
+	saved time.Time // when the checkpoint was last written
 }
 
-// NewFile returns an output into a file. The arguments name the replay: a replay with other arguments does not go on with it. Close
-// unlocks the file.
+// NewFile returns an output into a file. The arguments name the replay: a replay with other arguments does
+// not go on with its progress. Close unlocks the file.
 func NewFile(path string, format triplets.Format, arguments string) *File {
 	return &File{path: path, format: format, arguments: arguments}
 }
 
-// checkpoint is what a killed replay leaves.
+// checkpoint is the content of .NAME.replay.json, from which a killed replay goes on.
 type checkpoint struct {
 	Arguments string   `json:"arguments"`
 	Plan      Plan     `json:"plan"`
 	Progress  Progress `json:"progress"`
-	Size      int64    `json:"size"` // of the data that belongs to the progress
+	Size      int64    `json:"size"` // bytes of the data that belong to the progress
 }
 
+// partial returns the name of the file with the data of an unfinished replay.
 func (o *File) partial() string {
 	return filepath.Join(filepath.Dir(o.path), "."+filepath.Base(o.path)+".replay")
 }
 
+// notes returns the name of the file with the checkpoint.
 func (o *File) notes() string { return o.partial() + ".json" }
 
+// Resume implements Output. It locks the data, so that no other replay writes into the same file.
 func (o *File) Resume(_ context.Context, anew bool) (*Plan, Progress, error) {
 	var none Progress
 	if err := o.lock(); err != nil {
@@ -75,7 +80,7 @@ func (o *File) Resume(_ context.Context, anew bool) (*Plan, Progress, error) {
 	if err != nil {
 		return nil, none, err
 	}
-	if o.state.Progress.Done { // killed before the rename, or after it; then the file that is there is new and empty
+	if o.state.Progress.Done { // killed before the rename, or after it. After it the data that lock has opened are a new, empty file
 		if info.Size() == o.state.Size {
 			err = os.Rename(o.partial(), o.path)
 		}
@@ -87,7 +92,7 @@ func (o *File) Resume(_ context.Context, anew bool) (*Plan, Progress, error) {
 	return &o.state.Plan, o.state.Progress, o.cut(o.state.Size)
 }
 
-// lock opens the data, and keeps other replays away from them.
+// lock opens the data and locks them. It returns an error if another replay has locked them.
 func (o *File) lock() error {
 	if info, err := os.Stat(o.path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is no file that could be replaced", o.path)
@@ -100,7 +105,8 @@ func (o *File) lock() error {
 		if err != nil {
 			return fmt.Errorf("cannot lock %s: %w", o.partial(), err)
 		}
-		// A replay that ended in between has renamed the file that was opened.
+		// A replay that ended in between may have renamed the file that was opened. Then lock opens the new
+		// one.
 		locked, err := data.Stat()
 		if err != nil {
 			data.Close()
@@ -114,7 +120,7 @@ func (o *File) lock() error {
 	}
 }
 
-// cut drops what was written after the last checkpoint.
+// cut shortens the data to a size, to drop what was written after the last checkpoint.
 func (o *File) cut(size int64) error {
 	if err := o.data.Truncate(size); err != nil {
 		return err
@@ -123,11 +129,14 @@ func (o *File) cut(size int64) error {
 	return err
 }
 
+// Begin implements Output.
 func (o *File) Begin(_ context.Context, plan Plan) error {
 	o.state = checkpoint{Arguments: o.arguments, Plan: plan}
 	return errors.Join(o.cut(0), o.save())
 }
 
+// Write implements Output. The progress becomes durable at the next checkpoint. At the end the data get their
+// final name.
 func (o *File) Write(_ context.Context, outputs []stream.Output, progress Progress) error {
 	v, err := triplets.Of(outputs)
 	if err != nil {
@@ -151,8 +160,8 @@ func (o *File) Write(_ context.Context, outputs []stream.Output, progress Progre
 	return os.Rename(o.partial(), o.path)
 }
 
-// save makes the data durable, and then replaces the checkpoint. A kill in between leaves a file with a fixed name; the next save
-// replaces it, and at least one more save comes before the end.
+// save makes the data durable, and then replaces the checkpoint. A kill in between leaves a file with the
+// suffix .new. The next save replaces it, and there is at least one more save before the end.
 func (o *File) save() error {
 	raw, err := json.Marshal(o.state)
 	if err != nil {
@@ -169,10 +178,11 @@ func (o *File) save() error {
 	return os.Rename(next, o.notes())
 }
 
-// Forget removes the checkpoint. The data have their final name by now.
+// Forget implements Output: it removes the checkpoint. The data have their final name by now.
 func (o *File) Forget(context.Context) error { return os.Remove(o.notes()) }
 
-// Close unlocks. It removes the data of a replay that never began, unless another replay has the file by now.
+// Close unlocks the data. It removes the data of a replay that never began, unless they are the data of
+// another replay by now.
 func (o *File) Close() {
 	if o.data == nil {
 		return

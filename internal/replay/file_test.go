@@ -12,25 +12,25 @@ import (
 	"hardneg/stream"
 )
 
-// TestFile goes on with the files that a replay leaves when it is killed at any point, and refuses files
-// that it cannot go on with.
+// TestFile goes on with the files of a replay that was killed, at several points. It also checks that files
+// from which a replay cannot go on are refused.
 func TestFile(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	path := filepath.Join(dir, "out.jsonl")
 	plan := Plan{Revision: 7, Window: []window.Span{{Partition: 1, From: 2, To: 3}}}
 	slot := func(query, value string) []stream.Output {
 		return []stream.Output{
-			{Key: records.TripletKey(query, "p", 1), Value: []byte(value)}, {Key: records.TripletKey(query, "p", 2)}, // the second is empty
+			{Key: records.TripletKey(query, "p", 1), Value: []byte(value)}, {Key: records.TripletKey(query, "p", 2)}, // the second slot is empty
 		}
 	}
 	open := func(arguments string, anew bool) (*File, *Plan, Progress, error) {
 		f := NewFile(path, triplets.Formats["hardneg"], arguments)
 		t.Cleanup(f.Close)
-		left, at, err := f.Resume(ctx, anew)
+		resumed, at, err := f.Resume(ctx, anew)
 		if err != nil {
 			f.Close()
 		}
-		return f, left, at, err
+		return f, resumed, at, err
 	}
 	must := func(err error) {
 		t.Helper()
@@ -46,10 +46,10 @@ func TestFile(t *testing.T) {
 		}
 	}
 
-	// A replay ends before it began to write.
-	f, left, _, err := open("a", false)
-	if must(err); left != nil {
-		t.Fatal(left)
+	// This replay ends before it writes anything.
+	f, resumed, _, err := open("a", false)
+	if must(err); resumed != nil {
+		t.Fatal(resumed)
 	}
 	if _, _, _, err := open("a", false); err == nil || err.Error() != "another replay into "+path+" is under way" {
 		t.Errorf("a second one at the same time: %v", err)
@@ -64,23 +64,23 @@ func TestFile(t *testing.T) {
 	must(f.Begin(ctx, plan))
 	f.saved = f.saved.Add(-checkpointEvery)
 	must(f.Write(ctx, slot("q1", `{"n":1}`), Progress{After: "1"}))
-	must(f.Write(ctx, slot("q2", `{"n":2}`), Progress{After: "2"})) // too soon for a checkpoint
-	must(f.data.Close())                                            // killed
+	must(f.Write(ctx, slot("q2", `{"n":2}`), Progress{After: "2"})) // too soon after the last checkpoint for another one
+	must(f.data.Close())                                            // as if killed
 
 	if _, _, _, err := open("b", false); err == nil || !strings.Contains(err.Error(), "unfinished that had other arguments (a)") {
 		t.Errorf("other arguments: %v", err)
 	}
-	f, left, at, err := open("a", false)
-	if must(err); left == nil || left.Revision != 7 || at.After != "1" {
-		t.Fatalf("%+v %+v", left, at)
+	f, resumed, at, err := open("a", false)
+	if must(err); resumed == nil || resumed.Revision != 7 || at.After != "1" {
+		t.Fatalf("%+v %+v", resumed, at)
 	}
 	must(f.Write(ctx, slot("q2", `{"n":2}`), Progress{After: "2"}))
 	must(f.Write(ctx, nil, Progress{After: "2", Done: true}))
-	must(f.data.Close()) // killed after the end
+	must(f.data.Close()) // as if killed after the end
 	content("{\"n\":1}\n{\"n\":2}\n")
-	f, left, at, err = open("a", false)
-	if must(err); left == nil || !at.Done {
-		t.Fatalf("%+v %+v", left, at)
+	f, resumed, at, err = open("a", false)
+	if must(err); resumed == nil || !at.Done {
+		t.Fatalf("%+v %+v", resumed, at)
 	}
 	must(f.Forget(ctx))
 	f.Close()
@@ -89,7 +89,7 @@ func TestFile(t *testing.T) {
 		t.Errorf("what is finished has left %v", all)
 	}
 
-	// Killed between the last checkpoint and the new name.
+	// As if killed after the last checkpoint, before the data get their final name.
 	f, _, _, err = open("a", false)
 	must(err)
 	must(f.Begin(ctx, plan))
@@ -98,15 +98,15 @@ func TestFile(t *testing.T) {
 	must(f.save())
 	must(f.data.Close())
 	content("{\"n\":1}\n{\"n\":2}\n")
-	f, left, at, err = open("a", false)
-	if must(err); left == nil || !at.Done {
-		t.Fatalf("%+v %+v", left, at)
+	f, resumed, at, err = open("a", false)
+	if must(err); resumed == nil || !at.Done {
+		t.Fatalf("%+v %+v", resumed, at)
 	}
 	content("{\"n\":3}\n")
 	must(f.Forget(ctx))
 	f.Close()
 
-	// The data are shorter than the checkpoint says. --restart forgets both.
+	// The data are shorter than the checkpoint says. With --restart the replay begins anew.
 	f, _, _, err = open("a", false)
 	must(err)
 	must(f.Begin(ctx, plan))
@@ -118,9 +118,9 @@ func TestFile(t *testing.T) {
 	}
 	for _, c := range []func(){func() {}, func() { must(os.WriteFile(f.notes(), []byte("{"), 0o600)) }} {
 		c()
-		g, left, _, err := open("b", true)
-		if must(err); left != nil {
-			t.Errorf("%+v", left)
+		g, resumed, _, err := open("b", true)
+		if must(err); resumed != nil {
+			t.Errorf("%+v", resumed)
 		}
 		must(g.data.Close())
 	}

@@ -18,33 +18,34 @@ import (
 	"hardneg/stream"
 )
 
-// settleAfter bounds the records of one query that wait to be applied. So a query that is logged a million times takes the memory of
-// its state and of this many records.
+// settleAfter bounds the records of one query that wait to be applied to its state. So a query that is logged
+// a million times needs memory only for its state and for this many records.
 const settleAfter = 512
 
-// query is the evidence of a query, as far as a pass has read.
+// query is the evidence of a query, as far as a pass has read the window.
 type query struct {
 	id, point string
-	state     index.State       // the applied records
-	pending   []records.Refresh // the others, in the order of the log
-	newest    records.Source    // of all records
+	state     index.State       // with the records that are applied
+	pending   []records.Refresh // records that are not applied yet, in the order of the log
+	newest    records.Source    // the newest of all records
 	trace     []stream.Header   // of the newest record
-	refused   []BadRecord       // records whose text cannot be embedded: the first few
-	refusals  int64             // all of these
-	size      int64             // in memory, bytes, roughly
+	refused   []BadRecord       // the first few records whose text cannot be embedded
+	refusals  int64             // number of records whose text cannot be embedded
+	size      int64             // bytes in memory, roughly
 }
 
-// gathered holds the queries of one pass: those in a range of point ids, which ends where the memory was full.
+// gathered holds the queries of one pass: those in a range of point ids. The range ends where the memory was
+// full.
 type gathered struct {
-	after   string // a point id: queries up to it are written
-	end     string // a point id: queries from it on are left to the next pass; empty: there are none
-	memory  int64
-	held    int64
+	after   string            // the range begins behind this point id
+	end     string            // the range ends before this point id; empty: it has no end
+	memory  int64             // bytes that the queries may take
+	held    int64             // bytes that they take
 	queries map[string]*query // by id
-	last    byPoint
+	last    byPoint           // the same queries
 }
 
-// byPoint is a heap with the query of the highest point id first.
+// byPoint is a heap of queries. The one with the highest point id comes first.
 type byPoint []*query
 
 func (h byPoint) Len() int           { return len(h) }
@@ -59,7 +60,7 @@ func (h *byPoint) Pop() any {
 	return last
 }
 
-// query returns a query of this pass; nil if it belongs to another pass.
+// query returns the query with an id; nil if it belongs to another pass.
 func (g *gathered) query(id string) *query {
 	if q, ok := g.queries[id]; ok {
 		return q
@@ -82,7 +83,8 @@ func (g *gathered) resize(q *query) {
 	g.held += q.size
 }
 
-// shrink leaves queries to the next pass until the rest fits into the memory. One query always stays, however large.
+// shrink leaves the queries with the highest point ids to the next pass, until the others fit into the
+// memory. One query always stays, even if it is too large.
 func (g *gathered) shrink() {
 	if g.held <= g.memory {
 		return
@@ -104,6 +106,7 @@ const (
 	loggedBytes   = 32
 )
 
+// bytes returns the size of a query in memory, roughly.
 func (q *query) bytes() int64 {
 	n := queryBytes + 2*len(q.id) + len(q.state.Text) + 4*len(q.state.Vector) + carriedBytes(q.state.Carried)
 	for _, p := range q.state.Positives {
@@ -130,22 +133,23 @@ func carriedBytes(carried map[string][]float32) (n int) {
 	return n
 }
 
-// gatherer reads windows of the query log and gathers the evidence of their queries.
+// gatherer reads a window of the query log and gathers the evidence of its queries.
 type gatherer struct {
 	kafka     *stream.Client
 	topic     string
-	memory    int64 // bytes of evidence
-	settleAt  int   // 0: settleAfter
-	fetchSize int   // 0: by the number of partitions
+	memory    int64 // bytes of evidence that are held at a time
+	settleAt  int   // pending records of a query at which they are applied
+	fetchSize int   // bytes of a fetch; 0: it depends on the number of partitions
 	reader    stages.QueryReader
 	model     stages.Embedder
 }
 
-// gather reads a window once, and returns the queries behind a point id, as many as fit into the memory. It calls progress with
-// the share of the window that it has read, and malformed with each record that cannot be used; malformed may be nil.
+// gather reads a window once. It returns the queries that come after a point id, as many as fit into the
+// memory. It calls progress with the share of the window that it has read, and malformed, which may be nil,
+// with each record that cannot be used.
 func (r *gatherer) gather(ctx context.Context, spans []window.Span, after string, progress func(share float64), malformed func(BadRecord)) (*gathered, error) {
 	g := &gathered{after: after, memory: r.memory, queries: map[string]*query{}}
-	read, all := int64(0), max(1, window.Length(spans))
+	read, total := int64(0), max(1, window.Length(spans))
 	log, err := r.merge(ctx, spans)
 	if err != nil {
 		return nil, err
@@ -156,7 +160,7 @@ func (r *gatherer) gather(ctx context.Context, spans []window.Span, after string
 			return g, err
 		}
 		if read++; read%1000 == 0 {
-			progress(float64(read) / float64(all))
+			progress(float64(read) / float64(total))
 		}
 		refresh, err := r.reader.ReadFitting(record)
 		if err != nil {
@@ -170,7 +174,7 @@ func (r *gatherer) gather(ctx context.Context, spans []window.Span, after string
 			continue
 		}
 		q.add(refresh, record)
-		if len(q.pending) >= cmp.Or(r.settleAt, settleAfter) {
+		if len(q.pending) >= r.settleAt {
 			if err := r.settle(ctx, []*query{q}, nil); err != nil {
 				return nil, err
 			}
@@ -183,7 +187,8 @@ func (r *gatherer) gather(ctx context.Context, spans []window.Span, after string
 	}
 }
 
-// add adds a record. It copies strings, so that they do not keep the record's batch in memory.
+// add adds a record to the pending ones. It shares equal strings and copies the trace, so that the record's
+// batch does not stay in memory.
 func (q *query) add(refresh records.Refresh, record stream.Record) {
 	refresh.QueryID = q.id
 	if n := len(q.pending); n > 0 && q.pending[n-1].Text == refresh.Text {
@@ -198,19 +203,20 @@ func (q *query) add(refresh records.Refresh, record stream.Record) {
 	q.pending = append(q.pending, refresh)
 }
 
-// settle applies the pending records of some queries. As in the miner, a record counts only if its text can be embedded, also if it is
-// not the newest one. settle takes the vector of a text from the query or from the live view, if one of them has it.
+// settle applies the pending records of queries to their states. As in the miner, a record counts only if its
+// text can be embedded, even if it is not the newest one. If the query's state or its state in the live view
+// has the vector of a text, settle uses that.
 func (r *gatherer) settle(ctx context.Context, queries []*query, live map[string]index.State) error {
 	vectors := make([]map[index.Position][]float32, len(queries))
 	var items []embed.Item
 	type asked struct {
 		query     int
-		positions []index.Position // with the same text
+		positions []index.Position // records with the same text
 	}
 	var asking []asked
 	for i, q := range queries {
 		vectors[i] = map[index.Position][]float32{}
-		texts := map[string]int{} // indexes in asking
+		texts := map[string]int{} // index in asking, by text
 		for _, refresh := range q.pending {
 			if refresh.Kind != records.KindEvidence {
 				continue
@@ -268,7 +274,7 @@ func (r *gatherer) settle(ctx context.Context, queries []*query, live map[string
 	return nil
 }
 
-// share returns the share of all point ids that come before one.
+// share returns the share of all point ids that come before a point id.
 func share(point string) float64 {
 	if len(point) < 8 {
 		return 0
@@ -280,15 +286,15 @@ func share(point string) float64 {
 	return float64(n) / (1 << 32)
 }
 
-// merged reads the spans of a window in the order of timestamps, as far as each partition is in that order: so a forget comes after
-// the records that it removes.
+// merged reads the spans of a window in the order of timestamps, as far as each partition is in that order.
+// So a forget comes after the records that it removes.
 type merged struct {
 	r     *gatherer
-	heads []*head // a heap, the oldest record first
-	size  int
+	heads []*head // a heap; the one with the oldest record comes first
+	size  int     // bytes of a fetch
 }
 
-// head is a partition that has records left. Its next record is the first one.
+// head is a partition with records that are not read yet. The first of records is its next one.
 type head struct {
 	window.Span
 	records []stream.Record
@@ -308,13 +314,14 @@ func (m *merged) Pop() any {
 }
 
 const (
-	fetchAll   = 64 << 20 // bytes that the partitions' fetches may take together
-	fetchLeast = 64 << 10
-	fetchMost  = 4 << 20
+	fetchAll   = 64 << 20 // bytes for one fetch of each partition, together
+	fetchLeast = 64 << 10 // bytes of a fetch, at least
+	fetchMost  = 4 << 20  // bytes of a fetch, at most
 
-	emptyFetches = 60 // of half a second
+	emptyFetches = 60 // empty fetches, of half a second each, after which fill gives up
 )
 
+// merge begins to read the spans of a window.
 func (r *gatherer) merge(ctx context.Context, spans []window.Span) (*merged, error) {
 	m := &merged{r: r, size: cmp.Or(r.fetchSize, max(fetchLeast, min(fetchMost, fetchAll/max(1, len(spans)))))}
 	for _, span := range spans {
@@ -330,7 +337,7 @@ func (r *gatherer) merge(ctx context.Context, spans []window.Span) (*merged, err
 	return m, nil
 }
 
-// fill fetches until a head has records, or its span ends.
+// fill fetches until a head has records or its span ends.
 func (m *merged) fill(ctx context.Context, h *head) error {
 	topic := m.r.topic
 	for empty := 0; len(h.records) == 0 && h.From < h.To; {
@@ -341,7 +348,7 @@ func (m *merged) fill(ctx context.Context, h *head) error {
 		if err != nil {
 			return err
 		}
-		if got.Next == h.From { // never for long: the log had the window
+		if got.Next == h.From { // not for long, because the log had the window
 			if empty++; empty > emptyFetches {
 				return fmt.Errorf("%s/%d ends at offset %d, within the window, which had %d: was the topic deleted and made anew?", topic, h.Partition, got.LastStable, h.To)
 			}
@@ -356,7 +363,7 @@ func (m *merged) fill(ctx context.Context, h *head) error {
 	return nil
 }
 
-// next returns the next record; false at the end of the window.
+// next returns the next record, or false at the end of the window.
 func (m *merged) next(ctx context.Context) (stream.Record, bool, error) {
 	if len(m.heads) == 0 {
 		return stream.Record{}, false, ctx.Err()
@@ -378,9 +385,9 @@ func (m *merged) next(ctx context.Context) (stream.Record, bool, error) {
 	return record, true, nil
 }
 
-// inOrder lists the queries by point id.
+// inOrder returns the queries in the order of their point ids.
 func (g *gathered) inOrder() []*query {
-	all := slices.Clone([]*query(g.last))
-	slices.SortFunc(all, func(a, b *query) int { return strings.Compare(a.point, b.point) })
-	return all
+	queries := slices.Clone([]*query(g.last))
+	slices.SortFunc(queries, func(a, b *query) int { return strings.Compare(a.point, b.point) })
+	return queries
 }

@@ -15,15 +15,16 @@ import (
 	"hardneg/stream"
 )
 
-// minedChunk is the outcome of a few queries.
+// minedChunk is the outcome of a chunk of queries.
 type minedChunk struct {
 	outputs []stream.Output
 	counts  Counts
 	bad     []BadRecord
-	after   string // point id of the last query
+	after   string // point id of the last query of the chunk
 }
 
-// pass gathers as many queries as fit, mines them, several chunks at a time, and writes what comes of them in order.
+// pass gathers as many queries as fit into the memory. It mines several chunks of them at a time, and writes
+// the outcomes in order.
 func (r *replayer) pass(ctx context.Context) error {
 	var malformed func(BadRecord)
 	if r.report.Passes == 0 { // every later pass finds the same malformed records again
@@ -53,9 +54,9 @@ func (r *replayer) pass(ctx context.Context) error {
 			size = max(1, min(size, int(r.Rate)))
 		}
 		for len(queries) > 0 {
-			some := queries[:min(size, len(queries))]
-			queries = queries[len(some):]
-			if err := pace.wait(ctx, len(some)); err != nil {
+			chunk := queries[:min(size, len(queries))]
+			queries = queries[len(chunk):]
+			if err := pace.wait(ctx, len(chunk)); err != nil {
 				return err
 			}
 			mined := make(chan minedChunk, 1)
@@ -65,11 +66,11 @@ func (r *replayer) pass(ctx context.Context) error {
 				return ctx.Err()
 			}
 			group.Go(func() error {
-				c, err := r.mine(ctx, some)
+				c, err := r.mine(ctx, chunk)
 				if err != nil {
 					return err
 				}
-				clear(some) // frees the memory of queries that are mined
+				clear(chunk) // frees the memory of queries that are mined
 				mined <- c
 				return nil
 			})
@@ -101,14 +102,14 @@ func (r *replayer) pass(ctx context.Context) error {
 	return r.Output.Write(context.WithoutCancel(ctx), nil, r.at)
 }
 
-// pace spreads queries over time.
+// pace makes queries begin at a steady rate.
 type pace struct {
-	rate  float64 // a second; 0: as fast as it goes
+	rate  float64 // queries a second; 0: no limit
 	start time.Time
-	done  int
+	done  int // queries that have begun
 }
 
-// wait returns when n more queries may begin. It does not catch up on time that was lost.
+// wait returns when n more queries may begin. Time that was lost is not made up for by a higher rate.
 func (p *pace) wait(ctx context.Context, n int) error {
 	if p.rate > 0 {
 		due := time.Until(p.start.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second))))
@@ -123,8 +124,8 @@ func (p *pace) wait(ctx context.Context, n int) error {
 	return ctx.Err()
 }
 
-// mine decides the lists of a few queries, in one round of reads unless documents change meanwhile. Evidence of the live view bars
-// documents, beside the evidence of the window.
+// mine decides the lists of a chunk of queries. That takes one round of reads, unless documents change
+// meanwhile. A document with evidence in the window or in the live view cannot become a negative.
 func (r *replayer) mine(ctx context.Context, queries []*query) (minedChunk, error) {
 	chunk := minedChunk{after: queries[len(queries)-1].point}
 	ids := make([]string, len(queries))
@@ -188,22 +189,22 @@ func (r *replayer) mine(ctx context.Context, queries []*query) (minedChunk, erro
 			chunk.counts.count(u.decision.State)
 		}
 		for _, u := range again {
-			r.recall.forgetSlots(u.decision.State)
+			r.documents.forgetSlots(u.decision.State)
 		}
 		open = again
 	}
 	return chunk, nil
 }
 
-// undecided is a query that a replay mines.
+// undecided is a query whose lists are not decided yet.
 type undecided struct {
 	query    *query
-	base     index.State // its evidence, from which each round begins
+	base     index.State // the evidence, from which each round begins
 	decision stages.Decision
 }
 
-// barring adds the evidence of the live view without weight. So no document that the live view knows for the query, and no copy of
-// one, becomes a negative.
+// barring returns a state with the evidence of the live view added, without weight. So no document that the
+// live view knows for the query, and no copy of it, becomes a negative.
 func barring(state, live index.State) index.State {
 	state.Positives = slices.Clone(state.Positives)
 	for _, p := range live.Positives {
@@ -215,7 +216,7 @@ func barring(state, live index.State) index.State {
 	return state
 }
 
-// count adds the lists of a query.
+// count adds the lists of a query to the counts.
 func (c *Counts) count(state index.State) {
 	for _, p := range state.Positives {
 		if !p.Paired {
@@ -236,6 +237,7 @@ func (c *Counts) count(state index.State) {
 	}
 }
 
+// add adds other counts.
 func (c *Counts) add(more Counts) {
 	c.Queries, c.Pairs, c.Triplets, c.Refused = c.Queries+more.Queries, c.Pairs+more.Pairs, c.Triplets+more.Triplets, c.Refused+more.Refused
 	for policy, n := range more.Covered {
@@ -246,6 +248,7 @@ func (c *Counts) add(more Counts) {
 	}
 }
 
+// tally adds n to the value of a key. It makes the map if there is none.
 func tally(m *map[string]int, key string, n int) {
 	if *m == nil {
 		*m = map[string]int{}

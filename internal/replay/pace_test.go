@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// TestPace: so many a second and no more, and what was late is not made up for.
+// TestPace checks that the rate is never higher than asked for, even after a pause.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pace{rate: 100, start: time.Now()}
 		begin := time.Now()
 		for i, after := range []time.Duration{0, 0, time.Second, 0, 0} {
-			time.Sleep(after) // as long as the last ones took
+			time.Sleep(after) // the time that the last queries took
 			if err := p.wait(t.Context(), 10); err != nil {
 				t.Fatal(err)
 			}

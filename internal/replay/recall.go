@@ -11,11 +11,13 @@ import (
 	"hardneg/mining"
 )
 
-// mostRecalled bounds the documents that a replay keeps: some 3 KB each at 512 dimensions.
+// mostRecalled bounds the documents that a replay keeps in memory. A document takes about 3 KB at 512
+// dimensions.
 const mostRecalled = 32_768
 
-// recall is an index that keeps the documents that searches find: the searches of a replay find the same documents over and over. A
-// search asks Qdrant for points without documents; their versions say which documents have not changed.
+// recall is an index that keeps the documents that searches find, because the searches of a replay find the
+// same documents over and over. A search asks Qdrant only for points and their versions. The versions tell
+// which documents have not changed.
 type recall struct {
 	*index.Index
 	most int
@@ -23,19 +25,21 @@ type recall struct {
 	kept map[string]recalled // by point
 }
 
+// recalled is a kept document and its version.
 type recalled struct {
 	version  uint64
 	document mining.Document
 }
 
+// newRecall returns an empty cache over an index.
 func newRecall(x *index.Index) *recall {
 	return &recall{Index: x, most: mostRecalled, kept: map[string]recalled{}}
 }
 
-// Search is index.Index.Search.
+// Search returns what index.Index.Search returns.
 func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]index.Hits, error) {
-	all := make([]index.Hits, len(queries))
-	open := make([]int, len(queries))
+	hits := make([]index.Hits, len(queries))
+	open := make([]int, len(queries)) // indexes of the queries without a result
 	for i := range open {
 		open[i] = i
 	}
@@ -48,30 +52,30 @@ func (r *recall) Search(ctx context.Context, queries [][]float32, limit int) ([]
 		if err != nil {
 			return nil, err
 		}
-		kept, missing := r.recall(rankings)
+		kept, missing := r.lookUp(rankings)
 		read, err := r.DocumentsAt(ctx, missing, index.WithVector|index.WithMinHash)
 		if err != nil {
 			return nil, err
 		}
 		var again []int
 		for k, i := range open {
-			hits, ok := r.hits(queries[i], rankings[k].Hits, kept, read)
+			documents, ok := r.hits(queries[i], rankings[k].Hits, kept, read)
 			if !ok {
 				again = append(again, i)
 				continue
 			}
-			all[i] = index.Hits{Documents: hits, Exhausted: rankings[k].Exhausted}
+			hits[i] = index.Hits{Documents: documents, Exhausted: rankings[k].Exhausted}
 		}
 		if open = again; len(open) == 0 {
-			return all, nil
+			return hits, nil
 		}
 	}
 	return nil, fmt.Errorf("the documents that a search found changed during each of %d readings", stages.MaxRounds)
 }
 
-// recall returns the kept documents of the rankings that have not changed, and lists the points of the others. It returns copies,
-// because other searches may drop kept documents meanwhile.
-func (r *recall) recall(rankings []index.Ranking) (kept map[string]recalled, missing []string) {
+// lookUp returns the kept documents of the rankings that have not changed, and the points of the others. It
+// returns copies, because other searches may drop kept documents meanwhile.
+func (r *recall) lookUp(rankings []index.Ranking) (kept map[string]recalled, missing []string) {
 	kept = map[string]recalled{}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -88,8 +92,9 @@ func (r *recall) recall(rankings []index.Ranking) (kept map[string]recalled, mis
 	return kept, slices.Compact(missing)
 }
 
-// hits returns the documents of a ranking; false if one of them has changed since. Versions tell contents apart on one replica only,
-// because each replica counts its own writes. So a document must also have the score of the ranking.
+// hits returns the documents of a ranking, or false if one of them has changed since. Versions of different
+// replicas cannot be compared, because each replica counts its own writes. So a document must also have the
+// score of the ranking.
 func (r *recall) hits(query []float32, ranking []index.Ranked, kept map[string]recalled, read map[string]index.Document) ([]mining.Document, bool) {
 	documents := make([]mining.Document, len(ranking))
 	for i, hit := range ranking {
@@ -102,18 +107,20 @@ func (r *recall) hits(query []float32, ranking []index.Ranked, kept map[string]r
 			r.forget(hit.Point)
 			return nil, false
 		}
-		// The document was read after the ranking. If somebody wrote it in between, with nearly the same vector, then it is newer
-		// than this version, and no later search finds this version.
+		// The document was read after the ranking. If somebody wrote it in between, with nearly the same
+		// vector, it is newer than this version. That does no harm, because no later search finds this
+		// version.
 		r.keep(hit, d.Document)
 		documents[i] = d.Document
 	}
 	return documents, true
 }
 
+// keep keeps a document. If there are too many it drops others, whichever come first.
 func (r *recall) keep(hit index.Ranked, d mining.Document) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for point := range r.kept { // any
+	for point := range r.kept { // in random order
 		if len(r.kept) < r.most {
 			break
 		}
@@ -131,6 +138,7 @@ func (r *recall) forgetSlots(s index.State) {
 	}
 }
 
+// forget drops the document of a point.
 func (r *recall) forget(point string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

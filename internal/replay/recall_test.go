@@ -11,8 +11,8 @@ import (
 	"hardneg/mining"
 )
 
-// TestRecall: whatever is written between them, searches of a replay find what those of the index find, and documents that
-// stay as they are come once, or as often as there is too little room for them.
+// TestRecall searches through the cache and directly, while documents are written in between. Both must find
+// the same. It runs once with room for all documents and once with room for a few.
 func TestRecall(t *testing.T) {
 	t.Parallel()
 	for _, most := range []int{mostRecalled, 7} {

@@ -1,7 +1,7 @@
-// Package replay mines the queries of a window of the query log against the current index, into a topic or a file of its own.
-// It shares with the stages what decides a list and renders it (stages.QueryReader, stages.Advance, stages.Lists,
-// stages.Triplets), and writes nothing of the live view. docs/replay.md has the user's side. Only packages of hardneg
-// import it.
+// Package replay mines the queries of a window of the query log against the current index, into a topic or a
+// file of its own. It decides and renders lists with the code of the stages (stages.QueryReader,
+// stages.Advance, stages.Lists, stages.Triplets), and writes nothing into the live view. docs/replay.md is
+// the user's page. Only packages of hardneg import it.
 package replay
 
 import (
@@ -23,46 +23,48 @@ import (
 	"hardneg/stream"
 )
 
-// Options say what to replay.
+// Options says what to replay.
 type Options struct {
 	catalog.Conn
 	Cache    *embed.Cache // of vectors; nil: none
 	From, To window.Bound
 	Output   Output
-	OwnRules bool         // mine by the rules of Config, not by those that the miners published
+	OwnRules bool         // mine by the rules of Config, not by the published rules of the miners
 	Exactly  bool         // search exactly, however large the collection is
-	Rate     float64      // queries a second at most; 0: as fast as it goes
+	Rate     float64      // queries a second, at most; 0: no limit
 	Memory   int64        // bytes of evidence held in memory at a time; 0: DefaultMemory
 	Restart  bool         // forget an unfinished replay with the same arguments
 	Progress func(Status) // called at each step; may be nil
 
+	// Only tests set these. Run sets the defaults.
 	clock     func() time.Time // nil: time.Now
-	mined     func()           // called after each write; nil but in tests
-	settleAt  int              // records of a query that are held unapplied; 0: settleAfter
-	fetchSize int              // bytes of a fetch; 0: by the number of partitions
+	mined     func()           // called after each write; may be nil
+	settleAt  int              // see gatherer; 0: settleAfter
+	fetchSize int              // see gatherer
 }
 
-// Output is where a replay writes: a topic or a file.
+// Output is the target of a replay: a topic or a file.
 type Output interface {
-	// Resume returns the plan and the progress of an unfinished replay with the same arguments; a nil plan if there is none, or if
-	// anew asks to forget it. It is called first, and once.
+	// Resume returns the plan and the progress of an unfinished replay with the same arguments. It returns a
+	// nil plan if there is none, or if anew is true. It is the first call, and comes once.
 	Resume(ctx context.Context, anew bool) (*Plan, Progress, error)
 	// Begin forgets an unfinished replay, and stores the plan.
 	Begin(ctx context.Context, plan Plan) error
-	// Write adds records of the triplets topic and replaces the progress. Whoever resumes sees both or neither. A record is null if
-	// its slot is empty. With Progress.Done all triplets are written.
+	// Write adds triplets and replaces the progress. A replay that resumes sees both or neither. The outputs
+	// are records of the triplets topic; a record without a value is an empty slot. With progress.Done these
+	// are the last triplets.
 	Write(ctx context.Context, outputs []stream.Output, progress Progress) error
-	// Forget drops plan and progress of a finished replay, once its report has reached the user. From then on the same arguments
-	// begin another replay.
+	// Forget drops plan and progress of a finished replay. It is called when the report has reached the user.
+	// From then on the same arguments begin another replay.
 	Forget(ctx context.Context) error
 }
 
-// Plan holds the decisions that a replay makes once, at its beginning. So a replay that goes on after a kill gives what it would
-// have given without the kill.
+// Plan holds the decisions that a replay makes once, at its beginning. So a replay that goes on after a kill
+// gives the same result as without the kill.
 type Plan struct {
-	Revision   int64         `json:"revision"`   // Unix milliseconds of its begin: revision and mined_at of all its triplets
+	Revision   int64         `json:"revision"`   // Unix milliseconds of its beginning: revision and mined_at of all its triplets
 	Generation string        `json:"generation"` // of the index
-	Rules      string        `json:"rules"`      // hash of all that decides a list
+	Rules      string        `json:"rules"`      // hash of everything that decides a list
 	Window     []window.Span `json:"window"`
 }
 
@@ -80,7 +82,7 @@ type Counts struct {
 	Triplets int            `json:"triplets"`
 	Covered  map[string]int `json:"covered,omitempty"`  // pairs that have a negative of a policy
 	Short    map[string]int `json:"short,omitempty"`    // pairs with empty slots, by reason
-	Unusable int64          `json:"unusable,omitempty"` // records that are malformed
+	Unusable int64          `json:"unusable,omitempty"` // malformed records
 	Refused  int64          `json:"refused,omitempty"`  // records whose text cannot be embedded
 }
 
@@ -99,8 +101,8 @@ type Report struct {
 	Bad     int64       `json:"bad_records"`
 	BadList []BadRecord `json:"first_bad_records"` // the first few
 	Notes   []string    `json:"notes"`             // for the user: for example, parts of the window that the log no longer has
-	Resumed bool        `json:"resumed"`           // an earlier run had begun it
-	Passes  int         `json:"passes"`            // over the window, of this run
+	Resumed bool        `json:"resumed"`           // an earlier run began this replay
+	Passes  int         `json:"passes"`            // over the window, in this run
 	Seconds float64     `json:"seconds"`           // of this run
 }
 
@@ -115,31 +117,31 @@ const (
 	// DefaultMemory is the default of Options.Memory, in bytes.
 	DefaultMemory = 256 << 20
 
-	badListed     = 10 // in a report
+	badListed     = 10 // bad records in a report, at most
 	minesInFlight = 4  // chunks of queries that are mined at a time
 )
 
-// replayer is one replay.
+// replayer carries out one replay.
 type replayer struct {
 	Options
-	live     *index.Index // of the view, exact if the user asks for it
-	gatherer *gatherer
-	recall   *recall // over live: documents that searches have found
-	lists    *stages.Lists
-	triplets *stages.Triplets
+	live      *index.Index // of the view; it searches exactly if the user asks for that
+	gatherer  *gatherer
+	documents *recall // live with a cache
+	lists     *stages.Lists
+	triplets  *stages.Triplets
 
-	plan   Plan
-	at     Progress
+	plan   Plan     // begin sets it
+	at     Progress // begin sets it
 	report Report
 }
 
-// Run mines the queries of a window of the query log against the current index, and writes the triplets to an output of its own. It
-// writes nothing of the live view.
+// Run mines the queries of a window of the query log against the current index, and writes the triplets to an
+// output of its own. It writes nothing into the live view.
 //
-// A pass over the window gathers the evidence of the queries with the lowest point ids, as many as fit into the memory, and mines
-// them in that order. The next pass goes on behind them. So the state of a replay is one point id, and the result does
-// not depend on the memory, on kills, or on the number of passes. A finished replay counts as unfinished, and is
-// reported again, until the output forgets it.
+// A pass over the window gathers the evidence of the queries with the lowest point ids, as many as fit into
+// the memory, and mines them in that order. The next pass goes on with the point ids behind them. So the
+// progress of a replay is one point id, and the result does not depend on the memory, on kills, or on the
+// number of passes. Until the output forgets a finished replay, Run reports it again.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.clock == nil {
 		o.clock = time.Now
@@ -152,6 +154,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	if o.mined == nil {
 		o.mined = func() {}
+	}
+	if o.settleAt == 0 {
+		o.settleAt = settleAfter
 	}
 	start := time.Now()
 	r, rules, err := open(ctx, o)
@@ -173,7 +178,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return &r.report, nil
 }
 
-// open opens the live view, its model and the rules. It returns the hash of the rules.
+// open opens the live view and its model. It returns a replayer without a plan, and the hash of the rules.
 func open(ctx context.Context, o Options) (r *replayer, rules string, err error) {
 	view, err := o.Open(ctx)
 	if err != nil {
@@ -194,16 +199,16 @@ func open(ctx context.Context, o Options) (r *replayer, rules string, err error)
 	if err != nil {
 		return nil, "", fmt.Errorf("the rules of mining: %w", err)
 	}
-	recall := newRecall(live)
+	documents := newRecall(live)
 	metrics := telemetry.NewMetrics(prometheus.NewRegistry()) // nobody reads them
 	r = &replayer{
-		Options: o, live: live, recall: recall,
+		Options: o, live: live, documents: documents,
 		gatherer: &gatherer{
 			kafka: o.Kafka, topic: o.Config.Topics.Queries, memory: o.Memory, settleAt: o.settleAt, fetchSize: o.fetchSize, model: m,
 			reader: stages.QueryReader{Weights: *view.Rules.Evidence, Carries: m.Info().Definitions()},
 		},
-		lists:    stages.NewLists(recall, view.Rules, miner, o.Log),
-		triplets: stages.NewTriplets(recall, "", view.Generation, view.Rules, metrics), // the output sets its own topic
+		lists:    stages.NewLists(documents, view.Rules, miner, o.Log),
+		triplets: stages.NewTriplets(documents, "", view.Generation, view.Rules, metrics), // the output sets its own topic
 		report:   Report{Notes: []string{}, BadList: []BadRecord{}},
 	}
 	sum := sha256.Sum256(view.Rules.Encode())
@@ -212,17 +217,17 @@ func open(ctx context.Context, o Options) (r *replayer, rules string, err error)
 
 // begin goes on with an unfinished replay, or plans a new one.
 func (r *replayer) begin(ctx context.Context, rules string) error {
-	left, at, err := r.Output.Resume(ctx, r.Restart)
+	unfinished, at, err := r.Output.Resume(ctx, r.Restart)
 	if err != nil {
 		return err
 	}
-	if left != nil {
-		if left.Generation != r.live.Generation() || left.Rules != rules {
+	if unfinished != nil {
+		if unfinished.Generation != r.live.Generation() || unfinished.Rules != rules {
 			return fmt.Errorf("a replay with these arguments was begun at %s, and the model or the rules of mining have changed since: --restart begins it anew",
-				time.UnixMilli(left.Revision).Format(time.RFC3339))
+				time.UnixMilli(unfinished.Revision).Format(time.RFC3339))
 		}
-		r.plan, r.at, r.report.Resumed = *left, at, true
-		r.Log.Info().Time("begun", time.UnixMilli(left.Revision)).Int("queries", at.Counts.Queries).Msg("going on with an unfinished replay")
+		r.plan, r.at, r.report.Resumed = *unfinished, at, true
+		r.Log.Info().Time("begun", time.UnixMilli(unfinished.Revision)).Int("queries", at.Counts.Queries).Msg("going on with an unfinished replay")
 		return nil
 	}
 	now := r.clock()
@@ -251,7 +256,7 @@ func (r *replayer) write(ctx context.Context, outputs []stream.Output) error {
 	return nil
 }
 
-// bad adds a record that cannot be used to the report.
+// bad adds a record that cannot be used to the report, if that has few.
 func (r *replayer) bad(b BadRecord) {
 	if len(r.report.BadList) < badListed {
 		r.report.BadList = append(r.report.BadList, b)

@@ -19,11 +19,13 @@ import (
 	"hardneg/internal/pipelinetest"
 	"hardneg/internal/records"
 	"hardneg/internal/stages"
+	"hardneg/internal/testenv"
 	"hardneg/internal/window"
 	"hardneg/stream"
 )
 
-// triplets is the compacted content of a topic: the triplets by key, without what a replay has of its own.
+// triplets returns the compacted content of a topic: the triplets by key, without the fields in which a
+// replay differs from the live view.
 func view(w *pipelinetest.World, topic string) map[string]records.Triplet {
 	w.T.Helper()
 	view := map[string]records.Triplet{}
@@ -74,7 +76,7 @@ func sameTriplets(t *testing.T, what string, got, want map[string]records.Triple
 	}
 }
 
-// replay runs one into a topic.
+// replay runs a replay into a topic.
 func replay(ctx context.Context, w *pipelinetest.World, from, to, topic string, change func(*Options)) (*Report, error) {
 	w.T.Helper()
 	o := Options{Conn: w.Conn()}
@@ -98,7 +100,7 @@ func replay(ctx context.Context, w *pipelinetest.World, from, to, topic string, 
 	return report, err
 }
 
-// written is what a topic holds, record by record, with the partitions' ends.
+// written returns all records of a topic, and the ends of its partitions, as text.
 func written(w *pipelinetest.World, topic string) string {
 	w.T.Helper()
 	var b strings.Builder
@@ -113,7 +115,8 @@ func written(w *pipelinetest.World, topic string) string {
 	return fmt.Sprint(b.String(), ends, err)
 }
 
-// everything is what a replay must leave alone: topics, offsets of the stages, collections.
+// everything returns, as text, everything that a replay must leave alone: topics, offsets of the stages,
+// collections.
 func everything(w *pipelinetest.World) string {
 	w.T.Helper()
 	var b strings.Builder
@@ -136,8 +139,9 @@ func everything(w *pipelinetest.World) string {
 	return b.String()
 }
 
-// TestReplayIsTheView replays the whole log of a random history, with and without the live service, in one pass and
-// in many, interrupted and not; each time it gives the live view. A window that ends before the newest records does not.
+// TestReplayIsTheView replays the whole log of a random history: with and without the live service, in one
+// pass and in many, interrupted and not. Each time the result must be the live view. With a window that ends
+// before the newest records it must not.
 func TestReplayIsTheView(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 11, 12)
@@ -169,7 +173,7 @@ func TestReplayIsTheView(t *testing.T) {
 	}
 	sameTriplets(t, "with a pass a query", view(w, "a-pass-a-query"), want)
 
-	// The source of a triplet is the newest record of its query.
+	// Each triplet must name the newest record of its query as its source.
 	newest := map[string]stream.Record{}
 	if err := w.Kafka.ReadToEnd(t.Context(), "queries", func(r stream.Record) error {
 		old, ok := newest[string(r.Key)]
@@ -192,7 +196,7 @@ func TestReplayIsTheView(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Every fourth write is the last of its run.
+	// Every run is interrupted after its fourth write.
 	writes, resumed := 0, 0
 	for done := false; !done; {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -233,15 +237,15 @@ func TestReplayIsTheView(t *testing.T) {
 	}
 	stop()
 
-	// Once it is finished, the same arguments are another replay.
+	// After a replay has finished, the same arguments begin another one.
 	if report, err := replay(t.Context(), w, "earliest", "latest", "one-pass", nil); err != nil || report.Resumed {
 		t.Errorf("%+v %v", report, err)
 	}
 	sameTriplets(t, "a second time", view(w, "one-pass"), want)
 }
 
-// TestReplayWindow logs a positive and a forget beyond a window: the first is none of the window's pairs, but bars, and
-// the second does not count.
+// TestReplayWindow logs a positive and a forget outside of a window. The positive must not make a pair, but
+// it must not become a negative either. The forget must not count.
 func TestReplayWindow(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 5)
@@ -300,10 +304,10 @@ func TestReplayWindow(t *testing.T) {
 	}
 }
 
-// letters embeds a text as its length, and refuses those with an x.
-type letters struct{}
+// lengths is a model that embeds a text as its length, and refuses texts with an x.
+type lengths struct{}
 
-func (letters) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([][]float32, []error, error) {
+func (lengths) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([][]float32, []error, error) {
 	vectors, refusals := make([][]float32, len(items)), make([]error, len(items))
 	for i, item := range items {
 		if vectors[i] = []float32{float32(len(item.Text))}; strings.Contains(item.Text, "x") {
@@ -313,14 +317,12 @@ func (letters) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([][
 	return vectors, refusals, nil
 }
 
-// TestReplayGathers draws logs and windows, and compares the evidence that passes of any size gather with a count over
-// what was logged that shares nothing with them.
+// TestReplayGathers draws logs and windows, and gathers the evidence in passes of any size. It compares the
+// evidence with a simple count over the log, which shares no code with the gatherer.
 func TestReplayGathers(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 2))
+	rng := rand.New(rand.NewPCG(testenv.Seed(t), 2))
 	w.Config.Queries.MinDwell = 2 * time.Second
 	w.Config.Queries.PositiveWeight = 0.5
 	w.Config.Embedders = nil
@@ -384,7 +386,7 @@ func TestReplayGathers(t *testing.T) {
 			}
 			log, batch = append(log, r), append(batch, out)
 			if rng.IntN(5) == 0 {
-				flush() // another timestamp
+				flush() // so that the next records have another timestamp
 				time.Sleep(time.Duration(rng.IntN(2)) * time.Millisecond)
 			}
 		}
@@ -406,7 +408,7 @@ func TestReplayGathers(t *testing.T) {
 			log[i].time = at[fmt.Sprint(log[i].partition, log[i].offset)]
 		}
 
-		// What was logged, the naive way.
+		// This is the simple count.
 		want := map[string]string{}
 		refused := int64(0)
 		for i := range ids {
@@ -452,7 +454,7 @@ func TestReplayGathers(t *testing.T) {
 		weights := catalog.Weights{PositiveWeight: w.Config.Queries.PositiveWeight, MinDwell: w.Config.Queries.MinDwell}
 		r := &gatherer{
 			kafka: w.Kafka, topic: topic, memory: []int64{1, 1500, 4000, 1 << 30}[rng.IntN(4)],
-			settleAt: 1 + rng.IntN(20), fetchSize: 1 + rng.IntN(3000), reader: stages.QueryReader{Weights: weights}, model: letters{},
+			settleAt: 1 + rng.IntN(20), fetchSize: 1 + rng.IntN(3000), reader: stages.QueryReader{Weights: weights}, model: lengths{},
 		}
 		passes, after, unusable := 0, "", 0
 		got := map[string]string{}

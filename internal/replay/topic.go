@@ -17,17 +17,18 @@ import (
 	"hardneg/stream"
 )
 
-// topicOutput is a topic with the triplets of a replay. The replay has a consumer group of its own. Plan and progress are the offsets
-// of this group in the query log, committed in the transactions of the triplets: the offset of a partition says where the
-// window begins there, the note beside it says where the window ends, and the note of partition 0 holds the rest.
+// topicOutput is the Output of a replay into a topic. The replay has a consumer group of its own. Plan and
+// progress are the group's offsets in the query log, which the transactions of the triplets commit. The
+// offset of a partition says where the window begins there, the note beside it says where the window ends,
+// and the note of partition 0 holds the rest.
 type topicOutput struct {
 	kafka *stream.Client
 	cfg   *config.Config
 	name  string
 	id    string // group and transactional id
 
-	ledger *stream.Ledger
-	plan   Plan
+	ledger *stream.Ledger // Resume sets it
+	plan   Plan           // Resume or Begin sets it
 }
 
 // firstNote is the note of partition 0.
@@ -35,15 +36,15 @@ type firstNote struct {
 	Revision   int64    `json:"revision"`
 	Generation string   `json:"generation"`
 	Rules      string   `json:"rules"`
-	To         string   `json:"to"` // of partition 0
+	To         string   `json:"to"` // end of the window in partition 0
 	Progress   Progress `json:"progress"`
 }
 
-// outside is the note beside a partition that the window leaves out.
+// outside is the note beside a partition that the window does not contain.
 const outside = "-"
 
-// NewTopic returns an output into a topic. It creates a missing topic with the settings of the triplets topic. The arguments name the
-// replay: a replay with other arguments does not go on with it.
+// NewTopic returns an output into a topic. A missing topic is created with the settings of the triplets
+// topic. The arguments name the replay: a replay with other arguments does not go on with its progress.
 func NewTopic(kafka *stream.Client, cfg *config.Config, name, arguments string) (Output, error) {
 	for _, t := range catalog.Topics(cfg, "") {
 		if t.Name == name {
@@ -60,7 +61,7 @@ func NewTopic(kafka *stream.Client, cfg *config.Config, name, arguments string) 
 	return &topicOutput{kafka: kafka, cfg: cfg, name: name, id: catalog.ReplayGroups(cfg) + hex.EncodeToString(sum[:8])}, nil
 }
 
-// checkTopicName refuses names that Kafka refuses, and Kafka's own topics.
+// checkTopicName returns an error for a name that Kafka refuses, and for Kafka's own topics.
 func checkTopicName(name string) error {
 	legal := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)
@@ -74,6 +75,7 @@ func checkTopicName(name string) error {
 	return nil
 }
 
+// Resume implements Output. It also fences other replays with the same arguments.
 func (o *topicOutput) Resume(ctx context.Context, anew bool) (*Plan, Progress, error) {
 	var none Progress
 	ledger, marks, err := o.kafka.OpenLedger(ctx, o.id, o.id, o.cfg.Topics.Queries, o.cfg.Kafka.TransactionTimeout)
@@ -116,10 +118,11 @@ func (o *topicOutput) Resume(ctx context.Context, anew bool) (*Plan, Progress, e
 	return &plan, note.Progress, o.ensure(ctx)
 }
 
-// ensure creates the topic, with as many partitions as the triplets topic: so a query lies in the same partition of both.
+// ensure creates the topic if it is missing. It gets as many partitions as the triplets topic, so a query
+// lies in the same partition of both.
 func (o *topicOutput) ensure(ctx context.Context) error {
-	all := catalog.Topics(o.cfg, "")
-	t := all[slices.IndexFunc(all, func(t stream.Topic) bool { return t.Name == o.cfg.Topics.Triplets })]
+	topics := catalog.Topics(o.cfg, "")
+	t := topics[slices.IndexFunc(topics, func(t stream.Topic) bool { return t.Name == o.cfg.Topics.Triplets })]
 	n, err := o.kafka.Partitions(ctx, t.Name)
 	if err != nil && !errors.Is(err, stream.ErrUnknownTopic) {
 		return err
@@ -131,6 +134,7 @@ func (o *topicOutput) ensure(ctx context.Context) error {
 	return o.kafka.EnsureTopics(ctx, t)
 }
 
+// Begin implements Output.
 func (o *topicOutput) Begin(ctx context.Context, plan Plan) error {
 	if err := o.ensure(ctx); err != nil {
 		return err
@@ -147,12 +151,12 @@ func (o *topicOutput) Begin(ctx context.Context, plan Plan) error {
 		marks[s.Partition] = stream.Mark{Offset: s.From, Note: strconv.FormatInt(s.To, 10)}
 	}
 	o.plan = plan
-	marks[0] = o.first(Progress{})
+	marks[0] = o.firstMark(Progress{})
 	return o.commit(ctx, marks, nil)
 }
 
-// first is the mark of partition 0.
-func (o *topicOutput) first(progress Progress) stream.Mark {
+// firstMark returns the mark of partition 0.
+func (o *topicOutput) firstMark(progress Progress) stream.Mark {
 	note := firstNote{Revision: o.plan.Revision, Generation: o.plan.Generation, Rules: o.plan.Rules, To: outside, Progress: progress}
 	from := int64(0)
 	for _, s := range o.plan.Window {
@@ -167,13 +171,15 @@ func (o *topicOutput) first(progress Progress) stream.Mark {
 	return stream.Mark{Offset: from, Note: string(text)}
 }
 
+// Write implements Output.
 func (o *topicOutput) Write(ctx context.Context, outputs []stream.Output, progress Progress) error {
 	for i := range outputs {
 		outputs[i].Topic = o.name
 	}
-	return o.commit(ctx, map[int32]stream.Mark{0: o.first(progress)}, outputs)
+	return o.commit(ctx, map[int32]stream.Mark{0: o.firstMark(progress)}, outputs)
 }
 
+// commit commits marks and outputs in one transaction.
 func (o *topicOutput) commit(ctx context.Context, marks map[int32]stream.Mark, outputs []stream.Output) error {
 	err := o.ledger.Commit(ctx, marks, outputs)
 	if errors.Is(err, stream.ErrFenced) {
@@ -182,5 +188,5 @@ func (o *topicOutput) commit(ctx context.Context, marks map[int32]stream.Mark, o
 	return err
 }
 
-// Forget deletes the group.
+// Forget implements Output: it deletes the group.
 func (o *topicOutput) Forget(ctx context.Context) error { return o.kafka.DeleteGroup(ctx, o.id) }

@@ -1,7 +1,8 @@
-// Package stages holds the three stages of a view: the indexer (documents to index, and the queries that a change affects), the
-// intake (query log to evidence, keyed by query) and the miner (evidence and refreshes to triplets). A stage is a
-// stream.Processor: a function from a batch of records to writes in Qdrant and outputs for Kafka. The package runs
-// nothing by itself. docs/architecture.md has the figure. Only packages of hardneg import it.
+// Package stages holds the three stages of a view. The indexer writes documents to the index and finds the
+// queries that a change affects. The intake turns the query log into evidence, keyed by query. The miner
+// turns evidence and refreshes into triplets. A stage is a stream.Processor: a function from a batch of
+// records to writes in Qdrant and outputs for Kafka. Package pipeline runs the stages. docs/architecture.md
+// has the figure. Only packages of hardneg import it.
 package stages
 
 import (
@@ -21,37 +22,44 @@ import (
 	"hardneg/stream"
 )
 
-// IndexerIndex is the part of the index that the indexer uses: *index.Index, or a simulation. A write is visible to every call
-// that begins after it returned; index.WriteDocuments says how documents are guarded.
-type IndexerIndex interface {
-	WriteDocuments(ctx context.Context, docs []index.Document, partition int32, highest int64) error
+// DocumentsIndex is the part of the index that gives documents by their ids.
+type DocumentsIndex interface {
 	Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
+}
+
+// IndexerIndex is the part of the index that the indexer uses: *index.Index, or a simulation. A write is
+// visible to every call that begins after the write has returned. index.WriteDocuments says how documents are
+// guarded.
+type IndexerIndex interface {
+	DocumentsIndex
+	WriteDocuments(ctx context.Context, docs []index.Document, partition int32, highest int64) error
 	Watching(ctx context.Context, documentIDs []string) ([]string, error)
 	Entering(ctx context.Context, vectors [][]float32) ([][]string, error)
 }
 
-// MinerIndex is the part of the index that the miner uses: *index.Index, or a simulation. A write is visible to every call that
-// begins after it returned; index.WriteStates says how states are guarded.
+// MinerIndex is the part of the index that the miner uses: *index.Index, or a simulation. A write is visible
+// to every call that begins after the write has returned. index.WriteStates says how states are guarded.
 type MinerIndex interface {
 	ListsIndex
 	States(ctx context.Context, queryIDs []string) (map[string]index.State, error)
 	WriteStates(ctx context.Context, states []index.State, token int64) error
 }
 
-// ListsIndex is the part of the index from which lists are decided.
+// ListsIndex is the part of the index that Lists uses to decide lists.
 type ListsIndex interface {
-	Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
+	DocumentsIndex
 	DocumentsAt(ctx context.Context, points []string, want index.Fields) (map[string]index.Document, error)
 	Search(ctx context.Context, queries [][]float32, limit int) ([]index.Hits, error)
 	Rank(ctx context.Context, queries [][]float32, limit int) ([]index.Ranking, error)
 }
 
-// Broker is the part of Kafka that stages use beside the records they are given: *stream.Client, or a simulation.
+// Broker is the part of Kafka that stages use directly: *stream.Client, or a simulation.
 type Broker interface {
 	Offsets(ctx context.Context, topic string) ([]stream.Offsets, error)
 }
 
-// Embedder turns texts into vectors: *model.Model, or a simulation. The errors in the slice are refusals of single items.
+// Embedder turns texts into vectors: *model.Model, or a simulation. The slices have an entry for each item: a
+// vector, or the error that refuses this item. The last result is an error of the whole call.
 type Embedder interface {
 	Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error)
 }
@@ -64,16 +72,27 @@ type Outputs struct {
 	Metrics     *telemetry.Metrics
 }
 
-// Env is what the stages of one generation share once it has a model.
+// Env is what the stages of one generation share once it has a model. NewEnv makes it.
 type Env struct {
 	Outputs
 	Generation string
 	Rules      catalog.Rules
-	Mining     *mining.Miner // made of Rules
+	Mining     *mining.Miner // works by Rules
 	Model      Embedder
 	Kafka      Broker
 	Now        func() time.Time
-	WideLimit  int // a search for more candidates reads no vectors at first; 0: 256. Tests set it lower
+	WideLimit  int // a search for more candidates than this reads no vectors at first
+}
+
+// NewEnv returns the environment of a generation. It returns an error if the rules make no sense.
+func NewEnv(out Outputs, generation string, rules catalog.Rules, model Embedder, kafka Broker) (*Env, error) {
+	miner, err := mining.New(rules.Mining)
+	if err != nil {
+		return nil, err
+	}
+	return &Env{
+		Outputs: out, Generation: generation, Rules: rules, Mining: miner, Model: model, Kafka: kafka, Now: time.Now, WideLimit: wideLimit,
+	}, nil
 }
 
 // Refresh returns a record for the refresh topic. It carries on the trace of the record that caused it.
@@ -92,8 +111,9 @@ func (o Outputs) DeadLetter(stage string, r stream.Record, reason error) stream.
 	return stream.NewDeadLetter(o.Names.Topics.DeadLetters, stage, r, reason)
 }
 
-// malformed returns the dead letter of a record that no generation can use, whatever its model. Several generations may read
-// the record; the publication decides which of them sends the dead letter, so that there is one.
+// malformed returns the dead letter of a record that no generation can use, whatever its model. Several
+// generations may read the record. The publication decides which one of them sends the dead letter; the
+// others return nil.
 func (o Outputs) malformed(stage string, r stream.Record, reason error) []stream.Output {
 	if !o.Publication.ReportsMalformed(stage, r) {
 		return nil
@@ -101,7 +121,7 @@ func (o Outputs) malformed(stage string, r stream.Record, reason error) []stream
 	return []stream.Output{o.DeadLetter(stage, r, reason)}
 }
 
-// Vectors embeds texts, and counts them in the metrics.
+// Vectors embeds texts as Embedder.Vectors does, and counts them in the metrics.
 func (e *Env) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error) {
 	if len(items) == 0 {
 		return nil, nil, nil
@@ -118,9 +138,9 @@ func (e *Env) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) 
 	return vectors, refusals, nil
 }
 
-// notPastEnd returns an error if something was stored from an offset that its topic does not reach: somebody has deleted the
-// topic and made it anew.
-func (e *Env) notPastEnd(ctx context.Context, topic, what string, stored map[int32]int64) error {
+// checkNotPastEnd returns an error if the offset of something stored is beyond the end of its topic: somebody
+// has deleted the topic and made it anew. stored is by partition; what names it in the error.
+func (e *Env) checkNotPastEnd(ctx context.Context, topic, what string, stored map[int32]int64) error {
 	if len(stored) == 0 {
 		return nil
 	}
@@ -138,12 +158,12 @@ func (e *Env) notPastEnd(ctx context.Context, topic, what string, stored map[int
 	return nil
 }
 
-// sourceOf names the record that causes another one.
+// sourceOf returns the name of a record, for the records that it causes.
 func sourceOf(r stream.Record) records.Source {
 	return records.Source{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Time.UnixMilli()}
 }
 
-// PositionOf is the position of a record in the query log.
+// PositionOf returns the position of a record in the query log.
 func PositionOf(s records.Source) index.Position {
 	return index.Position{Timestamp: s.Timestamp, Partition: s.Partition, Offset: s.Offset}
 }

@@ -9,13 +9,15 @@ import (
 	"hardneg/internal/records"
 )
 
-// mergeEvidenceAfter bounds the pieces of evidence that a state keeps apart for one document. Beyond it the two oldest pieces
-// become one, with the younger timestamp. The weight stays exact. Only one case is inexact: a forget with a timestamp
-// between the two, which arrives after that many younger records of the document, keeps more than it should.
+// mergeEvidenceAfter is the number of pieces of evidence that a state keeps apart for one document. If there
+// are more, the two oldest pieces become one, with the younger timestamp. The weight stays exact. Only one
+// case is inexact: a forget with a timestamp between the two, which arrives after that many younger records
+// of the document, keeps more than it should.
 const mergeEvidenceAfter = 64
 
-// Advance applies evidence and forgets to a copy of a state. It applies each record once: it passes over records that Applied
-// covers. The result does not depend on the order in which records of different partitions arrive.
+// Advance applies evidence and forgets to a copy of a state. It applies each record once: it passes over
+// records that state.Applied covers. The result does not depend on the order in which records of different
+// partitions arrive.
 func Advance(state index.State, refreshes []records.Refresh) index.State {
 	next := state
 	next.Positives = slices.Clone(state.Positives)
@@ -23,7 +25,7 @@ func Advance(state index.State, refreshes []records.Refresh) index.State {
 	if next.Applied == nil {
 		next.Applied = map[int32]int64{}
 	}
-	var at map[string]int // index in next.Positives, by document; nil: not computed
+	var at map[string]int // index in next.Positives, by document; nil: not computed since the last forget
 	for _, r := range refreshes {
 		if r.Kind == records.KindRefresh {
 			addPublished(&next, r.Published)
@@ -42,8 +44,8 @@ func Advance(state index.State, refreshes []records.Refresh) index.State {
 			}
 			continue
 		}
-		// A record that is forgotten already must not replace a text that stays: among several records of one millisecond,
-		// the forget need not leave the newest one.
+		// A record that is forgotten already must not replace a text that stays. Of several records of one
+		// millisecond the forget may cover the newest one, and leave an older one.
 		if next.Forgotten != nil && next.Forgotten.Covers(position) {
 			continue
 		}
@@ -70,7 +72,8 @@ func Advance(state index.State, refreshes []records.Refresh) index.State {
 	return next
 }
 
-// addPublished notes ranks that somebody has seen in the triplets topic, so that the miner can retract them.
+// addPublished notes ranks that an audit or the previous generation has seen in the triplets topic, so that
+// the miner can retract them.
 func addPublished(s *index.State, ranks map[string]int) {
 	if len(ranks) == 0 {
 		return
@@ -83,6 +86,7 @@ func addPublished(s *index.State, ranks map[string]int) {
 	}
 }
 
+// addEvidence adds a piece of evidence, and merges the oldest pieces if there are too many.
 func addEvidence(p *index.Positive, weight int64, at index.Position) {
 	p.Log = append(slices.Clone(p.Log), index.Logged{Position: at, Weight: weight})
 	slices.SortFunc(p.Log, func(a, b index.Logged) int { return a.Compare(b.Position) })
@@ -93,7 +97,7 @@ func addEvidence(p *index.Positive, weight int64, at index.Position) {
 	p.Weight += weight
 }
 
-// forget drops the text and the evidence that the newest forget covers.
+// forget drops the text and the evidence that s.Forgotten covers.
 func forget(s *index.State) {
 	if s.Forgotten.Covers(s.Newest) {
 		s.Text, s.Newest, s.Carried, s.Vector = "", index.Position{}, nil, nil

@@ -12,8 +12,8 @@ import (
 	"hardneg/internal/records"
 )
 
-// history draws a query's log over three partitions: evidence and forgets, offsets ascending in each partition,
-// timestamps nearly so.
+// history draws the log of one query in three partitions: evidence and forgets. Timestamps are random, so
+// they need not ascend with the offsets.
 func history(t *rapid.T) [][]records.Refresh {
 	log := make([][]records.Refresh, 3)
 	for range rapid.IntRange(0, 25).Draw(t, "records") {
@@ -40,9 +40,10 @@ func history(t *rapid.T) [][]records.Refresh {
 	return log
 }
 
-// shuffled interleaves the partitions, keeping the order within each.
+// shuffled returns the records of all partitions in a random order that keeps the order within each
+// partition.
 func shuffled(log [][]records.Refresh, rng *rand.Rand) []records.Refresh {
-	var all []records.Refresh
+	var arrival []records.Refresh
 	at := make([]int, len(log))
 	for {
 		var open []int
@@ -52,21 +53,22 @@ func shuffled(log [][]records.Refresh, rng *rand.Rand) []records.Refresh {
 			}
 		}
 		if len(open) == 0 {
-			return all
+			return arrival
 		}
 		p := open[rng.IntN(len(open))]
-		all = append(all, log[p][at[p]])
+		arrival = append(arrival, log[p][at[p]])
 		at[p]++
 	}
 }
 
-// batchWeights recomputes what a batch job sees: the whole log at once, the newest forget first.
+// batchWeights returns the weights and the text that a batch job finds: it sees the whole log at once, and
+// looks for the newest forget first.
 func batchWeights(log [][]records.Refresh) (weights map[string]int64, text string) {
 	var all []records.Refresh
 	for _, p := range log {
 		all = append(all, p...)
 	}
-	newer := func(a, b records.Source) bool { // a after b
+	newer := func(a, b records.Source) bool { // whether a comes after b
 		return a.Timestamp > b.Timestamp || a.Timestamp == b.Timestamp &&
 			(a.Partition > b.Partition || a.Partition == b.Partition && a.Offset > b.Offset)
 	}
@@ -101,7 +103,7 @@ func TestEvidenceIsTheBatchResultInAnyOrder(t *testing.T) {
 		arrival := shuffled(log, rng)
 		var state index.State
 		for done := 0; done < len(arrival); {
-			// Batches of any size, some of them processed again after a crash that came behind the write.
+			// Batches have any size. Some are processed again, as after a crash that came after the write.
 			upto := done + 1 + rng.IntN(len(arrival)-done)
 			state = Advance(state, arrival[done:upto])
 			if rng.IntN(3) > 0 {

@@ -3,6 +3,7 @@ package stages
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"hardneg/index"
@@ -13,8 +14,8 @@ import (
 	"hardneg/stream"
 )
 
-// indexer writes documents to the index, then asks which queries each change affects and sends those to refresh.
-// The look-ups come after the write is complete, always: docs/architecture.md has the race.
+// Indexer writes documents to the index. Then it asks which queries each change affects, and sends those
+// through refresh. The look-ups always come after the write is complete: docs/architecture.md has the race.
 type Indexer struct {
 	*Env
 	index     IndexerIndex
@@ -29,9 +30,10 @@ type change struct {
 	record  stream.Record
 	doc     records.Document
 	deleted bool
-	point   index.Document
+	point   index.Document // what the index will hold; embed fills it in
 }
 
+// Process indexes a batch, and returns refresh records of the affected queries and dead letters.
 func (s Indexer) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
 	changes, outputs := s.parse(batch)
 	if len(changes) == 0 {
@@ -43,7 +45,7 @@ func (s Indexer) Process(ctx context.Context, batch []stream.Record) ([]stream.O
 	}
 	outputs = append(outputs, refused...)
 	for _, c := range changes {
-		if err := index.CheckDocument(c.point); err != nil { // or the write of the whole batch would fail, for ever
+		if err := index.CheckDocument(c.point); err != nil { // else the write of the whole batch would fail, each time
 			outputs = append(outputs, s.refuse(c, err))
 		}
 	}
@@ -61,13 +63,14 @@ func (s Indexer) Process(ctx context.Context, batch []stream.Record) ([]stream.O
 	return append(outputs, refreshes...), nil
 }
 
-// CountsAsDeleted adds to a refusal what it means for the document.
+// CountsAsDeleted returns the reason of a refusal, with what it means for the document.
 func CountsAsDeleted(id string, reason error) error {
 	return fmt.Errorf("%w; until a good record comes, document %q counts as deleted", reason, id)
 }
 
-// parse keeps the newest record of each document, in order of first mention. A record that cannot be used is a
-// dead letter, and a delete where it says of which document: a view must not show what its source has replaced.
+// parse returns the newest record of each document, in order of first mention, and dead letters. A record
+// that cannot be used becomes a dead letter. If it still names its document it also counts as a delete: a
+// view must not show what its source has replaced.
 func (s Indexer) parse(batch []stream.Record) ([]*change, []stream.Output) {
 	var changes []*change
 	var outputs []stream.Output
@@ -95,22 +98,18 @@ func (s Indexer) parse(batch []stream.Record) ([]*change, []stream.Output) {
 	return changes, outputs
 }
 
-// embed fills the points. A document whose content the index has already keeps its vector, unless its record
-// carries vectors, which may have changed.
+// embed fills in the points, and returns dead letters. A document whose content the index has already keeps
+// its vector, unless the new record or the stored one carries vectors, which may have changed.
 func (s Indexer) embed(ctx context.Context, changes []*change) ([]stream.Output, error) {
-	ids := make([]string, len(changes))
-	for i, c := range changes {
-		ids[i] = c.doc.ID
-	}
-	stored, err := s.index.Documents(ctx, ids, index.WithVector)
+	stored, err := s.index.Documents(ctx, documentIDs(changes), index.WithVector)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.notRecreated(ctx, stored, changes); err != nil {
+	if err := s.checkNotRecreated(ctx, stored, changes); err != nil {
 		return nil, err
 	}
-	var todo []*change
-	var items []embed.Item
+	var toEmbed []*change
+	var items []embed.Item // of toEmbed
 	for _, c := range changes {
 		c.point = index.Document{Partition: c.record.Partition, Offset: c.record.Offset, Deleted: c.deleted}
 		c.point.ID = c.doc.ID
@@ -127,14 +126,14 @@ func (s Indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 			continue
 		}
 		c.point.Carried = len(c.doc.Embeddings) > 0
-		todo, items = append(todo, c), append(items, embed.Item{Text: text, Carried: c.doc.Embeddings})
+		toEmbed, items = append(toEmbed, c), append(items, embed.Item{Text: text, Carried: c.doc.Embeddings})
 	}
 	vectors, refusals, err := s.Vectors(ctx, embed.Passage, items)
 	if err != nil {
 		return nil, err
 	}
 	var outputs []stream.Output
-	for i, c := range todo {
+	for i, c := range toEmbed {
 		if refusals[i] != nil {
 			outputs = append(outputs, s.refuse(c, refusals[i]))
 			continue
@@ -144,38 +143,47 @@ func (s Indexer) embed(ctx context.Context, changes []*change) ([]stream.Output,
 	return outputs, nil
 }
 
-// refuse makes a change that cannot be indexed a delete, and its record a dead letter.
+// refuse turns a change that cannot be indexed into a delete, and returns the dead letter of its record.
 func (s Indexer) refuse(c *change, reason error) stream.Output {
 	c.deleted = true
 	c.point = index.Document{Document: mining.Document{ID: c.doc.ID}, Partition: c.record.Partition, Offset: c.record.Offset, Deleted: true}
 	return s.DeadLetter(catalog.StageIndexer, c.record, CountsAsDeleted(c.doc.ID, reason))
 }
 
-// notRecreated looks at documents whose stored offset is above the batch: this is a replay, or the topic was deleted
-// and made anew, and then the guard would silently refuse whatever comes.
-func (s Indexer) notRecreated(ctx context.Context, stored map[string]index.Document, changes []*change) error {
+// documentIDs returns the ids of the changed documents.
+func documentIDs(changes []*change) []string {
+	ids := make([]string, len(changes))
+	for i, c := range changes {
+		ids[i] = c.doc.ID
+	}
+	return ids
+}
+
+// checkNotRecreated looks at documents whose stored offset is above the one of their record. Either the
+// records are read a second time, or somebody has deleted the topic and made it anew. In the second case it
+// returns an error, because the guard of the index would silently refuse every new document.
+func (s Indexer) checkNotRecreated(ctx context.Context, stored map[string]index.Document, changes []*change) error {
 	at := map[int32]int64{}
 	for _, c := range changes {
 		if d, ok := stored[c.doc.ID]; ok && d.Partition == s.partition && d.Offset > c.record.Offset {
 			at[s.partition] = max(at[s.partition], d.Offset)
 		}
 	}
-	return s.notPastEnd(ctx, s.Names.Topics.Documents, "the index holds documents", at)
+	return s.checkNotPastEnd(ctx, s.Names.Topics.Documents, "the index holds documents", at)
 }
 
-// affected asks the index which queries the changes can alter: those that watch a changed document, and those
-// that its new vector reaches. Each gets one refresh record, caused by the newest of the changes that reach it.
+// affected returns a refresh record for each query whose lists the changes can alter: queries that watch a
+// changed document, and queries that its new vector reaches. The record names the newest change that reaches
+// the query as its cause.
 func (s Indexer) affected(ctx context.Context, changes []*change) ([]stream.Output, error) {
-	ids := make([]string, len(changes))
 	var written []*change
 	var vectors [][]float32
-	for i, c := range changes {
-		ids[i] = c.doc.ID
+	for _, c := range changes {
 		if !c.deleted {
 			written, vectors = append(written, c), append(vectors, c.point.Vector)
 		}
 	}
-	watching, err := s.index.Watching(ctx, ids)
+	watching, err := s.index.Watching(ctx, documentIDs(changes))
 	if err != nil {
 		return nil, err
 	}
@@ -183,15 +191,15 @@ func (s Indexer) affected(ctx context.Context, changes []*change) ([]stream.Outp
 	if err != nil {
 		return nil, err
 	}
-	last := changes[0]
+	newest := changes[0]
 	for _, c := range changes {
-		if c.record.Offset > last.record.Offset {
-			last = c
+		if c.record.Offset > newest.record.Offset {
+			newest = c
 		}
 	}
-	cause := map[string]*change{}
+	cause := map[string]*change{} // by query
 	for _, id := range watching {
-		cause[id] = last
+		cause[id] = newest // the index does not say which of the documents a query watches
 	}
 	s.Metrics.AffectedQueries.WithLabelValues("watch").Add(float64(len(watching)))
 	for i, queries := range entering {
@@ -202,11 +210,7 @@ func (s Indexer) affected(ctx context.Context, changes []*change) ([]stream.Outp
 		}
 		s.Metrics.AffectedQueries.WithLabelValues("entry").Add(float64(len(queries)))
 	}
-	queries := make([]string, 0, len(cause))
-	for id := range cause {
-		queries = append(queries, id)
-	}
-	slices.Sort(queries)
+	queries := slices.Sorted(maps.Keys(cause))
 	outputs := make([]stream.Output, len(queries))
 	for i, id := range queries {
 		r := cause[id].record

@@ -10,14 +10,14 @@ import (
 	"hardneg/stream"
 )
 
-// Intake re-keys the query log by query_id: it makes one evidence or forget record of each record, or a dead letter. It keeps no
-// state and calls no server.
+// Intake re-keys the query log by query_id. It turns each record into one evidence or forget record, or into
+// a dead letter. It keeps no state and calls no server.
 type Intake struct {
 	Outputs
 	Reader QueryReader
 }
 
-// Process makes the refresh records of a batch.
+// Process returns the refresh records of a batch, and its dead letters.
 func (s Intake) Process(_ context.Context, batch []stream.Record) ([]stream.Output, error) {
 	outputs := make([]stream.Output, 0, len(batch))
 	for _, r := range batch {
@@ -27,7 +27,7 @@ func (s Intake) Process(_ context.Context, batch []stream.Record) ([]stream.Outp
 			continue
 		}
 		output := s.Refresh(refresh, r.Headers)
-		if err := fits(output.Key, output.Value); err != nil {
+		if err := checkSize(output.Key, output.Value); err != nil {
 			outputs = append(outputs, s.malformed(catalog.StageIntake, r, err)...)
 			continue
 		}
@@ -36,13 +36,13 @@ func (s Intake) Process(_ context.Context, batch []stream.Record) ([]stream.Outp
 	return outputs, nil
 }
 
-// QueryReader reads records of the query log.
+// QueryReader turns records of the query log into evidence.
 type QueryReader struct {
 	Weights catalog.Weights
-	Carries []config.Embedder // keep the vectors that records carry for these embedders
+	Carries []config.Embedder // vectors that records carry for these embedders are kept, others dropped
 }
 
-// Read turns a record of the query log into evidence, or into a forget. The error says what is malformed.
+// Read returns the evidence in a record of the query log, or a forget. The error says what is malformed.
 func (q QueryReader) Read(r stream.Record) (records.Refresh, error) {
 	query, forgotten, err := records.ParseQuery(r.Key, r.Value)
 	if err != nil {
@@ -57,17 +57,19 @@ func (q QueryReader) Read(r stream.Record) (records.Refresh, error) {
 	return refresh, nil
 }
 
-// ReadFitting is Read, and refuses what the intake would refuse because it does not fit into the refresh topic.
+// ReadFitting is Read, and also returns an error if the intake would refuse the record because its evidence
+// does not fit into the refresh topic.
 func (q QueryReader) ReadFitting(r stream.Record) (records.Refresh, error) {
 	refresh, err := q.Read(r)
 	if err == nil && len(r.Value) > catalog.DefaultLimit { // a smaller record always fits, see catalog.MaxRefresh
-		err = fits([]byte(refresh.QueryID), refresh.Encode())
+		err = checkSize([]byte(refresh.QueryID), refresh.Encode())
 	}
 	return refresh, err
 }
 
-// fits refuses a refresh record that Kafka would not take: every record behind it would wait.
-func fits(key, value []byte) error {
+// checkSize returns an error for a refresh record that is too large for its topic. Kafka would refuse it each
+// time, and every record behind it would wait.
+func checkSize(key, value []byte) error {
 	if n := len(key) + len(value); n > catalog.MaxRefresh {
 		return fmt.Errorf("what comes of the record has %d bytes, at most %d are allowed: "+
 			"its text, its vectors or the ids that it names are too long", n, catalog.MaxRefresh)
@@ -75,7 +77,8 @@ func fits(key, value []byte) error {
 	return nil
 }
 
-// configured keeps the vectors that an embedder will ask for. Others would only make the query's state larger.
+// configured returns the carried vectors that an embedder will ask for. Others would only make the query's
+// state larger.
 func (q QueryReader) configured(carried map[string][]float32) map[string][]float32 {
 	var kept map[string][]float32
 	for _, e := range q.Carries {
@@ -89,12 +92,13 @@ func (q QueryReader) configured(carried map[string][]float32) map[string][]float
 	return kept
 }
 
-// evidence weighs judged positives and clicks, one entry for each document, in order of first mention.
+// evidence returns the weights of judged positives and clicks: one entry for each document, in order of first
+// mention.
 func (q QueryReader) evidence(query records.Query) []records.Evidence {
 	var evidence []records.Evidence
 	at := map[string]int{}
 	add := func(id string, weight float64) {
-		if records.Millionths(weight) == 0 { // positive_weight may be zero: then a judgement is no evidence
+		if records.Millionths(weight) == 0 { // if positive_weight is zero, a judgement is no evidence
 			return
 		}
 		if i, ok := at[id]; ok {

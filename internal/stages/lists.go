@@ -15,33 +15,34 @@ import (
 
 const (
 	firstLimit   = 48     // candidates of a first search; each further search asks for four times as many
-	hitsTogether = 16_384 // candidates, with their vectors, that memory holds at a time
-	gapRounds    = 3      // rankings that are tried while documents change
-	wideLimit    = 256    // a search for more candidates reads no vectors at first
+	hitsTogether = 16_384 // candidates, with their vectors, that are held in memory at a time
+	gapRounds    = 3      // tries of a ranking while documents change
+	wideLimit    = 256    // a search for more candidates than this reads no vectors at first
 )
 
 // Lists decides which documents are the negatives of a query. It reads the index and writes nothing.
 type Lists struct {
 	index     ListsIndex
 	mining    *mining.Miner
-	minWeight int64 // millionths, from which evidence makes a positive
+	minWeight int64 // in millionths: evidence of at least this weight makes a positive
 	log       zerolog.Logger
-	wide      int // see wideLimit
+	wide      int // wideLimit; tests set it lower
 }
 
-// NewLists returns what decides lists over an index by rules. miner is made of these rules.
+// NewLists returns a Lists that decides by rules from an index. miner works by the same rules.
 func NewLists(x ListsIndex, rules catalog.Rules, miner *mining.Miner, log zerolog.Logger) *Lists {
 	return &Lists{index: x, mining: miner, minWeight: rules.MinWeight, log: log, wide: wideLimit}
 }
 
-// Decision is a query whose lists are to be decided.
+// Decision is a query whose lists Decide decides.
 type Decision struct {
 	State index.State // text, vector and evidence are given; Decide fills in the lists, what the query watches, and its entry ranges
-	Limit int         // candidates that sufficed last time; 0: there was no last time
+	Limit int         // candidates that sufficed the last time; 0: not known. Decide sets it
 	Gap   bool        // after Decide: documents changed faster than they could be read, and the lists leave them out
 }
 
-// Decide reads the documents of the evidence and the candidates, and fills in the lists of the queries.
+// Decide reads the documents of the evidence and the candidates, decides the lists of the queries, and fills
+// them in.
 func (l *Lists) Decide(ctx context.Context, decisions []*Decision) error {
 	var ids []string
 	for _, d := range decisions {
@@ -62,15 +63,15 @@ func (l *Lists) Decide(ctx context.Context, decisions []*Decision) error {
 	}
 	batch := mining.Batch{
 		Mine: l.mining.Mine, First: firstLimit, Held: hitsTogether, Trusted: true,
-		Search: func(ctx context.Context, inputs []mining.Input, some []int, limit int) error {
+		Search: func(ctx context.Context, inputs []mining.Input, open []int, limit int) error {
 			if limit > l.wide {
-				return l.wideCandidates(ctx, decisions, inputs, some, limit)
+				return l.wideCandidates(ctx, decisions, inputs, open, limit)
 			}
-			hits, err := l.index.Search(ctx, queriesOf(inputs, some), limit)
+			hits, err := l.index.Search(ctx, queriesOf(inputs, open), limit)
 			if err != nil {
 				return err
 			}
-			for k, i := range some {
+			for k, i := range open {
 				inputs[i].Candidates, inputs[i].Exhausted = hits[k].Documents, hits[k].Exhausted
 			}
 			return nil
@@ -82,32 +83,34 @@ func (l *Lists) Decide(ctx context.Context, decisions []*Decision) error {
 	})
 }
 
-func queriesOf(inputs []mining.Input, some []int) [][]float32 {
-	queries := make([][]float32, len(some))
-	for k, i := range some {
+// queriesOf returns the vectors of the queries at some indexes of inputs.
+func queriesOf(inputs []mining.Input, at []int) [][]float32 {
+	queries := make([][]float32, len(at))
+	for k, i := range at {
 		queries[k] = inputs[i].Query
 	}
 	return queries
 }
 
-// wideCandidates ranks points without their documents, and then reads only the documents that the rules may look at. A document
-// may change in between; it would leave a gap in its window, where the next one of the ranking belongs, and if two readings
-// in a row had a gap the miner would confirm it. So wideCandidates ranks again, a few times. If there is still a gap
-// the query is mined without the document, and must come again.
-func (l *Lists) wideCandidates(ctx context.Context, decisions []*Decision, inputs []mining.Input, some []int, limit int) error {
-	for round := 1; len(some) > 0; round++ {
-		rankings, err := l.index.Rank(ctx, queriesOf(inputs, some), limit)
+// wideCandidates finds the candidates of the inputs at the indexes in open. It ranks points without their
+// documents, and then reads only the documents that the rules may look at. A document may change in between.
+// It would leave a gap in its window, where the next document of the ranking belongs, and if two readings in
+// a row had a gap the miner would confirm it. So wideCandidates ranks again, a few times. If there is still a
+// gap, the query is mined without the document, and Decision.Gap says so: the query must come again.
+func (l *Lists) wideCandidates(ctx context.Context, decisions []*Decision, inputs []mining.Input, open []int, limit int) error {
+	for round := 1; len(open) > 0; round++ {
+		rankings, err := l.index.Rank(ctx, queriesOf(inputs, open), limit)
 		if err != nil {
 			return err
 		}
-		needed := make([]map[string]bool, len(some))
+		needed := make([]map[string]bool, len(open)) // points, by index in open
 		var points []string
-		for k, i := range some {
+		for k, i := range open {
 			needed[k] = map[string]bool{}
 			for _, e := range inputs[i].Evidence {
 				if e.Positive && e.Document != nil {
 					for _, w := range l.mining.Windows(mining.Cosine(inputs[i].Query, e.Document.Vector)) {
-						need(needed[k], rankings[k].Hits, w)
+						addNeeded(needed[k], rankings[k].Hits, w)
 					}
 				}
 			}
@@ -119,7 +122,7 @@ func (l *Lists) wideCandidates(ctx context.Context, decisions []*Decision, input
 			return err
 		}
 		var again []int
-		for k, i := range some {
+		for k, i := range open {
 			in, hits := &inputs[i], rankings[k].Hits
 			in.Candidates, in.Exhausted, in.Floor = nil, rankings[k].Exhausted, nil
 			for _, r := range hits {
@@ -144,17 +147,18 @@ func (l *Lists) wideCandidates(ctx context.Context, decisions []*Decision, input
 				in.Floor = &hits[len(hits)-1].Score
 			}
 		}
-		some = again
+		open = again
 	}
 	return nil
 }
 
-// SameCosine reports whether two cosines may belong to the same vectors: servers add up in different orders.
+// SameCosine reports whether two cosines may be of the same vectors. They may differ a little, because
+// servers add up in different orders.
 func SameCosine(a, b float32) bool { return math.Abs(float64(a)-float64(b)) <= mining.Slack }
 
-// need adds the points of a window: as many as the window looks at, and those that rounding in the server may have put behind
-// them.
-func need(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
+// addNeeded adds the points of a ranking that a window looks at, and the points that rounding in the server
+// may have put behind them.
+func addNeeded(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
 	inside := 0
 	var last float64
 	for _, r := range ranking {
@@ -173,7 +177,7 @@ func need(needed map[string]bool, ranking []index.Ranked, w mining.Window) {
 	}
 }
 
-// input is the part of a state that the rules see. A query without a text has no pairs.
+// input returns the part of a state that the rules see. A query without a vector has no positives.
 func (l *Lists) input(state index.State, documents map[string]index.Document) mining.Input {
 	in := mining.Input{QueryID: state.QueryID, Query: state.Vector}
 	for _, p := range state.Positives {
@@ -186,8 +190,8 @@ func (l *Lists) input(state index.State, documents map[string]index.Document) mi
 	return in
 }
 
-// fill puts an outcome into a state. Published grows here: whoever stored a rank may have published it, and a forced publication
-// must be able to retract it.
+// fill puts an outcome into a state. It also raises the ranks in Published: whoever stores a rank may publish
+// it, and later a forced publication must be able to retract it.
 func fill(state *index.State, outcome mining.Outcome) {
 	pairs := map[string]mining.Pair{}
 	for _, p := range outcome.Pairs {

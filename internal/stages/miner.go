@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,14 +17,16 @@ import (
 const (
 	// MineTogether is how many queries share the round trips of their reads.
 	MineTogether = 64
-	// MaxRounds bounds the rounds in which documents change between the decision and the reading of their texts.
+	// MaxRounds bounds the rounds for queries whose documents change between the decision and the reading of
+	// their texts.
 	MaxRounds = 20
 
-	confirmRounds = 3 // rounds that may store; after them the miner publishes what is stored, and the query comes again
+	confirmRounds = 3 // rounds that may store a state; then the miner publishes the stored one, and the query comes again
 )
 
-// Miner keeps the states of queries and publishes their triplets. It stores, then confirms: it publishes only what it has read
-// again after it stored that very state. docs/architecture.md says why nothing less will do.
+// Miner keeps the states of queries and publishes their triplets. It stores a state and then confirms it: it
+// publishes a state only if reads that began after the state was stored give the same state.
+// docs/architecture.md says why less is not enough.
 type Miner struct {
 	*Env
 	index    MinerIndex
@@ -34,10 +35,11 @@ type Miner struct {
 	token    int64
 }
 
-// NewMiner returns the miner of a partition of the refresh topic. token is the fencing token of the partition's owner.
+// NewMiner returns the miner of a partition of the refresh topic. token is the fencing token of the
+// partition's owner.
 func NewMiner(e *Env, x MinerIndex, token int64) Miner {
 	lists := NewLists(x, e.Rules, e.Mining, e.Log)
-	lists.wide = cmp.Or(e.WideLimit, wideLimit)
+	lists.wide = e.WideLimit
 	return Miner{
 		Env: e, index: x, token: token,
 		lists:    lists,
@@ -45,24 +47,25 @@ func NewMiner(e *Env, x MinerIndex, token int64) Miner {
 	}
 }
 
-// task is one query of a batch.
+// task is the work on one query of a batch.
 type task struct {
 	id      string
 	records []records.Refresh
-	sources []stream.Record // the Kafka records of records
-	vectors map[index.Position][]float32
+	sources []stream.Record              // for each of records, the Kafka record that it came in
+	vectors map[index.Position][]float32 // of the texts of records
 
-	found  index.State // as this owner read it, before this batch stored anything
-	known  bool        // it was there
-	forced bool        // it has another owner's token or other rules, or a record asks for it: publish everything
+	before index.State // the state as this owner read it, before this batch stored anything
+	known  bool        // the index had a state
+	forced bool        // publish everything: the state has another owner's token or other rules, or a record asks for it
 
 	decision  Decision    // of the current round
-	confirmed index.State // what goes out
-	again     bool        // published without confirmation: the query must come again
-	torn      bool        // its documents changed between decision and publication: what is stored is out of date
+	confirmed index.State // the state to publish
+	requeue   bool        // the state is published without confirmation: the query must come again
+	torn      bool        // documents changed between decision and publication: the stored state is out of date
 }
 
-// Process mines the queries of a batch, and returns the triplets that change.
+// Process mines the queries of a batch. It returns the triplets that change, queries that must come again,
+// and dead letters.
 func (s Miner) Process(ctx context.Context, batch []stream.Record) ([]stream.Output, error) {
 	tasks, outputs := s.coalesce(batch)
 	for chunk := range slices.Chunk(tasks, MineTogether) {
@@ -75,7 +78,7 @@ func (s Miner) Process(ctx context.Context, batch []stream.Record) ([]stream.Out
 	return outputs, nil
 }
 
-// coalesce gathers the records of each query, queries in order of first mention.
+// coalesce returns a task for each query of a batch, in order of first mention, and dead letters.
 func (s Miner) coalesce(batch []stream.Record) ([]*task, []stream.Output) {
 	var tasks []*task
 	var outputs []stream.Output
@@ -97,17 +100,17 @@ func (s Miner) coalesce(batch []stream.Record) ([]*task, []stream.Output) {
 	return tasks, outputs
 }
 
-// mine brings the states of a few queries up to date and returns the triplets to publish.
+// mine brings the states of a few queries up to date, and returns what Process returns of them.
 func (s Miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error) {
 	stored, err := s.states(ctx, tasks)
 	if err != nil {
 		return nil, err
 	}
 	for _, t := range tasks {
-		t.found, t.known = stored[t.id]
-		t.forced = !t.known || t.found.Token != s.token || t.found.Fingerprint != s.Rules.Fingerprint || t.asksForAll()
+		t.before, t.known = stored[t.id]
+		t.forced = !t.known || t.before.Token != s.token || t.before.Fingerprint != s.Rules.Fingerprint || t.asksForAll()
 	}
-	if err := s.notRecreated(ctx, tasks); err != nil {
+	if err := s.checkNotRecreated(ctx, tasks); err != nil {
 		return nil, err
 	}
 	if err := s.inherit(ctx, tasks); err != nil {
@@ -119,7 +122,7 @@ func (s Miner) mine(ctx context.Context, tasks []*task) ([]stream.Output, error)
 	}
 	pending := slices.DeleteFunc(tasks, func(t *task) bool { return len(t.records) == 0 || !t.known && !t.hasContent() })
 	for round := 1; len(pending) > 0; round++ {
-		if round > MaxRounds { // another batch must not take this over: it would take a state under this token for a published one
+		if round > MaxRounds { // an error, so that the task begins again with a new token: under this one the state would count as published
 			return nil, fmt.Errorf("query %q: its documents changed during each of %d readings; trying again later", pending[0].id, MaxRounds)
 		}
 		if round > 1 {
@@ -155,15 +158,16 @@ func (t *task) asksForAll() bool {
 	return slices.ContainsFunc(t.records, func(r records.Refresh) bool { return r.Force })
 }
 
-// published is the highest revision that the records know of. The state may know a higher one.
-func (t *task) published() (revision int64) {
+// publishedRevision returns the highest revision in the records. The state may have a higher one.
+func (t *task) publishedRevision() (revision int64) {
 	for _, r := range t.records {
 		revision = max(revision, r.Revision)
 	}
 	return revision
 }
 
-// states reads what is stored of the queries. A token above this owner's belongs to a newer owner.
+// states reads the stored states of the queries. If a state has a token above this owner's, a newer owner is
+// at work: states returns a stream.FencedError.
 func (s Miner) states(ctx context.Context, tasks []*task) (map[string]index.State, error) {
 	ids := make([]string, len(tasks))
 	for i, t := range tasks {
@@ -181,22 +185,24 @@ func (s Miner) states(ctx context.Context, tasks []*task) (map[string]index.Stat
 	return states, nil
 }
 
-// notRecreated checks evidence that the states have already. Either the records are read a second time, or somebody has deleted
-// the query log and made it anew: then new evidence would silently pass for old.
-func (s Miner) notRecreated(ctx context.Context, tasks []*task) error {
+// checkNotRecreated looks at evidence that the states have already. Either the records are read a second
+// time, or somebody has deleted the query log and made it anew. In the second case it returns an error,
+// because new evidence would silently count as old.
+func (s Miner) checkNotRecreated(ctx context.Context, tasks []*task) error {
 	at := map[int32]int64{}
 	for _, t := range tasks {
 		for _, r := range t.records {
-			if last, ok := t.found.Applied[r.Source.Partition]; ok && r.Kind != records.KindRefresh && r.Source.Offset <= last {
+			if last, ok := t.before.Applied[r.Source.Partition]; ok && r.Kind != records.KindRefresh && r.Source.Offset <= last {
 				at[r.Source.Partition] = max(at[r.Source.Partition], last)
 			}
 		}
 	}
-	return s.notPastEnd(ctx, s.Names.Topics.Queries, "the states hold evidence", at)
+	return s.checkNotPastEnd(ctx, s.Names.Topics.Queries, "the states hold evidence", at)
 }
 
-// inherit adds to the queries that this owner has not published yet what the triplets topic holds of them from the previous
-// generation. So one transaction replaces the old lists by the new ones, whichever record touches the query first.
+// inherit adds a record to each query that this owner has not published yet. The record names the triplets
+// that the previous generation has published of the query. So one transaction replaces the old lists by the
+// new ones, whichever record touches the query first.
 func (s Miner) inherit(ctx context.Context, tasks []*task) error {
 	var ids []string
 	for _, t := range tasks {
@@ -209,12 +215,12 @@ func (s Miner) inherit(ctx context.Context, tasks []*task) error {
 		return err
 	}
 	for _, t := range tasks {
-		before, ok := published[t.id]
-		if !ok || !t.known && !t.hasContent() && len(before.Ranks) == 0 {
+		inherited, ok := published[t.id]
+		if !ok || !t.known && !t.hasContent() && len(inherited.Ranks) == 0 {
 			continue
 		}
 		t.records = append(t.records, records.Refresh{
-			Kind: records.KindRefresh, QueryID: t.id, Force: true, Published: before.Ranks, Revision: before.Revision,
+			Kind: records.KindRefresh, QueryID: t.id, Force: true, Published: inherited.Ranks, Revision: inherited.Revision,
 			Source: records.Source{Topic: records.SourceRebuild, Timestamp: s.Now().UnixMilli()},
 		})
 		t.sources = append(t.sources, t.sources[len(t.sources)-1])
@@ -222,13 +228,14 @@ func (s Miner) inherit(ctx context.Context, tasks []*task) error {
 	return nil
 }
 
-// embed embeds the texts that the records bring and the states do not have yet. A record whose text cannot be embedded becomes a
-// dead letter. This holds also if it is not the newest record, so that the order of arrival does not matter, and if a
-// state covers it, because the transaction of its dead letter may have been aborted after the state was stored.
+// embed embeds the texts that the records bring and the states do not have yet. A record whose text cannot be
+// embedded is removed and becomes a dead letter, even if it is not the newest record. Otherwise the outcome
+// would depend on the order of arrival. It also becomes one if the state has applied it already: the
+// transaction of its dead letter may have been aborted after the state was stored.
 func (s Miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error) {
 	type asked struct {
 		t *task
-		i int // of its records
+		i int // index in its records
 	}
 	var items []embed.Item
 	var from []asked
@@ -237,7 +244,7 @@ func (s Miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error
 			if r.Kind != records.KindEvidence {
 				continue
 			}
-			if v := KnownVector(r, t.found); v != nil {
+			if v := KnownVector(r, t.before); v != nil {
 				t.vectors[PositionOf(r.Source)] = v
 				continue
 			}
@@ -263,8 +270,8 @@ func (s Miner) embed(ctx context.Context, tasks []*task) ([]stream.Output, error
 	return outputs, nil
 }
 
-// KnownVector returns the vector of a record's text if one of the states has it. A vector that a record carried belongs to that
-// record alone.
+// KnownVector returns the vector of a record's text if one of the states has it; nil if none has. A vector
+// that a record carried is of no use for other records with the same text.
 func KnownVector(r records.Refresh, states ...index.State) []float32 {
 	for _, s := range states {
 		if r.Text == s.Text && s.Vector != nil && len(r.Embeddings) == 0 && len(s.Carried) == 0 {
@@ -274,8 +281,8 @@ func KnownVector(r records.Refresh, states ...index.State) []float32 {
 	return nil
 }
 
-// confirm decides each query and compares the outcome with what is stored. Equal states are confirmed. The others are stored and
-// stay open: the next round reads them again.
+// confirm decides each query and compares the outcome with the stored state. If they are equal the query is
+// confirmed. Otherwise the outcome is stored and the query stays open: the next round reads it again.
 func (s Miner) confirm(ctx context.Context, tasks []*task, stored map[string]index.State, round int) (confirmed, open []*task, err error) {
 	decisions := make([]*Decision, len(tasks))
 	for i, t := range tasks {
@@ -300,17 +307,17 @@ func (s Miner) confirm(ctx context.Context, tasks []*task, stored map[string]ind
 		if known && state.Token == s.token && state.Fingerprint == s.Rules.Fingerprint && !(t.forced && round == 1) {
 			same := sameState(state, *next)
 			if same || round > confirmRounds && !t.torn {
-				t.confirmed, t.again = state, !same || t.decision.Gap
+				t.confirmed, t.requeue = state, !same || t.decision.Gap
 				confirmed = append(confirmed, t)
 				continue
 			}
 		}
 		if !t.forced && s.Publication.Publishes() {
-			next.Published = stillPublished(t.found, *next)
+			next.Published = stillPublished(t.before, *next)
 		}
 		next.Token, next.Fingerprint = s.token, s.Rules.Fingerprint
 		now := s.Now().UnixMilli()
-		next.Revision, next.StoredAt = max(state.Revision+1, t.published()+1, now), now
+		next.Revision, next.StoredAt = max(state.Revision+1, t.publishedRevision()+1, now), now
 		writes, open = append(writes, *next), append(open, t)
 	}
 	if len(writes) > 0 {
@@ -321,12 +328,13 @@ func (s Miner) confirm(ctx context.Context, tasks []*task, stored map[string]ind
 	return confirmed, open, nil
 }
 
-// stillPublished shortens Published when a state is written anyway. This owner found the state under its own token, so an earlier
-// batch of its own has published all of it, in a transaction that committed. Every list that had ended by then is
-// retracted for good. Only a list that exists now, or existed then, may need a null later.
-func stillPublished(found, next index.State) map[string]int {
+// stillPublished returns the entries of next.Published that may still matter, for a state that is written
+// anyway. This owner read the state before under its own token. So an earlier batch of this owner has
+// published all of it, in a transaction that committed, and every list that had ended by then is retracted
+// for good. Only a list that exists in before or in next may need a retraction later.
+func stillPublished(before, next index.State) map[string]int {
 	kept := map[string]int{}
-	for _, state := range []index.State{found, next} {
+	for _, state := range []index.State{before, next} {
 		for _, p := range state.Positives {
 			if rank := next.Published[p.Document]; p.Paired && rank > 0 {
 				kept[p.Document] = rank
@@ -336,7 +344,8 @@ func stillPublished(found, next index.State) map[string]int {
 	return kept
 }
 
-// sameState compares the parts of two states that decide triplets and look-ups. Cosines may differ by mining.Slack.
+// sameState reports whether two states give the same triplets and look-ups. Cosines may differ by
+// mining.Slack.
 func sameState(a, b index.State) bool {
 	return a.Text == b.Text && a.Newest == b.Newest && samePosition(a.Forgotten, b.Forgotten) &&
 		maps.Equal(a.Applied, b.Applied) && maps.Equal(a.Published, b.Published) &&
@@ -344,6 +353,7 @@ func sameState(a, b index.State) bool {
 		slices.Equal(a.Watch, b.Watch) && mining.SameEntry(a.Entry, b.Entry)
 }
 
+// samePosition reports whether two positions are equal, or both are missing.
 func samePosition(a, b *index.Position) bool {
 	if a == nil || b == nil {
 		return a == b
@@ -351,27 +361,29 @@ func samePosition(a, b *index.Position) bool {
 	return *a == *b
 }
 
+// samePositive reports whether two positives have the same evidence and the same list.
 func samePositive(a, b index.Positive) bool {
 	return a.Document == b.Document && a.Weight == b.Weight && a.Paired == b.Paired && slices.Equal(a.Log, b.Log) &&
 		mining.SamePair(a.Pair(), b.Pair())
 }
 
-// publish turns confirmed states into triplets and retractions. It returns the torn tasks, whose documents have changed since. A
-// generation that publishes nothing yet only sends the queries again that must come again.
+// publish returns the triplets and retractions of confirmed states, and the torn tasks: those whose documents
+// have changed since the decision. A generation that publishes nothing yet only requeues the queries that
+// must come again.
 func (s Miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Output, torn []*task, err error) {
 	if !s.Publication.Publishes() {
 		for _, t := range tasks {
-			if t.again {
-				outputs = append(outputs, s.comeAgain(t))
+			if t.requeue {
+				outputs = append(outputs, s.requeue(t))
 			}
 		}
 		return outputs, nil, nil
 	}
 	releases := make([]Release, len(tasks))
 	for i, t := range tasks {
-		cause := t.cause()
+		cause := t.causeIndex()
 		releases[i] = Release{
-			State: t.confirmed, Lists: changedLists(t.found, t.confirmed, t.forced),
+			State: t.confirmed, Lists: changedLists(t.before, t.confirmed, t.forced),
 			Cause: t.records[cause].Source, Trace: t.sources[cause].Headers,
 		}
 	}
@@ -386,23 +398,24 @@ func (s Miner) publish(ctx context.Context, tasks []*task) (outputs []stream.Out
 			continue
 		}
 		outputs = append(outputs, rendered[i]...)
-		if t.again {
-			outputs = append(outputs, s.comeAgain(t))
+		if t.requeue {
+			outputs = append(outputs, s.requeue(t))
 		}
 	}
 	return outputs, torn, nil
 }
 
-// comeAgain sends the query through refresh once more.
-func (s Miner) comeAgain(t *task) stream.Output {
-	cause := t.cause()
+// requeue returns a refresh record that sends the query through refresh once more.
+func (s Miner) requeue(t *task) stream.Output {
+	cause := t.causeIndex()
 	again := records.Refresh{Kind: records.KindRefresh, QueryID: t.id, Source: t.records[cause].Source}
 	return s.Refresh(again, t.sources[cause].Headers)
 }
 
-// cause returns the index of the record that the query's triplets name as their source: the newest record that a change of the
-// inputs made. Records of the sweep, the audit and a rebuild follow from no change.
-func (t *task) cause() int {
+// causeIndex returns the index of the record that the query's triplets name as their source: the newest
+// record that comes from a change of the inputs. If all come from the sweep, an audit or a rebuild, it is the
+// last record.
+func (t *task) causeIndex() int {
 	for i, r := range slices.Backward(t.records) {
 		if !r.Source.None() {
 			return i

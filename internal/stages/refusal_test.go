@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -24,7 +23,8 @@ import (
 	"hardneg/stream"
 )
 
-// writes is an index that takes documents, and a model that gives the second of them no vector that an index holds.
+// writes is an index that notes the documents that are written, and a broker without offsets. It is also a
+// model: its vector of the second document is not a number, so the index refuses that document.
 type writes struct {
 	stages.IndexerIndex
 	written []index.Document
@@ -55,16 +55,21 @@ func (w *writes) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([
 	return vectors, make([]error, len(items)), nil
 }
 
+// unconnected returns the outputs of stages that have no servers.
 func unconnected() stages.Outputs {
 	return stages.Outputs{
 		Names: catalog.NamesOf(config.Default(), ""), Publication: stages.Live{}, Log: zerolog.Nop(), Metrics: telemetry.NewMetrics(prometheus.NewRegistry()),
 	}
 }
 
-// TestTheIndexRefusesADocument: it is a dead letter and a delete, and the others of its batch are written.
+// TestTheIndexRefusesADocument indexes a batch with a document that the index refuses. It must become a dead
+// letter and a delete, and the other documents must be written.
 func TestTheIndexRefusesADocument(t *testing.T) {
 	w := &writes{}
-	e := &stages.Env{Outputs: unconnected(), Kafka: w, Model: w, Now: time.Now}
+	e, err := stages.NewEnv(unconnected(), "generation", catalog.RulesOf(config.Default()), w, w)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var batch []stream.Record
 	for i := range 3 {
 		batch = append(batch, stream.Record{Topic: "documents", Offset: int64(i), Key: []byte(strconv.Itoa(i)), Value: []byte(`{"text":"t"}`)})
@@ -86,7 +91,9 @@ func TestTheIndexRefusesADocument(t *testing.T) {
 	}
 }
 
-// TestIntakeBounds: whatever a record of Kafka's default limit holds, what comes of it fits into the refresh topic.
+// TestIntakeBounds checks that the evidence of any record within Kafka's default limit fits into the refresh
+// topic, and that a larger record becomes a dead letter. It also checks which carried vectors the evidence
+// keeps.
 func TestIntakeBounds(t *testing.T) {
 	cfg := config.Default()
 	cfg.Embedders = []config.Embedder{{Name: "v"}, {Name: "w"}}
@@ -116,7 +123,7 @@ func TestIntakeBounds(t *testing.T) {
 		}
 		t.Logf("%s: %d bytes become %d", name, len(value), len(out.Value))
 	}
-	large := `{"query":"` + strings.Repeat("x", catalog.MaxRefresh) + `"}` // which a batch may hold, compressed
+	large := `{"query":"` + strings.Repeat("x", catalog.MaxRefresh) + `"}` // Kafka may take such a record, if it is compressed
 	out := run(large)
 	if out.Topic != cfg.Topics.DeadLetters || string(out.Value) != large || !strings.Contains(string(out.Headers[0].Value), "at most 4194304 are allowed") {
 		t.Errorf("what becomes too large goes to %s: %.200s", out.Topic, out.Headers)

@@ -14,30 +14,30 @@ import (
 	"hardneg/stream"
 )
 
-// simBroker is Kafka as its transactions let read_committed readers see it: the outputs of a batch and the offset
-// behind it are there at once, or not at all, and only of the rightful owner.
+// simBroker is Kafka as read_committed readers see it. The outputs of a batch and the offset behind it become
+// visible at once, or never, and only the rightful owner of a partition can write them.
 type simBroker struct {
-	topics  config.Topics
-	gaps    bool
-	logs    [len(simStages)][]simLog // inputs, by stage and partition
-	owners  [len(simStages)][]simOwner
-	view    map[string]records.Triplet // what a reader of the compacted triplets has
-	letters []stream.Output
-	last    map[[2]string]int64 // highest revision of each query and positive
+	topics config.Topics
+	gaps   bool
+	logs   [len(simStages)][]simLog // inputs, by stage and partition
+	owners [len(simStages)][]simOwner
+	view   map[string]records.Triplet // content of the compacted triplets topic, by key
+	dead   []stream.Output            // all dead letters
+	last   map[[2]string]int64        // highest revision of each query and positive
 }
 
-// simLog is one partition.
+// simLog is one partition of an input.
 type simLog struct {
 	records []stream.Record
 	end     int64 // the next offset
 }
 
-// simOwner is what the group coordinator knows of a partition.
+// simOwner holds what the group coordinator knows about a partition.
 type simOwner struct {
 	task   *simTask
 	offset int64
 	token  int64
-	seen   int64 // highest token of another that an owner met in a state
+	seen   int64 // highest token of another owner that an owner has met in a state
 }
 
 func newSimBroker(setup simSetup) *simBroker {
@@ -55,7 +55,7 @@ func (b *simBroker) owner(stage string, partition int32) *simOwner {
 	return &b.owners[simStageIndex(stage)][partition]
 }
 
-// append adds a record to the input of a stage and returns its place.
+// append adds a record to the input of a stage and returns its offset.
 func (b *simBroker) append(stage string, partition int32, r stream.Record) (offset int64) {
 	log := &b.logs[simStageIndex(stage)][partition]
 	r.Topic, r.Partition, r.Offset = b.input(stage), partition, log.end
@@ -68,7 +68,7 @@ func (b *simBroker) input(stage string) string {
 	return [...]string{b.topics.Documents, b.topics.Queries, b.topics.Refresh}[simStageIndex(stage)]
 }
 
-// marker leaves a gap at the end of a partition.
+// marker leaves a gap in the offsets at the end of a partition, as a transaction marker does.
 func (b *simBroker) marker(stage string, partition int32) {
 	if b.gaps {
 		b.logs[simStageIndex(stage)][partition].end++
@@ -87,7 +87,7 @@ func (b *simBroker) pending(stage string, partition int32, offset int64) bool {
 	return len(all) > 0 && all[len(all)-1].Offset >= offset
 }
 
-// commit ends a transaction: everything, or nothing if the task is not the owner any more.
+// commit ends a transaction. All of it takes effect, or nothing if the task is no longer the owner.
 func (w *simWorld) commit(t *simTask, outputs []stream.Output, next int64) error {
 	b, owner := w.broker, w.broker.owner(t.stage, t.partition)
 	if owner.task != t || owner.token != t.token {
@@ -99,7 +99,7 @@ func (w *simWorld) commit(t *simTask, outputs []stream.Output, next int64) error
 		switch o.Topic {
 		case b.topics.Triplets:
 		case b.topics.DeadLetters:
-			b.letters = append(b.letters, o)
+			b.dead = append(b.dead, o)
 		case b.topics.Refresh:
 			p := simPartition(o.Key, w.setup.Partitions[catalog.StageMiner])
 			b.append(catalog.StageMiner, p, stream.Record{Time: time.UnixMilli(w.clock), Key: o.Key, Value: o.Value, Headers: o.Headers})
@@ -118,8 +118,8 @@ func (w *simWorld) commit(t *simTask, outputs []stream.Output, next int64) error
 	return nil
 }
 
-// publish takes the triplets of a transaction into the view. It checks what must hold for every one: all slots of a pair
-// go out together, in the query's partition, and revisions do not go back.
+// publish adds the triplets of a transaction to the view. It checks that all slots of a pair go out together,
+// in the query's partition, and that revisions do not go back.
 func (w *simWorld) publish(t *simTask, outputs []stream.Output) {
 	ranks := map[[2]string][]int{}
 	for _, o := range outputs {
@@ -165,29 +165,29 @@ func simTripletKey(key []byte) (query, positive string, rank int) {
 	return parts[0].(string), parts[1].(string), int(parts[2].(float64))
 }
 
-// Offsets is part of the interface broker.
+// Offsets makes a simStore a Broker.
 func (s *simStore) Offsets(_ context.Context, topic string) ([]stream.Offsets, error) {
 	lost, err := s.t.begin("Offsets", topic)
 	if err != nil {
 		return nil, err
 	}
-	var found []stream.Offsets
+	var offsets []stream.Offsets
 	for i := range simStages {
 		if s.w.broker.input(simStages[i]) != topic {
 			continue
 		}
 		for p, log := range s.w.broker.logs[i] {
-			found = append(found, stream.Offsets{Partition: int32(p), HighWatermark: log.end, LastStable: log.end})
+			offsets = append(offsets, stream.Offsets{Partition: int32(p), HighWatermark: log.end, LastStable: log.end})
 		}
 	}
-	return found, lost
+	return offsets, lost
 }
 
-// deadLetters lists the places of all dead letters in the topics that users write to: a refused refresh record
-// stands for the record of the query log behind it.
+// deadLetters returns, sorted, the records that became dead letters, as topic/partition/offset. For a refused
+// refresh record it names the record of the query log that caused it.
 func (b *simBroker) deadLetters() []string {
 	var places []string
-	for _, o := range b.letters {
+	for _, o := range b.dead {
 		at := map[string]string{}
 		for _, h := range o.Headers {
 			at[h.Key] = string(h.Value)

@@ -16,21 +16,21 @@ import (
 	"hardneg/mining"
 )
 
-// simGenerator draws a history. It knows what the logs say so far, to make what matters likely: copies, vectors that
-// hardly move, positives before their documents.
+// simGenerator draws a history. It knows what the logs say so far, so it can make rare cases likely: copies,
+// vectors that hardly move, positives that come before their documents.
 type simGenerator struct {
 	*rand.Rand
 	setup     simSetup
 	clock     int64
-	documents int // ids to draw from
+	documents int // number of ids to draw from
 	queries   int
-	anyKey    bool // records of the query log have any key
+	anyKey    bool // keys of the query log are random, so records of a query lie in several partitions
 	realTexts bool
-	calm      int // mean number of steps between operations
+	calm      int // mean number of steps between two operations
 	texts     int
 	docs      map[string]simDocument
 	asked     map[string]simQuery
-	named     map[string][]string // documents, by query
+	named     map[string][]string // documents that a query's log names, by query
 }
 
 func simGenerate(seed uint64) simHistory {
@@ -77,7 +77,7 @@ func simGenerate(seed uint64) simHistory {
 	return simHistory{g.setup, ops}
 }
 
-// rules draws a configuration that is valid.
+// rules draws a valid configuration.
 func (g *simGenerator) rules() config.Mining {
 	for {
 		m := config.Mining{
@@ -90,7 +90,7 @@ func (g *simGenerator) rules() config.Mining {
 		tiers := 1 + g.IntN(3)
 		for i := range tiers {
 			t := config.Tier{Policy: mining.PolicySemantic, Sampling: mining.SamplingTop, Skip: g.IntN(5) / 3}
-			odds := 4 // of a limit: few for the last tier, or too many lists stay empty
+			odds := 4 // one tier in odds has a certain limit; last tiers seldom, or too many lists stay empty
 			if i == tiers-1 {
 				odds = 10
 			}
@@ -130,7 +130,7 @@ func (g *simGenerator) steps() int {
 }
 
 func (g *simGenerator) op(phase int) *simOp {
-	if !g.anyKey || g.IntN(4) == 0 { // where the order of partitions matters, timestamps often say nothing
+	if !g.anyKey || g.IntN(4) == 0 { // with any keys the clock often stands still: only positions tell the order
 		g.clock += int64(g.IntN(3))
 	}
 	op := &simOp{steps: g.steps(), time: g.clock - int64(g.IntN(3))}
@@ -223,22 +223,22 @@ func (g *simGenerator) document(op *simOp) {
 		op.doc = simDocument{id: d.id}
 		delete(g.docs, d.id)
 		return
-	case x < 24: // not even an id
-		op.key, op.value, op.doc = nil, []byte(`{"text":7}`), simDocument{letter: true}
+	case x < 24: // malformed, without an id
+		op.key, op.value, op.doc = nil, []byte(`{"text":7}`), simDocument{deadLetter: true}
 		return
-	case x < 26: // of which the key is known
-		op.value, op.doc = []byte(`{"text":7}`), simDocument{id: d.id, letter: true}
+	case x < 26: // malformed, but the key gives the id
+		op.value, op.doc = []byte(`{"text":7}`), simDocument{id: d.id, deadLetter: true}
 		delete(g.docs, d.id)
 		return
-	case known && x < 40: // the vector alone
+	case known && x < 40: // only the vector changes
 		d = old
 		d.carried, d.vector = true, g.vector()
-	case known && x < 50: // the vector, hardly
+	case known && x < 50: // only the vector changes, and hardly
 		d = old
 		d.carried, d.vector = true, g.near(old.vector, 3e-6)
-	case known && x < 53: // nothing
+	case known && x < 53: // nothing changes
 		d = old
-	case len(g.docs) > 0 && x < 63: // a copy, with the same vector or not
+	case len(g.docs) > 0 && x < 63: // a copy of another document, with the same vector or another
 		other := g.any()
 		d.title, d.text, d.vector = other.title, other.text, g.vector()
 		if g.IntN(2) == 0 {
@@ -254,7 +254,7 @@ func (g *simGenerator) document(op *simOp) {
 		d.carried = false
 	}
 	if d.live = !strings.Contains(d.text, simRefused); !d.live {
-		d.letter, d.refused = true, true
+		d.deadLetter, d.refused = true, true
 	}
 	if !d.carried {
 		d.vector = simTextVector(records.EmbeddedText(d.title, d.text), g.setup.Dimensions)
@@ -282,7 +282,7 @@ func simDocumentJSON(d simDocument) []byte {
 	return value
 }
 
-// any is a document that is there.
+// any draws a document that exists.
 func (g *simGenerator) any() simDocument {
 	ids := slices.Sorted(maps.Keys(g.docs))
 	return g.docs[ids[g.IntN(len(ids))]]
@@ -295,7 +295,7 @@ func (g *simGenerator) title() string {
 	return "title " + strconv.Itoa(g.IntN(5))
 }
 
-// text draws a new text, in some histories now and then another one with its last word changed.
+// text draws a new text. In some histories it now and then draws an earlier text with another last word.
 func (g *simGenerator) text() string {
 	g.texts++
 	if !g.realTexts {

@@ -14,58 +14,58 @@ import (
 	"hardneg/stream"
 )
 
-// simOp is one operation of a history, and how many steps the tasks make before the next one.
+// simOp is one operation of a history.
 type simOp struct {
 	kind  string // document, query, sweep, fault, rules, settle
-	steps int
+	steps int    // of the tasks, before the next operation
 
 	key, value []byte // of the record
-	time       int64  // its timestamp
+	time       int64  // timestamp of the record
 	doc        simDocument
 	query      simQuery
-	force      bool // sweep: publish everything
+	force      bool // sweep: the miner publishes everything
 
 	stage     string
 	partition int
-	call      bool // the fault is one of a call, else of the task
+	call      bool // the fault hits a call of the task, not the task itself
 	fault     simFault
 }
 
-// simDocument is what the record means.
+// simDocument is the meaning of a record of the documents topic.
 type simDocument struct {
-	id          string // empty: the record names none
+	id          string // empty: the record names no document
 	live        bool
-	letter      bool // it must become a dead letter
-	refused     bool // because the model refuses it
+	deadLetter  bool // the record must become a dead letter
+	refused     bool // the reason: the model refuses it
 	title, text string
 	vector      []float32
 	carried     bool
 }
 
-// simQuery is what the record means.
+// simQuery is the meaning of a record of the query log.
 type simQuery struct {
 	id, text     string
 	vector       []float32
 	positives    []string
 	clicks       []records.Click
 	forget       bool
-	bad, refused bool // a dead letter of the intake, of the miner
+	bad, refused bool // it must become a dead letter of the intake, or of the miner
 }
 
-// simHistory is a history that can be run.
+// simHistory is a setup and the operations that happen in it.
 type simHistory struct {
 	setup simSetup
 	ops   []*simOp
 }
 
-// simResult is how it went.
+// simResult is the outcome of a history.
 type simResult struct {
 	problems []string
 	triplets int // at the end
 	steps    int
 }
 
-// run runs a history, and compares the view with the oracle's at each settle and at the end.
+// run runs a history. At each settle and at the end it compares the view with the oracle's.
 func (h simHistory) run(mutation simMutation, trace func(string, ...any)) (result simResult) {
 	w := newSimWorld(h.setup, mutation)
 	w.trace = trace
@@ -94,7 +94,7 @@ func (h simHistory) run(mutation simMutation, trace func(string, ...any)) (resul
 	return result
 }
 
-// apply makes an operation.
+// apply carries out an operation.
 func (w *simWorld) apply(op *simOp) {
 	switch op.kind {
 	case "document", "query":
@@ -122,7 +122,7 @@ func (w *simWorld) apply(op *simOp) {
 	}
 }
 
-// changeRules restarts every instance with the next rules, and then has every known query mined again.
+// changeRules restarts every instance with the next rules, and then sends every known query through refresh.
 func (w *simWorld) changeRules() {
 	if w.rules+1 == len(w.setup.Rules) {
 		return
@@ -134,7 +134,8 @@ func (w *simWorld) changeRules() {
 	}
 }
 
-// sweep sends one query through refresh, as the sweep and repairs do, or has it forgotten as too long unseen.
+// sweep sends one query through refresh, as the sweep and repairs do, or makes it forgotten, as the sweep
+// does with old queries.
 func (w *simWorld) sweep(op *simOp) {
 	id := op.query.id
 	state, known := w.index.states[id]
@@ -157,7 +158,8 @@ func (w *simWorld) refresh(r records.Refresh) {
 		stream.Record{Time: time.UnixMilli(w.clock), Key: key, Value: r.Encode()})
 }
 
-// check waits for quiet and compares everything that was published with what must be; it returns the number of triplets.
+// check waits until all work is done, and compares everything that was published with the oracle. It returns
+// the number of triplets.
 func (w *simWorld) check() int {
 	if !w.settle() {
 		return 0
@@ -175,13 +177,14 @@ func (w *simWorld) check() int {
 			w.problem("%s is %s, want nothing", key, simEssence(got[key]))
 		}
 	}
-	w.checkLetters()
+	w.checkDeadLetters()
 	return len(want)
 }
 
-// checkLetters checks that there is one dead letter for each record that cannot be used. One that the model refuses
-// may go without where a newer record of the document came in the same batch: it is never looked at.
-func (w *simWorld) checkLetters() {
+// checkDeadLetters checks that there is one dead letter for each record that cannot be used. There is one
+// exception: a document that the model refuses may have none if a newer record of it came in the same batch,
+// because the indexer never embeds it.
+func (w *simWorld) checkDeadLetters() {
 	got := map[string]int{}
 	for _, place := range w.broker.deadLetters() {
 		got[place]++
@@ -196,7 +199,7 @@ func (w *simWorld) checkLetters() {
 		n := got[place]
 		delete(got, place)
 		switch {
-		case p.doc.letter || p.query.bad || p.query.refused:
+		case p.doc.deadLetter || p.query.bad || p.query.refused:
 			if n != 1 && !(n == 0 && p.doc.refused && newer[p.doc.id]) {
 				w.problem("%s has %d dead letters, want one", place, n)
 			}
@@ -212,7 +215,7 @@ func (w *simWorld) checkLetters() {
 	}
 }
 
-// simEssence is all of a triplet that the oracle tells, cosines aside.
+// simEssence returns all of a triplet that the oracle knows, except for the cosines.
 func simEssence(t records.Triplet) string {
 	if t.Rank == 0 {
 		return "missing"
@@ -250,8 +253,9 @@ func (op *simOp) String() string {
 	return fmt.Sprintf("== %s; %d steps", s, op.steps)
 }
 
-// shrink looks for a smaller history that still fails, until the deadline: fewer operations, less interleaving. A
-// smaller history takes another course under the same schedule, so a few schedules are tried for each.
+// shrink looks for a smaller history that still fails, until the deadline: fewer operations, less
+// interleaving. Under the same schedule a smaller history takes another course, so shrink tries a few
+// schedules for each.
 func (h simHistory) shrink(mutation simMutation, deadline time.Time) simHistory {
 	attempt := func(c simHistory) (simHistory, bool) {
 		for try := range uint64(15) {
@@ -286,7 +290,7 @@ func (h simHistory) shrink(mutation simMutation, deadline time.Time) simHistory 
 	return h
 }
 
-// calm tries to do with less interleaving.
+// calm looks for a history that still fails with less interleaving.
 func (h simHistory) calm(attempt func(simHistory) (simHistory, bool)) (calmer simHistory, done bool) {
 	try := func(worth bool, change func(*simHistory)) {
 		if !worth {
@@ -321,7 +325,7 @@ func (h simHistory) calm(attempt func(simHistory) (simHistory, bool)) (calmer si
 	return h, done
 }
 
-// show writes a history and how it goes.
+// show returns the operations of a history, and a trace of its course.
 func (h simHistory) show(mutation simMutation) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "setup: %+v\n", h.setup)

@@ -16,7 +16,7 @@ import (
 	"hardneg/mining"
 )
 
-// simIndex is what the two collections hold. Everything in it is a copy of its own.
+// simIndex is the content of the two collections. It shares no memory with the tasks.
 type simIndex struct {
 	documents map[string]index.Document
 	states    map[string]index.State
@@ -28,15 +28,15 @@ func newSimIndex() *simIndex {
 	return &simIndex{documents: map[string]index.Document{}, states: map[string]index.State{}}
 }
 
-// simStore is the index, the broker and the model as one task calls them. An operation on several points takes
-// effect point by point: between two of them another task may run.
+// simStore is the index, the broker and the model as one task sees them. An operation on several points takes
+// effect point by point: between two points another task may run.
 type simStore struct {
 	t     *simTask
 	w     *simWorld
-	stale map[string]any // what a mutation remembers until the next batch
+	stale map[string]any // answers that a mutation gives again until the next batch
 }
 
-// forget is called before each batch.
+// forget drops the stale answers. It is called before each batch.
 func (s *simStore) forget() { clear(s.stale) }
 
 func (s *simStore) WriteDocuments(_ context.Context, docs []index.Document, partition int32, highest int64) error {
@@ -109,13 +109,13 @@ func (s *simStore) Documents(_ context.Context, ids []string, want index.Fields)
 	})
 }
 
-// DocumentsAt: a point of the simulation has the id of its document.
+// DocumentsAt is Documents: in the simulation a point has the id of its document.
 func (s *simStore) DocumentsAt(ctx context.Context, points []string, want index.Fields) (map[string]index.Document, error) {
 	return s.Documents(ctx, points, want)
 }
 
-// Search is exact. It sums in float32 and in another order than package mining, as a search engine may, and gives
-// fewer documents than asked for, so that searches must be repeated although there are few documents.
+// Search is exact. Like a search engine it may add up in another order than package mining. It returns fewer
+// documents than asked for, so that searches must be repeated although there are few documents.
 func (s *simStore) Search(_ context.Context, queries [][]float32, limit int) ([]index.Hits, error) {
 	key := fmt.Sprint("search", limit)
 	if s.w.mutation == simNoConfirm {
@@ -195,7 +195,7 @@ func (s *simStore) search(query []float32, limit int) (index.Hits, error) {
 	return found, nil
 }
 
-// simScore is a dot product as a search engine computes it.
+// simScore returns a dot product as a search engine computes it.
 func simScore(a, b []float32) float32 {
 	var sum float32
 	for i, v := range slices.Backward(a) {
@@ -271,7 +271,8 @@ func (s *simStore) Entering(_ context.Context, vectors [][]float32) ([][]string,
 	})
 }
 
-// eachState visits the states in order of their ids, as a scroll does: what is written behind it meanwhile is missed.
+// eachState calls f with the states in the order of their ids. Like a scroll it misses states that are
+// written behind it meanwhile.
 func (s *simStore) eachState(what string, f func(index.State)) error {
 	for next := ""; ; {
 		at, _ := slices.BinarySearch(s.w.index.queries, next)
@@ -350,7 +351,7 @@ func (s *simStore) Counts(context.Context) (documents, queries uint64, err error
 	return uint64(len(s.w.index.ids)), uint64(len(s.w.index.queries)), nil
 }
 
-// simCopy copies a state as a round trip through Qdrant does: what is empty comes back as nil.
+// simCopy returns a copy of a state, as after a round trip through Qdrant: empty slices and maps become nil.
 func simCopy(s index.State) index.State {
 	s.Positives = simClone(s.Positives)
 	for i := range s.Positives {
@@ -380,7 +381,8 @@ func simCloneMap[K comparable, V any](m map[K]V) map[K]V {
 	return maps.Clone(m)
 }
 
-// Vectors is the model: the vector that a record carries, or one that follows from the text.
+// Vectors makes a simStore a model. It returns the vector that a record carries, or one that follows from the
+// text.
 func (s *simStore) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([][]float32, []error, error) {
 	lost, err := s.t.begin("Vectors", "")
 	if err != nil {
@@ -402,10 +404,10 @@ func (s *simStore) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) 
 
 const (
 	simEmbedder = "v"
-	simRefused  = "unacceptable" // in a text that the model refuses
+	simRefused  = "unacceptable" // a text with this word is refused by the model
 )
 
-// simTextVector is what the model makes of a text.
+// simTextVector returns the vector of a text.
 func simTextVector(text string, dimensions int) []float32 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(text))

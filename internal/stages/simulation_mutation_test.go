@@ -8,7 +8,8 @@ import (
 	"hardneg/index"
 )
 
-// simMutation breaks one rule of the pipeline from outside, by what the index answers or does.
+// simMutation breaks one rule of the stages from outside: the index answers something else, or does something
+// else.
 type simMutation string
 
 const (
@@ -33,13 +34,13 @@ var simMutations = []simMutation{
 // read changes a state on its way from the index to a miner.
 func (m simMutation) read(s index.State, t *simTask) index.State {
 	switch m {
-	case simNoForce: // a predecessor's state looks like one's own
+	case simNoForce: // the state of an earlier owner looks like one of this owner
 		s.Token = max(s.Token, t.token)
-	case simNoApplied: // a predecessor's evidence looks like none
+	case simNoApplied: // evidence that an earlier owner applied looks as if it were not
 		if s.Token < t.token {
 			s.Applied = nil
 		}
-	case simNoRetired: // only what is in use now is known to have been published
+	case simNoRetired: // only ranks that are in use now count as published
 		s.Published = nil
 		for _, p := range s.Positives {
 			if n := len(p.Slots); n > 0 {
@@ -55,13 +56,14 @@ func (m simMutation) read(s index.State, t *simTask) index.State {
 
 // write changes a state on its way from a miner to the index, where it replaces an old one.
 func (m simMutation) write(old, s index.State) index.State {
-	if m == simDropAtOnce { // by what is stored, whether or not that was ever published
+	if m == simDropAtOnce { // by the stored state, even if that state was never published
 		s.Published = stillPublished(old, s)
 	}
 	return s
 }
 
-// simStale answers with what was read, unless the mutation is in force and the same was asked in this batch before.
+// simStale reads and returns the answer to a question. If the mutation is in force and the same question came
+// before in this batch, it returns the old answer.
 func simStale[T any](s *simStore, mutation simMutation, applies bool, key string, read func() (T, error)) (T, error) {
 	if s.w.mutation != mutation || !applies {
 		return read()
@@ -79,7 +81,7 @@ func simStale[T any](s *simStore, mutation simMutation, applies bool, key string
 	return answer, err
 }
 
-// lookUpFirst asks who is affected by documents before they are written.
+// lookUpFirst asks which queries are affected by documents, before these are written.
 func (s *simStore) lookUpFirst(docs []index.Document) error {
 	ids := make([]string, len(docs))
 	var vectors [][]float32
@@ -96,8 +98,8 @@ func (s *simStore) lookUpFirst(docs []index.Document) error {
 	return err
 }
 
-// TestMutationsAreCaught breaks one rule at a time: some history must notice, of as many as take two minutes. All do in seconds,
-// and from a fixed seed on, so that the test takes as long each time.
+// TestMutationsAreCaught breaks one rule at a time. Of 20,000 histories at least one must fail. It does so
+// within seconds. The seeds are fixed, so the test takes the same time in each run.
 func TestMutationsAreCaught(t *testing.T) {
 	for _, mutation := range simMutations {
 		t.Run(string(mutation), func(t *testing.T) {

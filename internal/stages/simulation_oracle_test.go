@@ -12,17 +12,17 @@ import (
 	"hardneg/internal/records"
 )
 
-// The oracle is a batch job: it has both logs from end to end, computes every list from the rules as they are written
-// down, and shares nothing with the code under test but the form of a triplet.
+// The oracle is a batch job. It reads both logs from end to end, and computes every list from the documented
+// rules. It shares only the form of a triplet with the code under test.
 
-// simPlaced is an operation and the place of its record in the log.
+// simPlaced is an operation, and where its record is in the log.
 type simPlaced struct {
 	*simOp
 	partition int32
 	offset    int64
 }
 
-// simLive is a document as it is now.
+// simLive is the present version of a document.
 type simLive struct {
 	id, title, text, version string
 	vector                   []float32
@@ -34,7 +34,7 @@ type simOracle struct {
 	docs    map[string]simLive
 }
 
-// simWant computes the view. The keys are written as RFC 8785 has them; ids in histories need no escapes.
+// simWant computes the view. The keys are in RFC 8785 form; ids in histories need no escapes.
 func (w *simWorld) want() map[string]records.Triplet {
 	o := simOracle{w.setup.Rules[w.rules], w.setup.Queries, map[string]simLive{}}
 	log := map[string][]simPlaced{}
@@ -127,7 +127,8 @@ func (o *simOracle) query(id string, log []simPlaced, view map[string]records.Tr
 	}
 }
 
-// simCosine is the dot product, as exact as can be, in the precision of the rules.
+// simCosine returns the dot product, computed as exactly as possible and rounded to the precision of the
+// rules.
 func simCosine(a, b []float32) float64 {
 	var sum float64
 	for i := range a {
@@ -136,7 +137,7 @@ func simCosine(a, b []float32) float64 {
 	return float64(float32(sum))
 }
 
-// pair fills one list tier by tier.
+// pair fills one list, tier by tier.
 func (o *simOracle) pair(query string, vector []float32, p simLive, evidence []simLive, named map[string]bool) []records.Triplet {
 	var order []simLive
 	for _, d := range o.docs {
@@ -192,11 +193,11 @@ func (o *simOracle) pair(query string, vector []float32, p simLive, evidence []s
 	return triplets
 }
 
-// simRange is the range of cosines to the query that a tier looks at.
+// simRange returns the range of cosines to the query that a tier looks at.
 func simRange(t config.Tier, qp float64) (low, high float64) {
 	low, high = -3, 3
 	if t.Policy == "semantic" {
-		return qp, high // without the lower end
+		return qp, high // the lower end is not part of the range
 	}
 	if t.RelativeMargin == nil && t.AbsoluteMargin == nil {
 		high = qp - 0.05*math.Abs(qp)
@@ -216,7 +217,8 @@ func simRange(t config.Tier, qp float64) (low, high float64) {
 	return low, high
 }
 
-// barred: no document that the log names for the query, and no copy of one, by content, vector or text.
+// barred reports whether a document cannot be a negative: the log names it for the query, or it is a copy of
+// such a document by content, vector or text.
 func (o *simOracle) barred(d simLive, evidence []simLive, named map[string]bool) bool {
 	if named[d.id] {
 		return true
@@ -238,8 +240,8 @@ func simHasVersion(list []simLive, d simLive) bool {
 	return false
 }
 
-// simSameText is the Jaccard similarity of the sets of five words in a row. The pipeline estimates it: texts in
-// histories are either much alike or not at all.
+// simSameText returns the Jaccard similarity of the sets of five words in a row. The stages only estimate it.
+// That is good enough here, because texts in histories are either very similar or not at all.
 func simSameText(a, b simLive) float64 {
 	shingles := func(d simLive) map[string]bool {
 		words := strings.Fields(strings.ToLower(d.title + " " + d.text))
@@ -262,8 +264,8 @@ func simSameText(a, b simLive) float64 {
 	return float64(both) / float64(len(x)+len(y)-both)
 }
 
-// simSample keeps n documents, those with the smallest hash of query, positive and document: FNV-1a in 64 bits over the
-// three, an 0xff behind each, and the finaliser of SplitMix64.
+// simSample returns the n documents with the smallest hash of query, positive and document. The hash is
+// 64-bit FNV-1a over the three, each followed by an 0xff, and then the finaliser of SplitMix64.
 func simSample(from []simLive, n int, query, positive string) []simLive {
 	draw := func(d simLive) uint64 {
 		h := uint64(14695981039346656037)

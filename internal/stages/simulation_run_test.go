@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"hardneg/internal/testenv"
 )
 
 var (
@@ -19,27 +21,15 @@ var (
 	simFor   = flag.Duration("histories-for", 10*time.Second, "run simulated histories for this long")
 )
 
-func simSeed(t *testing.T) uint64 {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("HARDNEG_TEST_SEED"); s != "" {
-		parsed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = parsed
-	}
-	return seed
-}
-
-// simSearch runs histories of consecutive seeds, in parallel, until one fails, n are done (0: no limit), or the time is
-// up (0: no limit).
+// simSearch runs histories in parallel, and counts what happens in them.
 type simSearch struct {
 	done, empty, ops, steps, triplets atomic.Int64
 }
 
+// run runs histories of consecutive seeds until one fails, n are done, or the time is up. For n and limit 0
+// means no limit. It returns the seed of the history that failed.
 func (s *simSearch) run(seed uint64, n int, limit time.Duration, mutation simMutation) (failing uint64, found bool) {
-	defer debug.SetGCPercent(debug.SetGCPercent(400)) // much garbage, little that stays
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // histories make much garbage and keep little memory
 	deadline := time.Now().Add(limit)
 	var next atomic.Uint64
 	var mu sync.Mutex
@@ -77,10 +67,10 @@ func (s *simSearch) run(seed uint64, n int, limit time.Duration, mutation simMut
 	return failing, found
 }
 
-// TestHistories runs random histories of the whole pipeline: see simulation_test.go. HARDNEG_TEST_SEED with one history
-// runs that one again.
+// TestHistories runs random histories of all stages: see simulation_test.go. HARDNEG_TEST_SEED with
+// HARDNEG_TEST_HISTORIES=1 runs one history again.
 func TestHistories(t *testing.T) {
-	seed, n, limit := simSeed(t), *simCount, *simFor
+	seed, n, limit := testenv.Seed(t), *simCount, *simFor
 	if s := os.Getenv("HARDNEG_TEST_HISTORIES"); s != "" {
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {
@@ -90,7 +80,6 @@ func TestHistories(t *testing.T) {
 	if n > 0 {
 		limit = 0
 	}
-	t.Logf("HARDNEG_TEST_SEED=%d", seed)
 	var s simSearch
 	began := time.Now()
 	if failing, found := s.run(seed, n, limit, simIntact); found {
@@ -105,15 +94,14 @@ func TestHistories(t *testing.T) {
 	}
 	t.Logf("%d histories in %v: on average %d operations, %d steps, %d triplets at the end; %d ended empty", done,
 		time.Since(began).Round(time.Millisecond), s.ops.Load()/done, s.steps.Load()/done, s.triplets.Load()/done, s.empty.Load())
-	if most := 0.1*float64(done) + 3*math.Sqrt(0.09*float64(done)); done >= 100 && float64(s.empty.Load()) > most { // a tenth, by all odds
+	if most := 0.1*float64(done) + 3*math.Sqrt(0.09*float64(done)); done >= 100 && float64(s.empty.Load()) > most { // about a tenth end empty: three standard deviations above
 		t.Errorf("%d of %d histories ended without a triplet: they test too little", s.empty.Load(), done)
 	}
 }
 
-// TestHistoriesReplay holds that a history takes the same course again.
+// TestHistoriesReplay checks that a history takes the same course when it is run again.
 func TestHistoriesReplay(t *testing.T) {
-	seed := simSeed(t)
-	t.Logf("HARDNEG_TEST_SEED=%d", seed)
+	seed := testenv.Seed(t)
 	for i := range uint64(20) {
 		var courses [2]string
 		for k := range courses {

@@ -14,10 +14,11 @@ import (
 	"hardneg/mining"
 )
 
-// Interleavings by hand: those that shaped the design, each with the mutation that it catches, and those that once
-// failed. Everything has one partition; vectors are angles in a plane, and query and document vectors meet at 0.
+// The scenarios are interleavings written by hand. Some shaped the design, and each of those catches a
+// mutation; the others once failed. Every topic has one partition. Vectors are angles in a plane; the query
+// is at angle 0.
 
-// newScenario is a world whose tasks move by hand.
+// newScenario returns a world in which the test moves each task.
 func newScenario(t *testing.T, mutation simMutation) *simWorld {
 	margin := 0.05
 	w := newSimWorld(simSetup{
@@ -39,7 +40,7 @@ func newScenario(t *testing.T, mutation simMutation) *simWorld {
 
 func (w *simWorld) task(stage string) *simTask { return w.broker.owner(stage, 0).task }
 
-// until lets a task go on until it stands before the given call.
+// until lets a task go on until it is about to make the given call.
 func (t *simTask) until(call string) {
 	for range 1000 {
 		if _, alive := t.next(); !alive {
@@ -52,7 +53,7 @@ func (t *simTask) until(call string) {
 	panic(t.name + " never comes to " + call)
 }
 
-// idle lets the owners of stages go on, one stage after the other, until they have read all there is.
+// idle lets the owners of stages go on, one stage after the other, until they have read everything.
 func (w *simWorld) idle(stages ...string) {
 	for _, stage := range stages {
 		for !w.task(stage).idle || w.broker.pending(stage, 0, w.broker.owner(stage, 0).offset) {
@@ -61,7 +62,7 @@ func (w *simWorld) idle(stages ...string) {
 	}
 }
 
-// end lets a task that is no owner any more do what it still can.
+// end lets a task that is no longer the owner do what it still can.
 func (t *simTask) end() {
 	for range 1000 {
 		if _, alive := t.next(); !alive {
@@ -77,7 +78,7 @@ func (w *simWorld) die(stage string) {
 	w.own(stage, 0)
 }
 
-// takeOver makes the owner of a stage a zombie and returns it.
+// takeOver gives a stage a new owner. It returns the old one, which is a zombie now.
 func (w *simWorld) takeOver(stage string) *simTask {
 	zombie := w.task(stage)
 	w.own(stage, 0)
@@ -93,7 +94,7 @@ func (w *simWorld) remove(id string) {
 	w.apply(&simOp{kind: "document", time: w.clock + 1, key: []byte(id), doc: simDocument{id: id}})
 }
 
-// ask logs one piece of evidence.
+// ask logs a query with one piece of evidence.
 func (w *simWorld) ask(query, text, document string, weight float64) {
 	q := simQuery{
 		id: query, text: text, vector: []float32{1, 0}, refused: strings.Contains(text, simRefused),
@@ -107,7 +108,7 @@ func (w *simWorld) forgetQuery(query string) {
 	w.apply(&simOp{kind: "query", time: w.clock + 1, key: []byte(query), query: simQuery{id: query, forget: true}})
 }
 
-// loaded is a world with query q, its positive p, and the negative far.
+// loaded returns a world with query q, its positive p, and its negative far.
 func loaded(w *simWorld) {
 	w.document("p", "the answer", 0.3)
 	w.document("far", "something else", 1.2)
@@ -117,7 +118,7 @@ func loaded(w *simWorld) {
 
 var scenarios = []struct {
 	name   string
-	caught simMutation // this scenario notices it
+	caught simMutation // the mutation that this scenario notices
 	play   func(*simWorld)
 }{
 	{"a document comes between the reads and the store", simNoConfirm, func(w *simWorld) {
@@ -126,16 +127,16 @@ var scenarios = []struct {
 		w.idle(catalog.StageIndexer)
 		w.ask("q", "what is it?", "p", 1)
 		w.idle(catalog.StageIntake)
-		w.task(catalog.StageMiner).until("WriteStates") // has decided for far
+		w.task(catalog.StageMiner).until("WriteStates") // the miner has decided for far
 		w.document("near", "nearly it", 0.6)
-		w.idle(catalog.StageIndexer) // nobody is affected: there is no state yet
+		w.idle(catalog.StageIndexer) // no query is affected: there is no state yet
 	}},
 	{"a skipped document goes", simWatchSlots, func(w *simWorld) {
 		w.setup.Rules[0].Tiers[0].Skip = 1
-		w.die(catalog.StageMiner) // begins again, with these rules
+		w.die(catalog.StageMiner) // the next owner has these rules
 		w.document("near", "nearly it", 0.6)
 		loaded(w)
-		w.remove("near") // it was passed over; now far is
+		w.remove("near") // far takes its place
 	}},
 	{"a state is stored, and its publication aborted", simNoForce, func(w *simWorld) {
 		w.document("p", "the answer", 0.3)
@@ -149,12 +150,12 @@ var scenarios = []struct {
 		loaded(w)
 		w.document("near", "nearly it", 0.6)
 		w.idle(catalog.StageIndexer)
-		w.task(catalog.StageMiner).until("WriteStates") // has decided for near
+		w.task(catalog.StageMiner).until("WriteStates") // the miner has decided for near
 		zombie := w.takeOver(catalog.StageMiner)
 		w.document("nearer", "very nearly it", 0.5)
 		w.idle(catalog.StageMiner, catalog.StageIndexer, catalog.StageMiner)
-		zombie.until("Documents") // it has written, and would now see that it is out of date
-		w.remove("nearer")        // the slot, which the zombie's state does not watch
+		zombie.until("Documents") // the zombie has stored its state, and would now see that it is out of date
+		w.remove("nearer")        // it fills the slot, but the zombie's state does not watch it
 	}},
 	{"a zombie writes an old document over a new one", simNoOffsetGuard, func(w *simWorld) {
 		loaded(w)
@@ -165,7 +166,7 @@ var scenarios = []struct {
 		w.remove("near")
 		w.idle(catalog.StageIndexer, catalog.StageMiner)
 		zombie.end()
-		w.ask("again", "what is that?", "p", 1) // finds near, which is deleted
+		w.ask("again", "what is that?", "p", 1) // the miner finds near, which is deleted
 	}},
 	{"evidence is stored, and its offset not committed", simNoApplied, func(w *simWorld) {
 		w.document("p", "the answer", 0.3)
@@ -173,7 +174,7 @@ var scenarios = []struct {
 		w.ask("q", "what is it?", "p", 0.5)
 		w.idle(catalog.StageIndexer, catalog.StageIntake)
 		w.task(catalog.StageMiner).until("commit")
-		w.die(catalog.StageMiner) // twice a half would make p a positive
+		w.die(catalog.StageMiner) // counted twice, half a weight would make p a positive
 	}},
 	{"a document enters", simNoEntry, func(w *simWorld) {
 		loaded(w)
@@ -196,17 +197,17 @@ var scenarios = []struct {
 		loaded(w)
 		w.forgetQuery("q")
 		w.idle(catalog.StageIntake)
-		w.task(catalog.StageMiner).until("commit") // has stored that there is no pair any more
+		w.task(catalog.StageMiner).until("commit") // the miner has stored that the pair has ended
 		w.die(catalog.StageMiner)
 	}},
 
-	// These failed once.
+	// The following scenarios failed once.
 	{"the dead letter of a refused query is in a transaction that is aborted", simIntact, func(w *simWorld) {
 		w.document("p", "the answer", 0.3)
 		w.ask("q", simRefused, "p", 1)
 		w.ask("q", "what is it?", "p", 1)
 		w.idle(catalog.StageIndexer, catalog.StageIntake)
-		w.task(catalog.StageMiner).until("commit") // has stored that both offsets are applied
+		w.task(catalog.StageMiner).until("commit") // the miner has stored that both offsets are applied
 		w.die(catalog.StageMiner)
 	}},
 	{"a new owner gets nothing but a refused record of a known query", simIntact, func(w *simWorld) {
@@ -216,7 +217,7 @@ var scenarios = []struct {
 	}},
 	{"cosines drift, each time by less than the slack, in a list that stays", simIntact, func(w *simWorld) {
 		loaded(w)
-		for i := range 5 { // other evidence has the state stored each time
+		for i := range 5 { // each time other evidence makes the miner store the state
 			w.document("far", "something else", 1.2+float64(i+1)*9e-6)
 			w.ask("q", "what is it?", fmt.Sprint("unknown", i), 0.1)
 			w.idle(catalog.StageIndexer, catalog.StageIntake, catalog.StageMiner)
@@ -231,7 +232,7 @@ var scenarios = []struct {
 		w.idle(catalog.StageIndexer)
 		w.ask("q", "what is it?", "p", 1)
 		w.idle(catalog.StageIntake)
-		for _, id := range []string{"b", "c"} { // each time d takes its place in a window of two
+		for _, id := range []string{"b", "c"} { // each time d takes its place in a window of two documents
 			w.task(catalog.StageMiner).until("Rank")
 			w.task(catalog.StageMiner).until("Documents")
 			w.remove(id)
@@ -279,8 +280,9 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestForgetWithinOneMillisecond: B is the newest of its millisecond, by partition, and forgotten; A is not, for it
-// comes behind the forget in the same partition. Once B, forgotten, took A's text with it.
+// TestForgetWithinOneMillisecond applies two records of the same millisecond and a forget. B has the higher
+// partition, so it is the newer one, and the forget covers it. A comes behind the forget in its own
+// partition, so it stays. Once the forgotten B took A's text with it.
 func TestForgetWithinOneMillisecond(t *testing.T) {
 	record := func(kind, text string, partition int32, offset int64) records.Refresh {
 		return records.Refresh{Kind: kind, QueryID: "q", Text: text, Source: records.Source{Partition: partition, Offset: offset, Timestamp: 10}}

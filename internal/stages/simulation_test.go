@@ -17,17 +17,17 @@ import (
 	"hardneg/internal/catalog"
 	"hardneg/internal/config"
 	"hardneg/internal/telemetry"
-	"hardneg/mining"
 	"hardneg/stream"
 )
 
-// The simulation runs the real stages against an index and a broker in memory, all in one goroutine at a time. Each
-// task is a coroutine that gives up control before every effect on the outside: a point. There another task may
-// run, the task may die, or a new owner may take its partition while it goes on as a zombie, whose transactions are
-// refused and whose writes to the index still land, as far as the guards let them. The same history under the same
-// schedule runs the same way again, step by step.
+// The simulation runs the real stages against an index and a broker in memory. One goroutine runs at a time.
+// Each task is a coroutine that gives up control before every effect on the outside. Such a place is called a
+// point. There another task may run, the task may die, or a new owner may take its partition. Then the old
+// owner goes on as a zombie: the broker refuses its transactions, but its writes to the index take effect,
+// unless a guard refuses them. The same history under the same schedule runs the same way again, step by
+// step.
 
-// simStages is the order of everything that is kept per stage.
+// simStages lists the stages, in the order of everything that is kept per stage.
 var simStages = [...]string{catalog.StageIndexer, catalog.StageIntake, catalog.StageMiner}
 
 var (
@@ -40,38 +40,38 @@ var (
 	simDefaults = *config.Default()
 )
 
-// simSetup is what stays the same in a history.
+// simSetup is the part of a history that does not change while it runs.
 type simSetup struct {
 	Seed       uint64 // of the schedule
 	Dimensions int
 	Partitions map[string]int
-	Rules      []config.Mining // a history begins with the first; an operation goes on to the next
+	Rules      []config.Mining // a history begins with the first ones; an operation changes to the next ones
 	Queries    config.Queries
 	MaxBatch   int     // records
-	Whole      bool    // batches are as large as they can be, not of any size
-	Scale      int     // of the limits of searches: 1 in Scale of the documents asked for come
-	Wide       bool    // rankings come without vectors from the first search on
-	Split      float64 // how often an operation on several points is cut between two of them
-	Gaps       bool    // offsets have gaps, as transaction markers leave them
+	Whole      bool    // batches are as large as possible, not of random sizes
+	Scale      int     // searches return only 1/Scale of the documents that are asked for
+	Wide       bool    // the first search reads no vectors already
+	Split      float64 // how often another task may run between two points of one operation
+	Gaps       bool    // offsets have gaps, as after transaction markers
 	Skew       int64   // milliseconds by which the clocks of instances differ
 	Strategy   string  // of the scheduler: uniform, sticky or priorities
-	Stick      float64 // sticky: how often the same task goes on
+	Stick      float64 // with strategy sticky: how often the same task goes on
 }
 
-// simWorld is one running history.
+// simWorld is a history that runs.
 type simWorld struct {
 	setup    simSetup
 	rng      *rand.Rand // of the schedule
 	mutation simMutation
 	broker   *simBroker
 	index    *simIndex
-	rules    int // which of setup.Rules is in force
+	rules    int // index of the rules in setup.Rules that are in force
 	clock    int64
 	tasks    []*simTask
 	last     *simTask
 	steps    int
 	instance int64
-	trace    func(format string, args ...any) // nil: nobody reads it
+	trace    func(format string, args ...any) // nil: no trace is written
 	placed   []simPlaced
 	problems []string
 }
@@ -88,7 +88,8 @@ func newSimWorld(setup simSetup, mutation simMutation) *simWorld {
 
 const simEpoch = 1_700_000_000_000 // Unix milliseconds at which histories begin
 
-// simTask is the work on one partition by one instance, from taking it over to its death or its fencing.
+// simTask is the work of one instance on one partition, from the moment when it becomes the owner until it
+// dies or is fenced.
 type simTask struct {
 	w         *simWorld
 	name      string
@@ -101,17 +102,17 @@ type simTask struct {
 	next      func() (struct{}, bool)
 	stop      func()
 	yield     func(struct{}) bool
-	at        string // the point where it stands
-	idle      bool   // it stands at the end of its log
+	at        string // the point where it has stopped
+	idle      bool   // it waits at the end of its log
 	dead      bool
 	ended     bool
 	priority  float64
 	store     *simStore
-	call      simFault // of the next external calls
-	fate      simFault // of the task itself
+	call      simFault // hits one of the next external calls
+	fate      simFault // hits the task itself
 }
 
-// simFault strikes when its countdown reaches zero.
+// simFault is a fault that strikes when its countdown reaches zero.
 type simFault struct {
 	kind string // fail: the call fails before its effect; lose: its answer is lost; crash; takeover
 	in   int
@@ -125,7 +126,7 @@ func (f *simFault) strikes() bool {
 	return f.in == 0
 }
 
-// own makes a new owner of a partition. The one before becomes a zombie, unless it is dead.
+// own gives a partition a new owner. The old one becomes a zombie, unless it is dead.
 func (w *simWorld) own(stage string, partition int32) *simTask {
 	w.instance++
 	t := &simTask{
@@ -145,16 +146,17 @@ func (w *simWorld) own(stage string, partition int32) *simTask {
 	return t
 }
 
-// configuration is that of the instances which start now.
+// configuration returns the configuration of instances that start now.
 func (w *simWorld) configuration() *config.Config {
 	cfg := simDefaults
-	cfg.Sweep.Rate = 0 // the simulation has its own
+	cfg.Sweep.Rate = 0 // the simulation sweeps by operations
 	cfg.Embedders = []config.Embedder{{Name: simEmbedder, Type: "carried", Weight: 1, Dimensions: w.setup.Dimensions}}
 	cfg.Mining, cfg.Queries = w.setup.Rules[w.rules], w.setup.Queries
 	return &cfg
 }
 
-// point gives up control before an effect. Its error means that the process has died, and the effect must not be.
+// point gives up control before an effect. An error means that the process has died: the effect must not
+// happen.
 func (t *simTask) point(what, id string) error {
 	if t.dead {
 		return errSimDead
@@ -170,7 +172,8 @@ func (t *simTask) point(what, id string) error {
 	return nil
 }
 
-// begin is a call of something outside: it may fail before its effect, or its answer may get lost.
+// begin begins a call of an external server. It may fail before its effect (err), or its answer may get lost
+// (lost).
 func (t *simTask) begin(what, id string) (lost error, err error) {
 	fault := ""
 	if t.call.strikes() {
@@ -190,7 +193,7 @@ func (t *simTask) begin(what, id string) (lost error, err error) {
 	return nil, nil
 }
 
-// between gives up control between two points of one operation, now and then.
+// between now and then gives up control between two points of one operation.
 func (t *simTask) between(what, id string) error {
 	if t.w.setup.Split == 0 || t.w.rng.Float64() >= t.w.setup.Split {
 		return nil
@@ -204,8 +207,8 @@ func (t *simTask) say(format string, args ...any) {
 	}
 }
 
-// work is what stream.task does: take a token, make a Processor, hand it batch after batch, commit each with its
-// outputs, and begin again with a new token after an error.
+// work does what stream.task does. It takes a token, makes a Processor, hands it batch after batch, and
+// commits each with its outputs. After an error it begins again with a new token.
 func (t *simTask) work() {
 	owner := t.w.broker.owner(t.stage, t.partition)
 	for owner.task == t {
@@ -215,7 +218,7 @@ func (t *simTask) work() {
 		t.token = max(owner.token+1, owner.seen+1, t.now().UnixMilli())
 		owner.token, t.offset = t.token, owner.offset
 		t.say("owns the partition from offset %d with token %d", t.offset, t.token-simEpoch)
-		err := t.own()
+		err := t.process()
 		var fenced *stream.FencedError
 		if errors.As(err, &fenced) {
 			owner.seen = max(owner.seen, fenced.Token)
@@ -230,8 +233,8 @@ func (t *simTask) work() {
 	}
 }
 
-// own runs a Processor until something fails.
-func (t *simTask) own() error {
+// process runs a Processor until something fails.
+func (t *simTask) process() error {
 	processor, err := t.processor()
 	if err != nil {
 		return err
@@ -261,7 +264,7 @@ func (t *simTask) own() error {
 	}
 }
 
-// fetch waits for records.
+// fetch waits for records, and returns a batch.
 func (t *simTask) fetch() ([]stream.Record, error) {
 	for {
 		batch := t.w.broker.fetch(t.stage, t.partition, t.offset)
@@ -282,17 +285,15 @@ func (t *simTask) fetch() ([]stream.Record, error) {
 
 func (t *simTask) now() time.Time { return time.UnixMilli(t.w.clock + t.skew) }
 
-// processor is the real stage, with the simulation where the index, Kafka and the model are.
+// processor returns the real stage, with the simulation in place of the index, Kafka and the model.
 func (t *simTask) processor() (stream.Processor, error) {
 	rules := catalog.RulesOf(t.config)
-	miner, err := mining.New(rules.Mining)
+	out := Outputs{Names: catalog.NamesOf(t.config, ""), Publication: Live{}, Log: zerolog.Nop(), Metrics: simMetrics}
+	e, err := NewEnv(out, "generation", rules, t.store, t.store)
 	if err != nil {
 		return nil, err
 	}
-	e := &Env{
-		Outputs:    Outputs{Names: catalog.NamesOf(t.config, ""), Publication: Live{}, Log: zerolog.Nop(), Metrics: simMetrics},
-		Generation: "generation", Rules: rules, Mining: miner, Model: t.store, Kafka: t.store, Now: t.now,
-	}
+	e.Now = t.now
 	if t.w.setup.Wide {
 		e.WideLimit = firstLimit - 1
 	}
@@ -307,7 +308,7 @@ func (t *simTask) processor() (stream.Processor, error) {
 	}
 }
 
-// step lets one task go on to its next point; false when all wait for records.
+// step lets one task go on to its next point. It returns false if all tasks wait for records.
 func (w *simWorld) step() bool {
 	t := w.pick()
 	if t == nil {
@@ -332,7 +333,7 @@ func (w *simWorld) step() bool {
 	return true
 }
 
-// strike kills a task, or makes it a zombie.
+// strike kills a task, or makes it a zombie. If it was the owner, its partition gets a new one.
 func (w *simWorld) strike(t *simTask) {
 	current := w.broker.owner(t.stage, t.partition).task == t
 	if t.fate.kind == "crash" {
@@ -390,7 +391,8 @@ func (w *simWorld) start() {
 	}
 }
 
-// settle runs until every rightful owner has committed what there is to read. Zombies may stand where they are.
+// settle runs until every rightful owner has committed everything in its log. Zombies may stay where they
+// are.
 func (w *simWorld) settle() bool {
 	for range 200_000 {
 		if w.quiet() {
@@ -427,7 +429,8 @@ func (w *simWorld) problem(format string, args ...any) {
 	w.problems = append(w.problems, fmt.Sprintf(format, args...))
 }
 
-// simPartition is the default partitioner's role: all records of a key in one partition.
+// simPartition returns the partition of a key. Like the default partitioner it puts all records of a key into
+// one partition.
 func simPartition(key []byte, n int) int32 {
 	h := fnv.New32a()
 	_, _ = h.Write(key)

@@ -13,7 +13,7 @@ func TestTraceparent(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		headers []stream.Header
-		want    string // "": none
+		want    string // "": no traceparent
 	}{
 		{"none", nil, ""},
 		{"valid", []stream.Header{header("a", "b"), header("traceparent", valid)}, valid},

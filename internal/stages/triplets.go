@@ -18,25 +18,23 @@ import (
 
 // Triplets turns lists into records of the triplets topic. It reads the texts of documents from the index.
 type Triplets struct {
-	index interface {
-		Documents(ctx context.Context, ids []string, want index.Fields) (map[string]index.Document, error)
-	}
+	index      DocumentsIndex
 	topic      string
 	generation string
-	negatives  int // slots of a list
-	maxText    int // bytes of a text
+	negatives  int // length of a list
+	maxText    int // bytes of a text, at most
 	metrics    *telemetry.Metrics
 }
 
-// NewTriplets returns what renders the lists of a generation for a topic.
-func NewTriplets(x ListsIndex, topic, generation string, rules catalog.Rules, metrics *telemetry.Metrics) *Triplets {
+// NewTriplets returns a Triplets that renders the lists of a generation as records of a topic.
+func NewTriplets(x DocumentsIndex, topic, generation string, rules catalog.Rules, metrics *telemetry.Metrics) *Triplets {
 	return &Triplets{x, topic, generation, rules.Mining.Negatives, rules.MaxText, metrics}
 }
 
-// Release is the lists of a query that go out together.
+// Release holds the lists of a query that are published together.
 type Release struct {
-	State index.State      // confirmed, or decided once
-	Lists []index.Positive // the lists of the state that go out, and lists that have ended
+	State index.State      // the miner has confirmed it; a replay has decided it once
+	Lists []index.Positive // the lists of the state that go out, and lists that are retracted
 	Cause records.Source   // the record that its triplets name as their source
 	Trace []stream.Header  // of that record
 }
@@ -47,32 +45,33 @@ const (
 	reasonWeight     mining.Reason = "below_min_weight" // the evidence does not suffice
 )
 
-// AllLists returns every list of a state that is or ever was published, by document id.
+// AllLists returns every list of a state that is or ever was published, in the order of document ids.
 func AllLists(state index.State) []index.Positive { return changedLists(index.State{}, state, true) }
 
-// changedLists returns, by document id, the lists of a state that must go out. before is the state that this owner has published.
-// all asks for every list that is or ever was published; a new text of the query means the same.
-func changedLists(before, state index.State, all bool) []index.Positive {
-	all = all || before.Text != state.Text
+// changedLists returns the lists of a state that must go out, in the order of document ids. before is the
+// state that this owner has published. With force, or if the text of the query has changed, they are all
+// lists that are or ever were published.
+func changedLists(before, state index.State, force bool) []index.Positive {
+	force = force || before.Text != state.Text
 	old := make(map[string]index.Positive, len(before.Positives))
 	for _, p := range before.Positives {
 		old[p.Document] = p
 	}
 	var lists []index.Positive
-	ended := maps.Clone(state.Published) // published lists without evidence
+	ended := maps.Clone(state.Published) // what stays in it are published lists without evidence
 	for _, p := range state.Positives {
 		published := ended[p.Document] > 0
 		delete(ended, p.Document)
 		switch was := old[p.Document]; {
-		case p.Paired && (all || !was.Paired || !mining.SamePair(was.Pair(), p.Pair())):
+		case p.Paired && (force || !was.Paired || !mining.SamePair(was.Pair(), p.Pair())):
 			lists = append(lists, p)
-		case !p.Paired && (was.Paired || all && published):
+		case !p.Paired && (was.Paired || force && published):
 			p.Reason = reasonWeight
 			lists = append(lists, p)
 		}
 	}
 	for id := range ended {
-		if all || old[id].Paired {
+		if force || old[id].Paired {
 			lists = append(lists, index.Positive{Document: id, Reason: reasonNoEvidence})
 		}
 	}
@@ -80,9 +79,9 @@ func changedLists(before, state index.State, all bool) []index.Positive {
 	return lists
 }
 
-// Render returns the records of each release: triplets and retractions. A release is torn if its documents have changed since the
-// lists were decided: their texts are no longer those that the rules saw. Then it has no records, and its lists must be
-// decided again.
+// Render returns the records of each release: triplets and retractions. A release is torn if its documents
+// have changed since the lists were decided, so the rules did not see their present texts. Then it has no
+// records, and its lists must be decided again.
 func (t *Triplets) Render(ctx context.Context, releases []Release) (outputs [][]stream.Output, torn []bool, err error) {
 	var ids []string
 	for _, r := range releases {
@@ -124,7 +123,8 @@ func intact(lists []index.Positive, documents map[string]index.Document) bool {
 	})
 }
 
-// slots renders every rank of a list that is in use, or ever was: a triplet, or a null that retracts it.
+// slots returns a record for every rank of a list that is or ever was in use: a triplet, or a null that
+// retracts it.
 func (t *Triplets) slots(r Release, list index.Positive, documents map[string]index.Document) []stream.Output {
 	positive := list.Document
 	headers := []stream.Header{
@@ -152,8 +152,8 @@ func (t *Triplets) slots(r Release, list index.Positive, documents map[string]in
 			Schema:   1,
 			ID:       records.TripletID(r.State.QueryID, positive, slot.Document, r.State.Revision),
 			Query:    records.TripletQuery{ID: r.State.QueryID, Text: r.State.Text},
-			Positive: side(positive, documents[positive]),
-			Negative: side(slot.Document, documents[slot.Document]),
+			Positive: tripletDocument(positive, documents[positive]),
+			Negative: tripletDocument(slot.Document, documents[slot.Document]),
 			Rank:     rank,
 			Policy:   slot.Policy,
 			Similarity: records.Similarity{
@@ -169,6 +169,7 @@ func (t *Triplets) slots(r Release, list index.Positive, documents map[string]in
 	return outputs
 }
 
-func side(id string, d index.Document) records.TripletDocument {
+// tripletDocument returns a document as a triplet shows it.
+func tripletDocument(id string, d index.Document) records.TripletDocument {
 	return records.TripletDocument{ID: id, Title: d.Title, Text: d.Text, Version: d.Hash}
 }

@@ -8,20 +8,20 @@ import (
 	"hardneg/internal/records"
 )
 
-// Format writes a view as JSON lines, in the form that one training library reads.
+// Format writes a view as JSON lines in a certain form, such as the one that a training library reads.
 type Format func(io.Writer, View) error
 
-// FormatNames are the names of the formats, the default first.
+// FormatNames lists the names of the formats. The first one is the default.
 var FormatNames = []string{"hardneg", "sentence-transformers", "flag-embedding"}
 
-// Formats are the formats by name.
+// Formats holds the formats by name.
 var Formats = map[string]Format{
 	"hardneg":               writeRecords,
 	"sentence-transformers": writeSentenceTransformers,
 	"flag-embedding":        writeFlagEmbedding,
 }
 
-// writeRecords writes the records as they are.
+// writeRecords writes the values of the records, unchanged.
 func writeRecords(w io.Writer, v View) error {
 	for _, entry := range v {
 		if _, err := w.Write(append(entry.Value, '\n')); err != nil {
@@ -31,8 +31,8 @@ func writeRecords(w io.Writer, v View) error {
 	return nil
 }
 
-// writeSentenceTransformers writes one line for each triplet. Its columns are those of the library's triplet losses, in
-// their order.
+// writeSentenceTransformers writes one line for each triplet. The triplet losses of the library take these
+// columns in this order.
 func writeSentenceTransformers(w io.Writer, v View) error {
 	encoder := newEncoder(w)
 	for _, entry := range v {
@@ -52,7 +52,8 @@ func writeSentenceTransformers(w io.Writer, v View) error {
 	return nil
 }
 
-// writeFlagEmbedding writes one line for each query. A negative of one of its pairs is never a positive of another pair.
+// writeFlagEmbedding writes one line for each query, with the positives and negatives of all its pairs. It
+// can join the pairs, because a negative of one pair is never a positive of another pair.
 func writeFlagEmbedding(w io.Writer, v View) error {
 	encoder := newEncoder(w)
 	for len(v) > 0 {
@@ -89,6 +90,7 @@ func writeFlagEmbedding(w io.Writer, v View) error {
 	return nil
 }
 
+// documentText returns the text of a document as the embedders see it.
 func documentText(d records.TripletDocument) string { return records.EmbeddedText(d.Title, d.Text) }
 
 func newEncoder(w io.Writer) *json.Encoder {

@@ -7,17 +7,17 @@ import (
 	"hardneg/stream"
 )
 
-// Reader reads the topic as a read_committed consumer, from where it stopped up to the stable end. It keeps no offsets
-// outside of itself.
+// Reader reads the topic as a read_committed consumer, from where it stopped up to the stable end. It commits
+// no offsets: they live as long as the Reader.
 type Reader struct {
-	Partitions int // of the topic, when the reader was made
+	Partitions int // number of partitions of the topic when the reader was made
 
 	kafka *stream.Client
 	topic string
-	next  map[int32]int64 // by partition
+	next  map[int32]int64 // the offset to read next, by partition
 }
 
-// NewReader returns a reader that stands at the start of the topic.
+// NewReader returns a reader that begins at the start of the topic.
 func NewReader(ctx context.Context, kafka *stream.Client, topic string) (*Reader, error) {
 	ends, err := kafka.Offsets(ctx, topic)
 	if err != nil {
@@ -30,8 +30,8 @@ func NewReader(ctx context.Context, kafka *stream.Client, topic string) (*Reader
 	return r, nil
 }
 
-// Read calls f for every record up to the stable end of now. Reading again is cheap, since the reader goes on where it stopped.
-// It passes over records that Kafka deletes meanwhile.
+// Read calls f with every record from where the last Read stopped up to the present stable end. Records that
+// Kafka deletes meanwhile are missing. After an error of f, the records of the fetch at hand come again.
 func (r *Reader) Read(ctx context.Context, f func(stream.Record) error) error {
 	ends, err := r.kafka.Offsets(ctx, r.topic)
 	if err != nil {

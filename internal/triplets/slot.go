@@ -1,5 +1,5 @@
-// Package triplets reads the triplets topic: its slots, the view that compaction leaves of it, and the forms in which the view
-// is exported. The stages write the topic (package stages). Only packages of hardneg import it.
+// Package triplets reads the triplets topic: its slots, the view that compaction leaves, and the formats in
+// which the view is exported. Package stages writes the topic. Only packages of hardneg import it.
 package triplets
 
 import (
@@ -9,13 +9,13 @@ import (
 	"hardneg/internal/records"
 )
 
-// Slot is a place in the view: one rank in the list of a query and a positive. A slot is a key of the topic.
+// Slot names one rank in the list of a query and a positive. Each slot has its own key in the topic.
 type Slot struct {
-	Query, Positive string
-	Rank            int // from 1
+	Query, Positive string // ids
+	Rank            int    // from 1
 }
 
-// ParseSlot reads the key of a record.
+// ParseSlot reads a slot from the key of a record. It returns an error if the key does not name a slot.
 func ParseSlot(key []byte) (s Slot, err error) {
 	s.Query, s.Positive, s.Rank, err = records.ParseTripletKey(key)
 	return s, err

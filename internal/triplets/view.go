@@ -15,7 +15,7 @@ type View []Entry
 // Entry is one triplet of a view.
 type Entry struct {
 	Slot
-	Value []byte // the record's, as it is
+	Value []byte // of the record, unchanged
 }
 
 // Triplet decodes the value.
@@ -27,7 +27,8 @@ func (e Entry) Triplet() (records.Triplet, error) {
 	return t, nil
 }
 
-// Read reads the topic up to its stable end, and keeps the newest value of each slot that is not null.
+// Read returns the view that the topic holds up to its stable end: the newest value of each slot, unless that
+// is null.
 func Read(ctx context.Context, kafka *stream.Client, topic string) (View, error) {
 	reader, err := NewReader(ctx, kafka, topic)
 	if err != nil {
@@ -57,7 +58,7 @@ func Read(ctx context.Context, kafka *stream.Client, topic string) (View, error)
 	return v, nil
 }
 
-// Of returns the triplets among outputs for the topic, in the order of the outputs. It leaves out nulls.
+// Of returns the triplets in outputs for the topic, in the order of the outputs. It leaves out nulls.
 func Of(outputs []stream.Output) (View, error) {
 	var v View
 	for _, out := range outputs {

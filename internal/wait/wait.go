@@ -1,4 +1,5 @@
-// Package wait pauses a goroutine until some time has passed or its context ends. Only packages of hardneg import it.
+// Package wait pauses a goroutine until some time has passed or its context ends. Only packages of hardneg
+// import it.
 package wait
 
 import (

@@ -1,5 +1,5 @@
-// Package window reads the bounds of a part of a Kafka topic, as users write them, and resolves them to offsets.
-// Only packages of hardneg import it: replay and the commands.
+// Package window parses the bounds of a part of a Kafka topic, as users write them, and turns them into
+// offsets. Only packages of hardneg import it: replay and the commands.
 package window
 
 import (
@@ -14,16 +14,17 @@ import (
 	"hardneg/stream"
 )
 
-// ErrWindow says that the bounds do not make a window of this topic.
+// ErrWindow means that the bounds do not make a window of this topic.
 var ErrWindow = errors.New("not a window")
 
-// Bound is one end of a window of the query log, as its user wrote it.
+// Bound is one end of a window of a topic, as the user wrote it. It holds offsets or a time: exactly one of
+// all, each, at and ago is set.
 type Bound struct {
 	text string
-	all  *offset          // the same for every partition; nil: each, at or ago holds the bound
-	each map[int32]offset // for the partitions that the user named; nil: the bound is a time
-	at   time.Time        // a time
-	ago  time.Duration    // a time before the call to Resolve; 0: at holds it
+	all  *offset          // one offset for every partition; nil: not set
+	each map[int32]offset // an offset for each partition that the user named; nil: not set
+	at   time.Time        // zero: not set
+	ago  time.Duration    // before the time at which Resolve is called; 0: not set
 }
 
 // offset is an offset of a partition, or one end of its log.
@@ -37,17 +38,19 @@ const (
 	latest   = "latest"
 )
 
-// Latest is the end of the log.
+// Latest is the bound at the end of the log.
 var Latest = Bound{text: latest, all: &offset{end: latest}}
 
+// String returns the bound as the user wrote it.
 func (b Bound) String() string { return b.text }
 
-// ParseBound reads `earliest`, `latest`, an offset for every partition (12345), offsets of some partitions (0:100,1:250;
-// earliest and latest are allowed as offsets), a time (RFC 3339), or a duration before now (24h, 7d, 1d12h30m).
+// ParseBound reads `earliest`, `latest`, an offset for every partition (12345), offsets of some partitions
+// (0:100,1:250; earliest and latest are allowed as offsets), a time (RFC 3339), or a duration before now
+// (24h, 7d, 1d12h30m).
 func ParseBound(text string) (Bound, error) {
 	b := Bound{text: text}
-	if p, ok := parseOffset(text); ok {
-		b.all = &p
+	if o, ok := parseOffset(text); ok {
+		b.all = &o
 		return b, nil
 	}
 	if at, err := time.Parse(time.RFC3339, text); err == nil && at.Unix() >= 0 {
@@ -62,18 +65,19 @@ func ParseBound(text string) (Bound, error) {
 	for part := range strings.SplitSeq(text, ",") {
 		name, rest, _ := strings.Cut(part, ":")
 		partition, err := strconv.ParseInt(name, 10, 32)
-		p, ok := parseOffset(rest)
+		o, ok := parseOffset(rest)
 		if err != nil || partition < 0 || !ok {
 			return b, fmt.Errorf("%q: want earliest, latest, an offset, offsets of partitions such as 0:100,1:250, a time such as 2026-01-31T12:00:00Z, or how long ago, such as 24h or 7d", text)
 		}
 		if _, twice := b.each[int32(partition)]; twice {
 			return b, fmt.Errorf("%q: partition %d is named twice", text, partition)
 		}
-		b.each[int32(partition)] = p
+		b.each[int32(partition)] = o
 	}
 	return b, nil
 }
 
+// parseOffset reads an offset, `earliest` or `latest`. It returns false for other text.
 func parseOffset(text string) (offset, bool) {
 	if text == earliest || text == latest {
 		return offset{end: text}, true
@@ -82,7 +86,8 @@ func parseOffset(text string) (offset, bool) {
 	return offset{at: at}, err == nil && at >= 0 && text[0] != '+'
 }
 
-// ParseSince reads a time (RFC 3339), or a duration before now (24h, 7d, 1d12h30m). It returns false for other text.
+// ParseSince reads a time (RFC 3339), or a duration before now (24h, 7d, 1d12h30m). It returns false for
+// other text.
 func ParseSince(text string, now time.Time) (time.Time, bool) {
 	b, err := ParseBound(text)
 	switch {
@@ -94,12 +99,12 @@ func ParseSince(text string, now time.Time) (time.Time, bool) {
 	return b.at, true
 }
 
-// parseAgo reads a duration that may begin with days.
+// parseAgo reads a positive duration that may begin with days. It returns false for other text.
 func parseAgo(text string) (time.Duration, bool) {
 	const day = 24 * time.Hour
 	var ago time.Duration
 	if days, rest, ok := strings.Cut(text, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 16) // up to some 179 years, well within a Duration
+		n, err := strconv.ParseUint(days, 10, 16) // 16 bits: up to about 179 years, which a Duration can hold
 		if err != nil {
 			return 0, false
 		}
@@ -108,8 +113,8 @@ func parseAgo(text string) (time.Duration, bool) {
 		}
 		text = rest
 	}
-	more, err := time.ParseDuration(text)
-	return ago + more, err == nil && more > 0
+	rest, err := time.ParseDuration(text)
+	return ago + rest, err == nil && rest > 0
 }
 
 // Span is the part of a window that lies in one partition: offsets from From up to, not including, To.
@@ -127,16 +132,16 @@ func Length(window []Span) (n int64) {
 	return n
 }
 
-// Log answers where a topic begins and ends: *stream.Client, or a test's own.
+// Log knows where a topic begins and ends. *stream.Client implements it, and a fake in tests.
 type Log interface {
 	Offsets(ctx context.Context, topic string) ([]stream.Offsets, error)
 	OffsetsAt(ctx context.Context, topic string, at time.Time) ([]int64, error)
 }
 
-// Resolve turns two bounds into one span for each partition, and cuts the spans to the offsets that the log has. The notes
-// say what it cut. A time means the first record at or after it in each partition, so windows that follow one another
-// share no record and leave none out. A partition that a bound does not name has no span. The error is an ErrWindow if
-// the bounds are wrong for this topic.
+// Resolve turns two bounds into one span for each partition, and cuts the spans to the offsets that the log
+// has. The notes say what it cut. A time means the first record at or after it in each partition. So windows
+// that follow one another share no record and leave none out. A partition that a bound does not name has no
+// span. If the bounds are wrong for this topic, Resolve returns ErrWindow.
 func Resolve(ctx context.Context, kafka Log, topic string, from, to Bound, now time.Time) (window []Span, notes []string, err error) {
 	ends, err := kafka.Offsets(ctx, topic)
 	if err != nil {
@@ -153,11 +158,11 @@ func Resolve(ctx context.Context, kafka Log, topic string, from, to Bound, now t
 	if !from.moment(now).IsZero() && !to.moment(now).IsZero() && from.moment(now).After(to.moment(now)) {
 		return nil, nil, fmt.Errorf("%w: it begins (%s) after it ends (%s)", ErrWindow, from, to)
 	}
-	gone, beyond := 0, 0
+	gone, beyond := 0, 0 // partitions whose span is deleted, or begins behind the end
 	for _, end := range ends {
 		begin, ok := begins[end.Partition]
-		stop, also := stops[end.Partition]
-		if !ok || !also {
+		stop, named := stops[end.Partition]
+		if !ok || !named {
 			continue
 		}
 		at := fmt.Sprintf("%s/%d", topic, end.Partition)
@@ -171,7 +176,7 @@ func Resolve(ctx context.Context, kafka Log, topic string, from, to Bound, now t
 			notes = append(notes, fmt.Sprintf("%s begins at offset %d: what came before is no longer in the log", at, end.Start))
 		}
 		if !from.moment(now).IsZero() && end.Start > 0 && begin == end.Start {
-			if stop <= end.Start { // what was deleted may have been all of it
+			if stop <= end.Start { // perhaps the whole span was deleted
 				gone++
 			}
 			notes = append(notes, fmt.Sprintf("%s begins at offset %d, not before %s: what came earlier is no longer in the log", at, end.Start, from))
@@ -195,44 +200,44 @@ func Resolve(ctx context.Context, kafka Log, topic string, from, to Bound, now t
 	return window, notes, nil
 }
 
-// offsets returns the offset that the bound means in each partition. The log need not have it.
+// offsets returns the offset that the bound means in each partition. The log may not have that offset.
 func (b Bound) offsets(ctx context.Context, kafka Log, topic string, ends []stream.Offsets, now time.Time) (map[int32]int64, error) {
-	found := make(map[int32]int64, len(ends))
+	offsets := make(map[int32]int64, len(ends))
 	if at := b.moment(now); !at.IsZero() {
 		first, err := kafka.OffsetsAt(ctx, topic, at)
 		if err != nil {
 			return nil, err
 		}
 		for _, end := range ends {
-			found[end.Partition] = end.LastStable
+			offsets[end.Partition] = end.LastStable
 			if int(end.Partition) < len(first) && first[end.Partition] >= 0 {
-				found[end.Partition] = min(first[end.Partition], end.LastStable)
+				offsets[end.Partition] = min(first[end.Partition], end.LastStable)
 			}
 		}
-		return found, nil
+		return offsets, nil
 	}
 	for _, end := range ends {
-		p, ok := b.each[end.Partition]
+		o, ok := b.each[end.Partition]
 		if b.all != nil {
-			p, ok = *b.all, true
+			o, ok = *b.all, true
 		}
 		if !ok {
 			continue
 		}
-		switch p.end {
+		switch o.end {
 		case earliest:
-			p.at = end.Start
+			o.at = end.Start
 		case latest:
-			p.at = end.LastStable
+			o.at = end.LastStable
 		}
-		found[end.Partition] = p.at
+		offsets[end.Partition] = o.at
 	}
 	for partition := range b.each {
 		if !slices.ContainsFunc(ends, func(o stream.Offsets) bool { return o.Partition == partition }) {
 			return nil, fmt.Errorf("%w: %q names partition %d, but %s has %d partitions", ErrWindow, b.text, partition, topic, len(ends))
 		}
 	}
-	return found, nil
+	return offsets, nil
 }
 
 // moment returns the time that the bound names, or the zero time if it names offsets.
@@ -248,6 +253,6 @@ func (b Bound) exact(partition int32) bool {
 	if b.all != nil {
 		return b.all.end == ""
 	}
-	p, ok := b.each[partition]
-	return ok && p.end == ""
+	o, ok := b.each[partition]
+	return ok && o.end == ""
 }

@@ -49,36 +49,38 @@ func FuzzParseBound(f *testing.F) {
 	})
 }
 
-// fakeLog is a log of timestamps by partition, with some of its beginning gone.
+// fakeLog is a log that knows only timestamps. Each partition begins at an offset in start: what came before
+// is deleted.
 type fakeLog struct {
 	times [][]int64 // milliseconds, by partition and offset
 	start []int64
 }
 
 func (l fakeLog) Offsets(context.Context, string) ([]stream.Offsets, error) {
-	var all []stream.Offsets
+	var offsets []stream.Offsets
 	for p, times := range l.times {
 		n := int64(len(times))
-		all = append(all, stream.Offsets{Partition: int32(p), Start: l.start[p], HighWatermark: n + 3, LastStable: n})
+		offsets = append(offsets, stream.Offsets{Partition: int32(p), Start: l.start[p], HighWatermark: n + 3, LastStable: n})
 	}
-	return all, nil
+	return offsets, nil
 }
 
 func (l fakeLog) OffsetsAt(_ context.Context, _ string, at time.Time) ([]int64, error) {
-	found := make([]int64, len(l.times))
+	first := make([]int64, len(l.times))
 	for p, times := range l.times {
-		found[p] = -1
+		first[p] = -1
 		for offset := l.start[p]; offset < int64(len(times)); offset++ {
 			if times[offset] >= at.UnixMilli() {
-				found[p] = offset
+				first[p] = offset
 				break
 			}
 		}
 	}
-	return found, nil
+	return first, nil
 }
 
-// TestWindow draws logs and bounds, and compares each span with what the description of the bounds says, offset by offset.
+// TestWindow draws logs and bounds. It compares each span, offset by offset, with a second implementation
+// that follows the description of the bounds.
 func TestWindow(t *testing.T) {
 	now := time.UnixMilli(1000)
 	rapid.Check(t, func(t *rapid.T) {
@@ -131,9 +133,9 @@ func TestWindow(t *testing.T) {
 		}
 		window, _, err := Resolve(t.Context(), log, "queries", begin, end, now)
 		if errors.Is(err, ErrWindow) {
-			return // bounds the wrong way round: TestWindowErrors
+			return // the window ends before it begins: TestWindowErrors tests that
 		}
-		left, meant := 0, 0
+		present, meant := 0, 0 // offsets of the window: in the log, and in total
 		got := map[[2]int64]bool{}
 		for _, s := range window {
 			for offset := s.From; offset < s.To; offset++ {
@@ -142,23 +144,23 @@ func TestWindow(t *testing.T) {
 		}
 		for p, times := range log.times {
 			first, ok := from(p)
-			last, also := to(p)
-			for offset := first; ok && also && offset < last; offset++ {
+			last, named := to(p)
+			for offset := first; ok && named && offset < last; offset++ {
 				meant++
 				if offset >= log.start[p] && offset < int64(len(times)) {
-					left++
+					present++
 					if !got[[2]int64{int64(p), offset}] && err == nil {
 						t.Fatalf("from %s to %s: %d/%d is missing in %v", fromText, toText, p, offset, window)
 					}
 				}
 			}
 		}
-		// Of times before the first record that is left nobody can tell whether there was anything.
-		if err != nil && (left > 0 || meant == 0 && !strings.HasSuffix(fromText, "ms")) {
-			t.Fatalf("from %s to %s: %d of %d offsets are there: %v", fromText, toText, left, meant, err)
+		// If a bound is a time before the first record in the log, nobody can say whether there were records.
+		if err != nil && (present > 0 || meant == 0 && !strings.HasSuffix(fromText, "ms")) {
+			t.Fatalf("from %s to %s: %d of %d offsets are there: %v", fromText, toText, present, meant, err)
 		}
-		if err == nil && left != len(got) {
-			t.Fatalf("from %s to %s: %v has %d offsets, want %d", fromText, toText, window, len(got), left)
+		if err == nil && present != len(got) {
+			t.Fatalf("from %s to %s: %v has %d offsets, want %d", fromText, toText, window, len(got), present)
 		}
 	})
 }

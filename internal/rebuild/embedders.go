@@ -10,23 +10,24 @@ import (
 	"hardneg/internal/config"
 )
 
-// meant logs which embedders replace which. It refuses to replace others by the default ones if the configuration names none: the user
-// has probably forgotten --config.
-func (s *site) meant(ctx context.Context) error {
-	m, err := s.models().Read(ctx, catalog.ModelOf(s.live.Generation))
+// checkEmbedders logs which embedders replace which. It returns an error if the configuration names no
+// embedders, so that the default ones would replace others: the user has probably forgotten --config.
+func (b *rebuilder) checkEmbedders(ctx context.Context) error {
+	m, err := b.models().Read(ctx, catalog.ModelOf(b.live.Generation))
 	if err != nil || m == nil {
 		return err
 	}
-	live, next := m.Info().Definitions(), s.Config.Embedders
-	s.Log.Info().Strs("live", embedderNames(live)).Strs("embedders", embedderNames(next)).Str("model", s.Model).Msg("making another generation")
+	live, next := m.Info().Definitions(), b.Config.Embedders
+	b.Log.Info().Strs("live", embedderNames(live)).Strs("embedders", embedderNames(next)).Str("model", b.Model).Msg("making another generation")
 	unnamed := reflect.DeepEqual(next, config.Default().Embedders)
-	if s.Model == "" && unnamed && !s.Default && strings.Join(embedderNames(live), ",") != strings.Join(embedderNames(next), ",") {
+	if b.Model == "" && unnamed && !b.Default && strings.Join(embedderNames(live), ",") != strings.Join(embedderNames(next), ",") {
 		return fmt.Errorf("the configuration names no embedders, so the default ones (%s) would take the place of %s: name them with --config or --set, or say --default-embedders",
 			strings.Join(embedderNames(next), ", "), strings.Join(embedderNames(live), ", "))
 	}
 	return nil
 }
 
+// embedderNames returns the names of embedders.
 func embedderNames(definitions []config.Embedder) []string {
 	names := make([]string, len(definitions))
 	for i, d := range definitions {
@@ -35,10 +36,10 @@ func embedderNames(definitions []config.Embedder) []string {
 	return names
 }
 
-// stuck says why a stage may make no progress.
-func (s *site) stuck(ctx context.Context) string {
+// stuckReason returns a text for the log that says why a stage may make no progress.
+func (b *rebuilder) stuckReason(ctx context.Context) string {
 	for _, stage := range catalog.Stages {
-		if n, err := s.Kafka.Members(ctx, s.live.Names.Group(stage)); err == nil && n == 0 {
+		if n, err := b.Kafka.Members(ctx, b.live.Names.Group(stage)); err == nil && n == 0 {
 			return "no progress: no instance of the service runs its " + stage + ", and the new generation goes no further than the live one"
 		}
 	}
