@@ -37,6 +37,9 @@ func checkID(s string) error {
 	if len(s) > MaxID {
 		return fmt.Errorf("is an id of %d bytes, at most %d are allowed", len(s), MaxID)
 	}
+	if s[0] == 0 { // as a key it would look like one of Schema Registry, see keyID
+		return errors.New("is an id that begins with a zero byte")
+	}
 	return nil
 }
 
@@ -44,6 +47,9 @@ func checkID(s string) error {
 func keyID(key []byte) (string, error) {
 	if len(key) == 0 {
 		return "", nil
+	}
+	if schema, ok := registered(key); ok {
+		return "", fmt.Errorf("the key %s", schemaRegistry(schema, "key.serializer"))
 	}
 	if at := invalidUTF8(key); at >= 0 {
 		return "", fmt.Errorf("the key is not valid UTF-8 at byte %d", at)
@@ -73,11 +79,11 @@ func name5(name string) string { return uuid.NewSHA1(uuid.NameSpaceURL, []byte(n
 // ContentHash is the version of a document: see mining.ContentHash. It stands here too, because the records carry it.
 func ContentHash(title, text string) string { return mining.ContentHash(title, text) }
 
-// EmbeddedText returns the text that embedders get: title, newline and text, or only the text if there is no
-// title.
+// EmbeddedText returns the text that embedders get: title, newline and text, or only one of them if the other
+// is empty.
 func EmbeddedText(title, text string) string {
-	if title == "" {
-		return text
+	if title == "" || text == "" {
+		return title + text
 	}
 	return title + "\n" + text
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // mergeEvidenceAfter bounds the pieces of evidence that a state keeps apart for one document. Beyond it the two oldest pieces
-// become one, with the younger timestamp. The weight stays exact. Only one case is inexact: a forget with a timestamp
+// become one, with the younger timestamp. The weight stays exact, up to the bound of AddMillionths. Only one case is inexact: a forget with a timestamp
 // between the two, which arrives after that many younger records of the document, keeps more than it should.
 const mergeEvidenceAfter = 64
 
@@ -87,10 +87,10 @@ func addEvidence(p *index.Positive, weight int64, at index.Position) {
 	p.Log = append(slices.Clone(p.Log), index.Logged{Position: at, Weight: weight})
 	slices.SortFunc(p.Log, func(a, b index.Logged) int { return a.Compare(b.Position) })
 	for len(p.Log) > mergeEvidenceAfter {
-		p.Log[1].Weight += p.Log[0].Weight
+		p.Log[1].Weight = records.AddMillionths(p.Log[1].Weight, p.Log[0].Weight)
 		p.Log = p.Log[1:]
 	}
-	p.Weight += weight
+	p.Weight = records.AddMillionths(p.Weight, weight)
 }
 
 // forget drops the text and the evidence that the newest forget covers.
@@ -105,7 +105,7 @@ func forget(s *index.State) {
 		for _, l := range p.Log {
 			if !s.Forgotten.Covers(l.Position) {
 				log = append(log, l)
-				p.Weight += l.Weight
+				p.Weight = records.AddMillionths(p.Weight, l.Weight)
 			}
 		}
 		if p.Log = log; len(log) > 0 {
