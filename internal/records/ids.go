@@ -29,7 +29,16 @@ const (
 	tripletName = "hardneg:triplet:"
 )
 
-// checkID returns an error if s is not a legal id.
+// CheckID returns an error if s is not a legal id of a document or query. The error is a predicate, such as "is
+// empty".
+func CheckID(s string) error {
+	if at := InvalidUTF8([]byte(s)); at >= 0 {
+		return fmt.Errorf("is not valid UTF-8 at its byte %d", at)
+	}
+	return checkID(s)
+}
+
+// checkID is CheckID for valid UTF-8.
 func checkID(s string) error {
 	if s == "" {
 		return errors.New("is empty")
@@ -51,7 +60,7 @@ func keyID(key []byte) (string, error) {
 	if schema, ok := registered(key); ok {
 		return "", fmt.Errorf("the key %s", schemaRegistry(schema, "key.serializer"))
 	}
-	if at := invalidUTF8(key); at >= 0 {
+	if at := InvalidUTF8(key); at >= 0 {
 		return "", fmt.Errorf("the key is not valid UTF-8 at byte %d", at)
 	}
 	if err := checkID(string(key)); err != nil {

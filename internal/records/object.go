@@ -32,7 +32,7 @@ func parseObject(value []byte) (object, error) {
 	if len(bytes.TrimSpace(value)) == 0 {
 		return object{}, errors.New("the value is empty, want a JSON object")
 	}
-	if at := invalidUTF8(value); at >= 0 {
+	if at := InvalidUTF8(value); at >= 0 {
 		return object{}, fmt.Errorf("the value is not valid UTF-8 at byte %d", at)
 	}
 	var raw json.RawMessage
@@ -285,8 +285,8 @@ func kind(raw []byte) string {
 	return "a number"
 }
 
-// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
-func invalidUTF8(data []byte) int {
+// InvalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
+func InvalidUTF8(data []byte) int {
 	if utf8.Valid(data) {
 		return -1
 	}
