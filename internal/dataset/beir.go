@@ -202,8 +202,8 @@ func documentsOf(judgements []judgement) []string {
 	return ids
 }
 
-// Check reads the whole collection and returns all that is wrong with it: the errors of Documents and Queries, and an
-// error for each judgement of a document that the corpus lacks.
+// Check reads the whole collection. It returns an error for each line that Documents or Queries refuses, nil for each
+// other line that they return, and an error for each judgement of a document that the corpus lacks.
 func (c *Collection) Check() iter.Seq[error] {
 	return func(yield func(error) bool) {
 		c.absent = map[string]bool{}
@@ -213,20 +213,24 @@ func (c *Collection) Check() iter.Seq[error] {
 			}
 		}
 		for d, err := range c.Documents() {
-			if err != nil && !yield(err) {
+			delete(c.absent, d.ID) // also the id of a refused document: it has its error already
+			if !yield(err) {
 				return
 			}
-			delete(c.absent, d.ID) // also the id of a refused document: it has its error already
 		}
+		unknown := map[judgement]bool{} // those of unknown queries, which have their error already
 		for _, err := range c.Queries() {
-			if err != nil && !yield(err) {
+			if line, ok := errors.AsType[*LineError](err); ok {
+				unknown[judgement{file: line.Path, line: line.Line}] = true
+			}
+			if !yield(err) {
 				return
 			}
 		}
 		var missing []*LineError
 		for _, judgements := range c.positives {
 			for _, j := range judgements {
-				if c.absent[j.document] {
+				if c.absent[j.document] && !unknown[judgement{file: j.file, line: j.line}] {
 					missing = append(missing, j.refused("the document %q is not in %s", j.document, c.corpus))
 				}
 			}

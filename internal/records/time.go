@@ -33,7 +33,7 @@ func (o object) time(name string) (string, error) {
 	} else if s, err = o.text(name); err != nil {
 		return "", err
 	}
-	if strings.TrimSpace(s) == "" {
+	if strings.Trim(s, " \t\r\n") == "" {
 		return "", nil
 	}
 	if t, ok := readTime(s); ok {
