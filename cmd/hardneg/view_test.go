@@ -267,6 +267,10 @@ func TestLoadBEIRToTriplets(t *testing.T) {
 	var corpus, queries, judgements strings.Builder
 	judgements.WriteString("query-id\tcorpus-id\tscore\n")
 	for i := range 40 {
+		if i == 4 { // a positive that is only a title
+			fmt.Fprintf(&corpus, `{"_id":"d%d","title":"the %s part of kind %d and of colour %d","text":""}`+"\n", i, word(i), i%4, i%7)
+			continue
+		}
 		fmt.Fprintf(&corpus, `{"_id":"d%d","title":"Part %d","text":"the %s part of kind %d and of colour %d"}`+"\n", i, i, word(i), i%4, i%7)
 	}
 	for i := range 5 {

@@ -75,7 +75,9 @@ func (f *folder) enter() error {
 		return nil
 	case 0:
 		if f.hasParquet() {
-			return fmt.Errorf("%s has no %s, but Parquet files, as Hugging Face stores collections; hardneg does not read those: %s", f.path, corpusFile, parquetAdvice)
+			return fmt.Errorf("%s has no %s, but Parquet files, as Hugging Face stores collections; hardneg does not read those: make %s and %s of them with Python's "+
+				`pandas.read_parquet("x.parquet").to_json("x.jsonl", orient="records", lines=True), and qrels/SPLIT.tsv with .to_csv("x.tsv", sep="\t", index=False)`,
+				f.path, corpusFile, corpusFile, queriesFile)
 		}
 		_, err := f.plainOrPacked(corpusFile)
 		return err

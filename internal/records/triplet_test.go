@@ -30,7 +30,7 @@ func TestTripletEncode(t *testing.T) {
 	if string(got) != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}
-	if _, err := ParseTriplet([]byte(strings.Replace(string(got), "positive\"", "\\ud800\"", 1))); err == nil || !strings.Contains(err.Error(), "unpaired surrogate") {
+	if _, err := ParseTriplet([]byte(strings.Replace(string(got), `"text":"positive"`, `"text":"\ud800"`, 1))); err == nil || !strings.Contains(err.Error(), "unpaired surrogate") {
 		t.Errorf("an unpaired surrogate: %v", err)
 	}
 	parsed, err := ParseTriplet(append([]byte(ByteOrderMark), got...))
