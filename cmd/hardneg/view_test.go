@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -215,6 +216,34 @@ func TestLoadJSONL(t *testing.T) {
 		if got[key] != want {
 			t.Errorf("%s: %s, want %s", key, got[key], want)
 		}
+	}
+}
+
+// TestLoadFromAPipe: a pipe can be read only once, so it is not checked before. The lines before a refused one are
+// produced, or with --skip-refused all others.
+func TestLoadFromAPipe(t *testing.T) {
+	dir := runService(t, "--stages", "intake")
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Skip("no named pipes here:", err)
+	}
+	load := func(args ...string) (code int, stdout, stderr string) {
+		written := make(chan error, 1)
+		go func() {
+			written <- os.WriteFile(pipe, []byte("{\"id\":\"a\",\"text\":\"t\"}\n{}\n{\"id\":\"b\",\"text\":\"t\"}\n"), 0o600)
+		}()
+		code, stdout, stderr = hardneg(t, append([]string{"load", "jsonl", pipe, "--data-dir", dir}, args...)...)
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+		return code, stdout, stderr
+	}
+	const reason = `:2: field "id" is missing, and so is the key`
+	if code, _, stderr := load(); code != exitFailure || stderr != "hardneg: after 1 documents: "+pipe+reason+"\n" {
+		t.Errorf("%d %s", code, stderr)
+	}
+	if code, stdout, stderr := load("--skip-refused"); code != exitOK || !strings.Contains(stdout, "documents         2 records") || stderr != "hardneg: left out: 1 line is refused: "+pipe+reason+"\n" {
+		t.Errorf("%d %s%s", code, stdout, stderr)
 	}
 }
 
