@@ -1,9 +1,9 @@
 // Package records defines the records that hardneg reads and writes: strict parsing, encoding, ids, content
 // hashes, and their JSON Schemas. It does no I/O. cmd/hardneg and the packages of internal use it.
 //
-// Input is one JSON object in UTF-8, with or without a byte order mark. Unknown fields are ignored, an optional field that is null counts as
-// absent, and names must match exactly. A record that breaks a rule is refused with an error that names the
-// field or the byte. The stages turn such a record into a dead letter.
+// Input is one JSON object in UTF-8, with or without a byte order mark. Unknown fields are ignored, an optional
+// field that is null counts as absent, and names must match exactly. A record that breaks a rule is refused with
+// an error that names the field or the byte. The stages turn such a record into a dead letter.
 package records
 
 import (
