@@ -94,7 +94,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"replay --from 0 --output x --memory 0", 2, "hardneg: --memory must be at least 1, is 0"},
 		{"replay --from 0 --output x -o xml", 2, `hardneg: --summary "xml" is none of table, json`},
 		{"config print --config " + dir + "/none.yaml", 2, "hardneg: configuration: open " + dir + "/none.yaml: no such file or directory"},
-		{"load beir " + dir, 1, "hardneg: open " + dir + "/qrels: no such file or directory"},
+		{"load beir " + dir, 1, "hardneg: neither " + dir + "/corpus.jsonl nor " + dir + "/corpus.jsonl.gz exists"},
 		{"tail --data-dir " + dir, 3, "hardneg: no service runs with the data directory " + dir + ": there is no " + dir + "/addresses.json"},
 	} {
 		code, stdout, stderr := hardneg(t, strings.Fields(test.args)...)

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -167,10 +169,11 @@ func TestLoadJSONL(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := map[string]string{
-		plain:                                  "{\"id\":\"a\",\"text\":\"first\",\"unknown\":{\"kept\":true}}\n\n{\"id\":\"b\",\"text\":\"second\"}\n",
-		packed:                                 content.String(),
-		filepath.Join(folder, "bad.jsonl"):     "{\"id\":\"d\",\"text\":\"fourth\"}\n{\"text\":\"no id\"}\n",
-		filepath.Join(folder, "queries.jsonl"): `{"query":" What  is A? ","positives":["a"]}` + "\n" + `{"query":"b","query_id":"own"}`,
+		plain:                                    records.ByteOrderMark + "{\"id\":\"a\",\"text\":\"first\",\"unknown\":{\"kept\":true}}\n\n{\"id\":\"b\",\"text\":\"second\"}\n",
+		packed:                                   content.String(),
+		filepath.Join(folder, "bad.jsonl"):       "{\"id\":\"d\",\"text\":\"fourth\"}\n{\"text\":\"no id\"}\n",
+		filepath.Join(folder, "bad-query.jsonl"): strings.Repeat("{}\n", 7) + `{"query":"c","query_id":"c"}`,
+		filepath.Join(folder, "queries.jsonl"):   `{"query":" What  is A? ","positives":["a"]}` + "\n" + `{"query":"b","query_id":"own"}`,
 	}
 	for path, text := range files {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -182,9 +185,14 @@ func TestLoadJSONL(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &results); err != nil || len(results) != 1 || results[0].Records != 3 || results[0].Name != "documents" {
 		t.Errorf("%s: %v", out, err)
 	}
-	code, _, stderr := hardneg(t, "load", "jsonl", filepath.Join(folder, "bad.jsonl"), "--data-dir", dir)
-	if code != exitFailure || !strings.Contains(stderr, "bad.jsonl:2: ") || strings.Count(stderr, "\n") != 1 {
+	bad := filepath.Join(folder, "bad.jsonl")
+	code, _, stderr := hardneg(t, "load", "jsonl", bad, "--data-dir", dir)
+	if want := "hardneg: nothing was produced, because 1 line is refused: " + bad + ":2: field \"id\" is missing, and so is the key; --skip-refused leaves such lines out\n"; code != exitFailure || stderr != want {
 		t.Errorf("a bad line: %d %s", code, stderr)
+	}
+	code, stdout, stderr := hardneg(t, "load", "jsonl", filepath.Join(folder, "bad-query.jsonl"), "--topic", "queries", "--data-dir", dir, "--skip-refused")
+	if code != exitOK || !strings.Contains(stdout, "queries           1 records") || !strings.HasPrefix(stderr, "hardneg: left out: 7 lines are refused: ") || !strings.HasSuffix(stderr, "; and 2 more\n") {
+		t.Errorf("bad lines left out: %d %s%s", code, stdout, stderr)
 	}
 	if out := succeed(t, "load", "jsonl", filepath.Join(folder, "queries.jsonl"), "--topic", "queries", "--data-dir", dir); !strings.Contains(out, "queries           2 records") {
 		t.Errorf("queries: %s", out)
@@ -202,11 +210,83 @@ func TestLoadJSONL(t *testing.T) {
 	for key, want := range map[string]string{
 		"documents a": `{"id":"a","text":"first","unknown":{"kept":true}}`, "documents b": `{"id":"b","text":"second"}`,
 		"documents c": `{"id":"c","text":"third"}`, "queries own": `{"query":"b","query_id":"own"}`,
+		"documents d": "", "queries c": `{"query":"c","query_id":"c"}`,
 		"queries " + records.QueryID("what is a?"): `{"query":" What  is A? ","positives":["a"]}`,
 	} {
 		if got[key] != want {
 			t.Errorf("%s: %s, want %s", key, got[key], want)
 		}
+	}
+}
+
+// TestLoadFromAPipe: a pipe can be read only once, so it is not checked before. The lines before a refused one are
+// produced, or with --skip-refused all others.
+func TestLoadFromAPipe(t *testing.T) {
+	dir := runService(t, "--stages", "intake")
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Skip("no named pipes here:", err)
+	}
+	load := func(args ...string) (code int, stdout, stderr string) {
+		written := make(chan error, 1)
+		go func() {
+			written <- os.WriteFile(pipe, []byte("{\"id\":\"a\",\"text\":\"t\"}\n{}\n{\"id\":\"b\",\"text\":\"t\"}\n"), 0o600)
+		}()
+		code, stdout, stderr = hardneg(t, append([]string{"load", "jsonl", pipe, "--data-dir", dir}, args...)...)
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+		return code, stdout, stderr
+	}
+	const reason = `:2: field "id" is missing, and so is the key`
+	if code, _, stderr := load(); code != exitFailure || stderr != "hardneg: after 1 documents: "+pipe+reason+"\n" {
+		t.Errorf("%d %s", code, stderr)
+	}
+	if code, stdout, stderr := load("--skip-refused"); code != exitOK || !strings.Contains(stdout, "documents         2 records") || stderr != "hardneg: left out: 1 line is refused: "+pipe+reason+"\n" {
+		t.Errorf("%d %s%s", code, stdout, stderr)
+	}
+}
+
+// TestLoadBEIRRefused: a collection that is not whole is refused before anything is produced. So a second try counts no
+// query twice.
+func TestLoadBEIRRefused(t *testing.T) {
+	dir := runService(t, "--stages", "intake")
+	kafka := client(t, dir)
+	folder := t.TempDir()
+	if err := os.Mkdir(filepath.Join(folder, "qrels"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"corpus.jsonl":   `{"_id":1,"title":"T","text":""}` + "\n" + `{"_id":2,"title":"","text":""}`,
+		"queries.jsonl":  `{"_id":"q1","text":"t"}`,
+		"qrels/test.tsv": "q1 0 1 1\nq2 0 1 1\nq1 0 3 1\n",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const refused = `3 lines are refused: $DIR/corpus.jsonl:2: field "text" is empty, and so is "title": there is nothing to embed; ` +
+		`$DIR/qrels/test.tsv:2: the query "q2" is not in queries.jsonl; $DIR/qrels/test.tsv:3: the document "3" is not in corpus.jsonl`
+	said := strings.ReplaceAll(refused, "$DIR", folder)
+	code, stdout, stderr := hardneg(t, "load", "beir", folder, "--data-dir", dir)
+	if want := "hardneg: nothing was produced, because " + said + "; --skip-refused leaves such lines out\n"; code != exitFailure || stdout != "" || stderr != want {
+		t.Errorf("%d %s%s\nwant %s", code, stdout, stderr, want)
+	}
+	code, stdout, stderr = hardneg(t, "load", "beir", folder, "--data-dir", dir, "--skip-refused")
+	if code != exitOK || !strings.Contains(stdout, "documents         1 records") || !strings.Contains(stdout, "queries           1 records") || stderr != "hardneg: left out: "+said+"\n" {
+		t.Errorf("%d %s%s", code, stdout, stderr)
+	}
+	var got []string
+	for _, topic := range []string{"documents", "queries"} {
+		if err := kafka.ReadToEnd(t.Context(), topic, func(r stream.Record) error {
+			got = append(got, string(r.Value))
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{`{"id":"1","title":"T","text":""}`, `{"query":"t","query_id":"q1","positives":["1"]}`}; !slices.Equal(got, want) {
+		t.Errorf("produced %q, want %q", got, want)
 	}
 }
 
@@ -216,6 +296,10 @@ func TestLoadBEIRToTriplets(t *testing.T) {
 	var corpus, queries, judgements strings.Builder
 	judgements.WriteString("query-id\tcorpus-id\tscore\n")
 	for i := range 40 {
+		if i == 4 { // a positive that is only a title
+			fmt.Fprintf(&corpus, `{"_id":"d%d","title":"the %s part of kind %d and of colour %d","text":""}`+"\n", i, word(i), i%4, i%7)
+			continue
+		}
 		fmt.Fprintf(&corpus, `{"_id":"d%d","title":"Part %d","text":"the %s part of kind %d and of colour %d"}`+"\n", i, i, word(i), i%4, i%7)
 	}
 	for i := range 5 {

@@ -1,5 +1,5 @@
-// Package dataset reads collections of documents and queries: BEIR folders, files with one record on each
-// line, and the documentation of the Go standard library. internal/demo and cmd/hardneg use it.
+// Package dataset reads collections of documents and queries: BEIR folders and archives, files with one record on
+// each line, and the documentation of the Go standard library. internal/demo and cmd/hardneg use it.
 package dataset
 
 import (
@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 	"strings"
@@ -24,24 +23,51 @@ type Line struct {
 	Value  []byte
 }
 
-// Lines reads the lines of a file that are not blank. It unpacks a file whose name ends in .gz. "-" is
-// standard input. An error ends the sequence.
+// LineError says that a line of a file is refused. Other errors of this package are about whole files.
+type LineError struct {
+	Path string
+	Line int
+	Err  error
+}
+
+func (e *LineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.Path, e.Line, e.Err) }
+
+// Unwrap returns the reason.
+func (e *LineError) Unwrap() error { return e.Err }
+
+// Lines reads the lines of a file that are not blank. It unpacks gzip. "-" is standard input. A byte order mark at
+// the beginning of a line is no part of it: files with one may have been joined. An error ends the sequence.
 func Lines(path string) iter.Seq2[Line, error] {
+	return linesOf(path, func() (io.ReadCloser, error) {
+		if path == "-" {
+			return io.NopCloser(os.Stdin), nil
+		}
+		return os.Open(path)
+	})
+}
+
+// linesOf is Lines for a file that is opened by a function. The path is for messages.
+func linesOf(path string, open func() (io.ReadCloser, error)) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
-		file, err := open(path)
+		file, err := open()
 		if err != nil {
 			yield(Line{}, err)
 			return
 		}
 		defer file.Close()
-		reader := bufio.NewReaderSize(file, 1<<16)
+		reader, err := plain(path, file)
+		if err != nil {
+			yield(Line{}, fmt.Errorf("%s: %w", path, err))
+			return
+		}
 		for number := 1; ; number++ {
 			value, err := reader.ReadBytes('\n')
 			if err != nil && err != io.EOF {
 				yield(Line{}, fmt.Errorf("%s:%d: %w", path, number, err))
 				return
 			}
-			if text := bytes.TrimRight(value, "\r\n"); len(bytes.TrimSpace(text)) > 0 && !yield(Line{number, text}, nil) {
+			text := bytes.TrimPrefix(bytes.TrimRight(value, "\r\n"), []byte(records.ByteOrderMark))
+			if len(bytes.TrimSpace(text)) > 0 && !yield(Line{number, text}, nil) {
 				return
 			}
 			if err == io.EOF {
@@ -51,47 +77,49 @@ func Lines(path string) iter.Seq2[Line, error] {
 	}
 }
 
-// unpacked closes a gzip reader and the file below it.
-type unpacked struct {
-	*gzip.Reader
-	file *os.File
+// otherForms are the first bytes of files that are not lines of text, and what to do about them.
+var otherForms = []struct{ start, advice string }{
+	{"PAR1\x15", "is a Parquet file, which hardneg does not read: " + parquetAdvice},
+	{"PK\x03\x04", "is a zip archive: unpack it first (load beir reads the archive of a whole collection)"},
+	{"\x28\xb5\x2f\xfd", "is packed by zstd: unpack it first, or pack it by gzip"},
+	{"\xfd7zXZ\x00", "is packed by xz: unpack it first, or pack it by gzip"},
+	{"BZh91AY&SY", "is packed by bzip2: unpack it first, or pack it by gzip"},
 }
 
-func (u unpacked) Close() error { return errors.Join(u.Reader.Close(), u.file.Close()) }
+const parquetAdvice = `write it as JSON lines first, for example with Python: pandas.read_parquet("x.parquet").to_json("x.jsonl", orient="records", lines=True)`
 
-func open(path string) (io.ReadCloser, error) {
-	if path == "-" {
-		return io.NopCloser(os.Stdin), nil
+// plain returns the text of a file, unpacked if it is packed by gzip. It refuses other forms by name.
+func plain(path string, file io.Reader) (*bufio.Reader, error) {
+	reader := bufio.NewReaderSize(file, 1<<16)
+	start, err := reader.Peek(2)
+	if strings.HasSuffix(path, ".gz") || bytes.Equal(start, []byte("\x1f\x8b")) {
+		unpacked, err := gzip.NewReader(reader)
+		if err != nil {
+			return nil, err
+		}
+		reader = bufio.NewReaderSize(unpacked, 1<<16)
+	} else if err != nil && err != io.EOF {
+		return nil, err
 	}
-	file, err := os.Open(path)
-	if err != nil || !strings.HasSuffix(path, ".gz") {
-		return file, err
+	start, err = reader.Peek(10)
+	if err != nil && err != io.EOF {
+		return nil, err
 	}
-	reader, err := gzip.NewReader(file)
-	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return unpacked{reader, file}, nil
-}
-
-// plainOrPacked returns path, or path.gz if only that exists.
-func plainOrPacked(path string) (string, error) {
-	for _, name := range []string{path, path + ".gz"} {
-		if _, err := os.Stat(name); err == nil {
-			return name, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
+	for _, form := range otherForms {
+		if bytes.HasPrefix(start, []byte(form.start)) {
+			return nil, errors.New("the file " + form.advice)
 		}
 	}
-	return "", fmt.Errorf("neither %s nor %s.gz exists", path, path)
+	if err := records.CheckEncoding(start); err != nil {
+		return nil, fmt.Errorf("the file %w", err)
+	}
+	return reader, nil
 }
 
 // Documents reads a file with one record of the documents topic on each line, see records.ParseDocument. A
-// wrong line gives an error with file and line. If the caller goes on, the sequence continues with the next
-// line.
+// wrong line gives a LineError. If the caller goes on, the sequence continues with the next line.
 func Documents(path string) iter.Seq2[records.Document, error] {
-	return parsed(path, func(value []byte) (records.Document, error) {
+	return parsed(path, Lines(path), func(value []byte) (records.Document, error) {
 		d, _, err := records.ParseDocument(nil, value)
 		return d, err
 	})
@@ -99,20 +127,20 @@ func Documents(path string) iter.Seq2[records.Document, error] {
 
 // Queries reads a file with one record of the queries topic on each line, like Documents.
 func Queries(path string) iter.Seq2[records.Query, error] {
-	return parsed(path, func(value []byte) (records.Query, error) {
+	return parsed(path, Lines(path), func(value []byte) (records.Query, error) {
 		q, _, err := records.ParseQuery(nil, value)
 		return q, err
 	})
 }
 
 // parsed parses each line of a file with a function.
-func parsed[T any](path string, parse func([]byte) (T, error)) iter.Seq2[T, error] {
+func parsed[T any](path string, lines iter.Seq2[Line, error], parse func([]byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		for line, err := range Lines(path) {
+		for line, err := range lines {
 			var record T
 			if err == nil {
 				if record, err = parse(line.Value); err != nil {
-					err = fmt.Errorf("%s:%d: %w", path, line.Number, err)
+					err = &LineError{path, line.Number, err}
 				}
 			}
 			if !yield(record, err) {

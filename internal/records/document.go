@@ -4,15 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 )
 
-// Document is a record of the documents topic.
+// Document is a record of the documents topic. Title or Text is not blank.
 type Document struct {
 	ID         string
 	Title      string
 	Text       string
-	URL        string
-	UpdatedAt  string          // RFC 3339, as written; "" if absent
+	URL        string          // "" if absent, or if it is not a string: nothing uses it
+	UpdatedAt  string          // RFC 3339, see readTime; "" if absent
 	Metadata   json.RawMessage // a JSON object, or nil
 	Embeddings map[string][]float32
 }
@@ -63,19 +64,14 @@ func parseDocument(key string, value []byte) (Document, error) {
 	case id == "" && key == "":
 		return d, errors.New(`field "id" is missing, and so is the key`)
 	case id != "" && key != "" && id != key:
-		return d, fmt.Errorf("the key %q contradicts the id %q", key, id)
+		return d, fmt.Errorf("the key %q contradicts the id %q%s", clip([]byte(key)), clip([]byte(id)), contradiction(key, id))
 	case key == "":
 		d.ID = id
 	}
-	if d.Text, err = o.required("text"); err != nil {
+	if err := o.content(&d); err != nil {
 		return d, err
 	}
-	if d.Title, err = o.text("title"); err != nil {
-		return d, err
-	}
-	if d.URL, err = o.text("url"); err != nil {
-		return d, err
-	}
+	d.URL = o.unused("url")
 	if d.UpdatedAt, err = o.time("updated_at"); err != nil {
 		return d, err
 	}
@@ -84,6 +80,24 @@ func parseDocument(key string, value []byte) (Document, error) {
 	}
 	d.Embeddings, err = o.embeddings("embeddings")
 	return d, err
+}
+
+// content reads the fields that are embedded. An empty text is fine if there is a title. But the field must be
+// there: where it is missing, its name may be misspelt, and nobody would notice that the titles alone are embedded.
+func (o object) content(d *Document) (err error) {
+	if d.Title, err = o.text("title"); err != nil {
+		return err
+	}
+	if d.Text, err = o.text("text"); err != nil {
+		return err
+	}
+	switch _, there := o.fields["text"]; {
+	case !there:
+		return fmt.Errorf("field %q is missing", o.path+"text")
+	case strings.TrimSpace(d.Text) == "" && strings.TrimSpace(d.Title) == "":
+		return fmt.Errorf("field %q is empty, and so is %q: there is nothing to embed", o.path+"text", o.path+"title")
+	}
+	return nil
 }
 
 // Hash returns the document's version, see ContentHash.

@@ -47,7 +47,12 @@ func TestParseDocument(t *testing.T) {
 		{name: "broken key of a delete", key: "\xff", value: "-", err: "the key is not valid UTF-8 at byte 0"},
 		{name: "no text", key: "a", value: `{"id":"a"}`, want: Document{ID: "a"}, err: `field "text" is missing`},
 		{name: "no text, no key", value: `{"id":"a"}`, want: Document{ID: "a"}, err: `field "text" is missing`},
-		{name: "null text", key: "a", value: `{"text":null}`, want: Document{ID: "a"}, err: `field "text" is missing`},
+		{name: "null text", key: "a", value: `{"text":null}`, want: Document{ID: "a"}, err: `field "text" is empty, and so is "title"`},
+		{name: "title without text", key: "a", value: `{"title":"T"}`, want: Document{ID: "a"}, err: `field "text" is missing`},
+		{name: "title and empty text", key: "a", value: `{"title":"T","text":""}`, want: Document{ID: "a", Title: "T"}},
+		{name: "title and null text", key: "a", value: `{"title":"T","text":null}`, want: Document{ID: "a", Title: "T"}},
+		{name: "title and blank text", key: "a", value: `{"title":"T","text":" \n"}`, want: Document{ID: "a", Title: "T", Text: " \n"}},
+		{name: "blank title and text", key: "a", value: `{"title":" ","text":""}`, want: Document{ID: "a"}, err: `field "text" is empty, and so is "title"`},
 		{name: "blank text", key: "a", value: `{"text":" \n\u00a0"}`, want: Document{ID: "a"}, err: `field "text" is empty`},
 		{name: "text of another type", key: "a", value: `{"text":["t"]}`, want: Document{ID: "a"}, err: `field "text" must be a string, not an array`},
 		{name: "id of another type", key: "a", value: `{"id":7,"text":"t"}`, want: Document{ID: "a"}, err: `field "id" must be a string, not a number`},
@@ -62,14 +67,31 @@ func TestParseDocument(t *testing.T) {
 		{name: "much side by side in metadata", key: "a", value: `{"text":"t","metadata":{"l":[` + strings.Repeat("{},", 99) + `[]]}}`, want: Document{ID: "a", Text: "t", Metadata: []byte(`{"l":[` + strings.Repeat("{},", 99) + `[]]}`)}},
 		{name: "a number outside of float64 in metadata", key: "a", value: `{"text":"t","metadata":{"x":1e400}}`, want: Document{ID: "a"}, err: `field "metadata" has the number 1e400, which is outside of float64`},
 		{name: "a whole number outside of float64 in metadata", key: "a", value: `{"text":"t","metadata":{"x":[{"y":-1` + strings.Repeat("0", 309) + `}]}}`, want: Document{ID: "a"}, err: `which is outside of float64`},
-		{name: "an unpaired surrogate in metadata", key: "a", value: `{"text":"t","metadata":{"x":["a","\ud800"]}}`, want: Document{ID: "a"}, err: `field "metadata" holds an unpaired surrogate`},
+		{name: "an unpaired surrogate in metadata", key: "a", value: `{"text":"t","metadata":{"x":["a","\ud800"]}}`, want: Document{ID: "a"}, err: `field "metadata" holds an unpaired surrogate escape, \ud800 at its byte 11`},
 		{name: "an unpaired surrogate in a name of metadata", key: "a", value: `{"text":"t","metadata":{"\ud800":"\udc00"}}`, want: Document{ID: "a"}, err: `field "metadata" holds an unpaired surrogate`},
 		{name: "too much metadata", key: "a", value: `{"text":"t","metadata":{"x":"` + strings.Repeat("x", MaxMetadata-7) + `"}}`, want: Document{ID: "a"}, err: `field "metadata" has 1048577 bytes, at most 1048576 are allowed`},
-		{name: "no time", key: "a", value: `{"text":"t","updated_at":"yesterday"}`, want: Document{ID: "a"}, err: `field "updated_at" is not an RFC 3339 time`},
-		{name: "empty time", key: "a", value: `{"text":"t","updated_at":""}`, want: Document{ID: "a"}, err: `field "updated_at" is empty`},
+		{name: "no time", key: "a", value: `{"text":"t","updated_at":"yesterday"}`, want: Document{ID: "a"}, err: `field "updated_at" is no time: "yesterday"; want one in RFC 3339 such as 2026-01-31T12:00:00Z`},
+		{name: "time of another type", key: "a", value: `{"text":"t","updated_at":[]}`, want: Document{ID: "a"}, err: `field "updated_at" must be a string, not an array`},
+		{name: "empty time", key: "a", value: `{"text":"t","updated_at":""}`, want: Document{ID: "a", Text: "t"}},
+		{name: "time in milliseconds", key: "a", value: `{"text":"t","updated_at":1790000000000}`, want: Document{ID: "a", Text: "t", UpdatedAt: "2026-09-21T14:13:20Z"}},
+		{name: "url of another type", key: "a", value: `{"text":"t","url":{"u":1}}`, want: Document{ID: "a", Text: "t"}},
+		{name: "byte order mark", key: "a", value: "\ufeff" + `{"text":"t"}`, want: Document{ID: "a", Text: "t"}},
+		{name: "byte after a byte order mark", key: "a", value: "\ufeff" + `{"text":x}`, want: Document{ID: "a"}, err: "invalid JSON at byte 11"},
+		{name: "a byte order mark alone", key: "a", value: "\ufeff", want: Document{ID: "a"}, err: "the value is empty"},
+		{name: "UTF-16, little-endian", key: "a", value: "\xff\xfe{\x00}\x00", want: Document{ID: "a"}, err: "begins with the byte order mark of UTF-16: write it in UTF-8"},
+		{name: "UTF-16, big-endian", key: "a", value: "\xfe\xff\x00{\x00}", want: Document{ID: "a"}, err: "begins with the byte order mark of UTF-16"},
+		{name: "UTF-16 without a mark", key: "a", value: "{\x00}\x00", want: Document{ID: "a"}, err: "is in UTF-16"},
+		{name: "UTF-16 without a mark, big-endian", key: "a", value: "\x00{\x00\"\x00t\x00\"", want: Document{ID: "a"}, err: "is in UTF-16"},
+		{name: "UTF-32", key: "a", value: "\xff\xfe\x00\x00{\x00\x00\x00", want: Document{ID: "a"}, err: "begins with the byte order mark of UTF-32"},
+		{name: "Schema Registry", key: "a", value: "\x00\x00\x00\x01\x02" + `{"text":"t"}`, want: Document{ID: "a"}, err: "the value begins with Schema Registry's magic byte 0x00 and the schema id 258"},
+		{name: "Schema Registry in the key", key: "\x00\x00\x00\x00\xffa", value: `{"text":"t"}`, err: "the key begins with Schema Registry's magic byte 0x00 and the schema id 255"},
+		{name: "a delete by a key of Schema Registry", key: "\x00\x00\x00\x00\x01a", value: "-", err: "the key begins with Schema Registry's magic byte"},
+		{name: "an id that begins like one of Schema Registry", value: `{"id":"\u0000","text":"t"}`, err: `field "id" is an id that begins with a zero byte`},
+		{name: "quotes in the key", key: `"d1"`, value: `{"id":"d1","text":"t"}`, want: Document{ID: `"d1"`}, err: "the key is the id as a JSON string, in quotes"},
+		{name: "quotes in key and id", key: `"d1"`, value: `{"id":"\"d1\"","text":"t"}`, want: Document{ID: `"d1"`, Text: "t"}},
 		{name: "twice", key: "a", value: `{"text":"t","text":"u"}`, want: Document{ID: "a"}, err: `field "text" comes twice, the second time before byte 18`},
 		{name: "twice, escaped", key: "a", value: `{"text":"t","t\u0065xt":"u"}`, want: Document{ID: "a"}, err: `field "text" comes twice`},
-		{name: "unpaired surrogate", value: `{"id":"\ud800","text":"t"}`, err: `field "id" holds an unpaired surrogate`},
+		{name: "unpaired surrogate", value: `{"id":"\ud800","text":"t"}`, err: `field "id" holds an unpaired surrogate escape, \ud800 at its byte 1`},
 		{name: "reversed surrogates", key: "a", value: `{"text":"\ude00\ud83d"}`, want: Document{ID: "a"}, err: `unpaired surrogate`},
 		{name: "not JSON", key: "a", value: `{"text":"t"`, want: Document{ID: "a"}, err: "invalid JSON at byte 10"},
 		{name: "not JSON in the middle", key: "a", value: `{"text":x}`, want: Document{ID: "a"}, err: "invalid JSON at byte 8"},
@@ -113,6 +135,7 @@ func FuzzParseDocument(f *testing.F) {
 	f.Add([]byte("a"), []byte(`{"id":"a","title":"T","text":"t","updated_at":"2026-01-02T03:04:05Z","metadata":{"b":1},"embeddings":{"e":[1,2]}}`))
 	f.Add([]byte(""), []byte(`{"id":"\ud83d\ude00","text":"\u0000 <&>","embeddings":{"e":"AACAPw=="}}`))
 	f.Add([]byte("\xff"), []byte(`{"text":"t","text":"\ud800"}`))
+	f.Add([]byte("a"), []byte("\ufeff"+`{"title":"T","text":null,"url":7,"updated_at":"2026-01-02 03:04:05+00"}`))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		d, deleted, err := ParseDocument(key, value)
 		if err != nil || deleted {
@@ -136,7 +159,7 @@ func FuzzParseDocument(f *testing.F) {
 func TestContentHash(t *testing.T) {
 	// Computed with printf 'T\nt' | sha256sum, printf '\nt' | sha256sum
 	for _, test := range []struct{ title, text, want string }{
-		{"T", "t", "e625310308ffa9f07cf9a787bebe499e"}, {"", "t", "7aefdb613d76fbf9a5139e2dc6e35ede"},
+		{"T", "t", "e625310308ffa9f07cf9a787bebe499e"}, {"T", "", "678f81a714fbc72030f82f9980054d5c"}, {"", "t", "7aefdb613d76fbf9a5139e2dc6e35ede"},
 	} {
 		if got := ContentHash(test.title, test.text); got != test.want {
 			t.Errorf("ContentHash(%q, %q) = %s, want %s", test.title, test.text, got, test.want)
@@ -145,7 +168,7 @@ func TestContentHash(t *testing.T) {
 			t.Errorf("Hash = %s, want %s", got, test.want)
 		}
 	}
-	if EmbeddedText("T", "t") != "T\nt" || EmbeddedText("", "t") != "t" {
-		t.Error("EmbeddedText is not title, newline and text")
+	if EmbeddedText("T", "t") != "T\nt" || EmbeddedText("", "t") != "t" || EmbeddedText("T", "") != "T" {
+		t.Error("EmbeddedText is not title, newline and text, or the one that there is")
 	}
 }

@@ -1,9 +1,9 @@
 // Package records defines the records that hardneg reads and writes: strict parsing, encoding, ids, content
 // hashes, and their JSON Schemas. It does no I/O. cmd/hardneg and the packages of internal use it.
 //
-// Input is one JSON object in UTF-8. Unknown fields are ignored, an optional field that is null counts as
-// absent, and names must match exactly. A record that breaks a rule is refused with an error that names the
-// field or the byte. The stages turn such a record into a dead letter.
+// Input is one JSON object in UTF-8, with or without a byte order mark. Unknown fields are ignored, an optional
+// field that is null counts as absent, and names must match exactly. A record that breaks a rule is refused with
+// an error that names the field or the byte. The stages turn such a record into a dead letter.
 package records
 
 import (
@@ -29,13 +29,25 @@ const (
 	tripletName = "hardneg:triplet:"
 )
 
-// checkID returns an error if s is not a legal id.
+// CheckID returns an error if s is not a legal id of a document or query. The error is a predicate, such as "is
+// empty".
+func CheckID(s string) error {
+	if at := InvalidUTF8([]byte(s)); at >= 0 {
+		return fmt.Errorf("is not valid UTF-8 at its byte %d", at)
+	}
+	return checkID(s)
+}
+
+// checkID is CheckID for valid UTF-8.
 func checkID(s string) error {
 	if s == "" {
 		return errors.New("is empty")
 	}
 	if len(s) > MaxID {
 		return fmt.Errorf("is an id of %d bytes, at most %d are allowed", len(s), MaxID)
+	}
+	if s[0] == 0 { // as a key it would look like one of Schema Registry, see keyID
+		return errors.New("is an id that begins with a zero byte")
 	}
 	return nil
 }
@@ -45,7 +57,10 @@ func keyID(key []byte) (string, error) {
 	if len(key) == 0 {
 		return "", nil
 	}
-	if at := invalidUTF8(key); at >= 0 {
+	if schema, ok := registered(key); ok {
+		return "", fmt.Errorf("the key %s", schemaRegistry(schema, "key.serializer"))
+	}
+	if at := InvalidUTF8(key); at >= 0 {
 		return "", fmt.Errorf("the key is not valid UTF-8 at byte %d", at)
 	}
 	if err := checkID(string(key)); err != nil {
@@ -73,11 +88,11 @@ func name5(name string) string { return uuid.NewSHA1(uuid.NameSpaceURL, []byte(n
 // ContentHash is the version of a document: see mining.ContentHash. It stands here too, because the records carry it.
 func ContentHash(title, text string) string { return mining.ContentHash(title, text) }
 
-// EmbeddedText returns the text that embedders get: title, newline and text, or only the text if there is no
-// title.
+// EmbeddedText returns the text that embedders get: title, newline and text, or only one of them if the other
+// is empty.
 func EmbeddedText(title, text string) string {
-	if title == "" {
-		return text
+	if title == "" || text == "" {
+		return title + text
 	}
 	return title + "\n" + text
 }

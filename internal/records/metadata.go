@@ -30,8 +30,8 @@ func (o object) metadata(name string) (json.RawMessage, error) {
 	if len(raw) > MaxMetadata {
 		return nil, fmt.Errorf("field %q has %d bytes, at most %d are allowed", o.path+name, len(raw), MaxMetadata)
 	}
-	if unpairedSurrogate(raw) {
-		return nil, fmt.Errorf("field %q holds an unpaired surrogate escape, which is no character", o.path+name)
+	if err := pairedSurrogates(raw); err != nil {
+		return nil, fmt.Errorf("field %q %w", o.path+name, err)
 	}
 	if err := checkMetadata(raw); err != nil {
 		return nil, fmt.Errorf("field %q %w", o.path+name, err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"time"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -20,12 +19,20 @@ type object struct {
 	fields map[string]json.RawMessage
 }
 
-// parseObject reads a whole record: valid UTF-8, one JSON object, nothing after it.
+// parseObject reads a whole record: valid UTF-8, with or without a byte order mark, one JSON object, nothing
+// after it.
 func parseObject(value []byte) (object, error) {
-	if len(value) == 0 {
+	if err := foreign(value); err != nil {
+		return object{}, fmt.Errorf("the value %w", err)
+	}
+	if text := withoutMark(value); len(text) < len(value) {
+		// JSON allows blanks here. With them, offsets in messages stay as they are in the record.
+		value = append(bytes.Repeat([]byte(" "), len(ByteOrderMark)), text...)
+	}
+	if len(bytes.TrimSpace(value)) == 0 {
 		return object{}, errors.New("the value is empty, want a JSON object")
 	}
-	if at := invalidUTF8(value); at >= 0 {
+	if at := InvalidUTF8(value); at >= 0 {
 		return object{}, fmt.Errorf("the value is not valid UTF-8 at byte %d", at)
 	}
 	var raw json.RawMessage
@@ -101,6 +108,23 @@ func (o object) required(name string) (string, error) {
 	return s, err
 }
 
+// unused returns a string or number as text. Nothing uses the field, so nothing in it is wrong: it returns "" for
+// everything else.
+func (o object) unused(name string) string {
+	raw, ok := o.field(name)
+	if !ok {
+		return ""
+	}
+	if kind(raw) == "a number" {
+		return string(raw)
+	}
+	s, err := stringOf(name, raw)
+	if err != nil {
+		return ""
+	}
+	return s
+}
+
 // id returns an optional id within its limits, or "" if it is absent.
 func (o object) id(name string) (string, error) {
 	raw, ok := o.field(name)
@@ -108,21 +132,6 @@ func (o object) id(name string) (string, error) {
 		return "", nil
 	}
 	return idOf(o.path+name, raw)
-}
-
-// time returns an optional RFC 3339 time as it was written.
-func (o object) time(name string) (string, error) {
-	s, err := o.text(name)
-	if err != nil || s == "" {
-		if _, ok := o.field(name); ok && err == nil {
-			err = fmt.Errorf("field %q is empty, want an RFC 3339 time", o.path+name)
-		}
-		return "", err
-	}
-	if _, err := time.Parse(time.RFC3339, s); err != nil {
-		return "", fmt.Errorf("field %q is not an RFC 3339 time such as 2026-01-31T12:00:00Z: %q", o.path+name, s)
-	}
-	return s, nil
 }
 
 // integer returns an optional whole number from 0 to 2^53.
@@ -199,8 +208,8 @@ func stringOf(path string, raw []byte) (string, error) {
 	if kind(raw) != "a string" {
 		return "", fmt.Errorf("field %q must be a string, not %s", path, kind(raw))
 	}
-	if unpairedSurrogate(raw) {
-		return "", fmt.Errorf("field %q holds an unpaired surrogate escape, which is no character", path)
+	if err := pairedSurrogates(raw); err != nil {
+		return "", fmt.Errorf("field %q %w", path, err)
 	}
 	var s string
 	err := json.Unmarshal(raw, &s)
@@ -219,13 +228,13 @@ func idOf(path string, raw json.RawMessage) (string, error) {
 	return s, nil
 }
 
-// unpairedSurrogate checks the \uXXXX escapes of a valid JSON string.
-func unpairedSurrogate(raw []byte) bool {
-	var high bool // the previous escape was a high surrogate
+// pairedSurrogates refuses valid JSON that has an unpaired surrogate among the \uXXXX escapes of its strings.
+func pairedSurrogates(raw []byte) error {
+	high := -1 // where the previous escape is, if it is a high surrogate
 	for i := 0; i < len(raw); i++ {
 		if raw[i] != '\\' || i+1 >= len(raw) || raw[i+1] != 'u' {
-			if high {
-				return true
+			if high >= 0 {
+				return unpaired(raw, high)
 			}
 			if raw[i] == '\\' {
 				i++
@@ -237,13 +246,22 @@ func unpairedSurrogate(raw []byte) bool {
 			code = code<<4 | rune(strings.IndexByte("0123456789abcdef", c|0x20))
 		}
 		low := utf16.IsSurrogate(code) && code >= 0xdc00
-		if high != low {
-			return true
+		switch {
+		case high >= 0 && !low:
+			return unpaired(raw, high)
+		case high < 0 && low:
+			return unpaired(raw, i)
 		}
-		high = utf16.IsSurrogate(code) && !low
+		if high = -1; utf16.IsSurrogate(code) && !low {
+			high = i
+		}
 		i += 5
 	}
-	return high
+	return nil
+}
+
+func unpaired(raw []byte, at int) error {
+	return fmt.Errorf("holds an unpaired surrogate escape, %s at its byte %d, which is no character", raw[at:at+6], at)
 }
 
 // kind returns the type of a JSON value, from its first byte.
@@ -267,8 +285,8 @@ func kind(raw []byte) string {
 	return "a number"
 }
 
-// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
-func invalidUTF8(data []byte) int {
+// InvalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
+func InvalidUTF8(data []byte) int {
 	if utf8.Valid(data) {
 		return -1
 	}

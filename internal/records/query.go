@@ -30,8 +30,8 @@ type Query struct {
 	QueryID    string
 	Positives  []string // judged documents
 	Clicks     []Click
-	SessionID  string
-	Timestamp  string // RFC 3339, as written; "" if absent
+	SessionID  string // a string or a number as text; "" for all else: nothing uses it
+	Timestamp  string // RFC 3339, see readTime; "" if absent or no time: nothing uses it
 	Embeddings map[string][]float32
 }
 
@@ -77,12 +77,9 @@ func parseQuery(value []byte) (Query, error) {
 	if q.Clicks, err = o.clicks("clicks"); err != nil {
 		return q, err
 	}
-	if q.SessionID, err = o.text("session_id"); err != nil {
-		return q, err
-	}
-	if q.Timestamp, err = o.time("timestamp"); err != nil {
-		return q, err
-	}
+	// Nothing uses these two, so a click must not be lost for what they hold.
+	q.SessionID = o.unused("session_id")
+	q.Timestamp, _ = o.time("timestamp")
 	q.Embeddings, err = o.embeddings("embeddings")
 	return q, err
 }
@@ -143,6 +140,16 @@ func parseClick(path string, raw json.RawMessage) (Click, error) {
 // Millionths converts a weight to a whole number of millionths, so that sums do not depend on their order.
 // Weights are at most MaxWeight.
 func Millionths(weight float64) int64 { return int64(math.Round(weight * 1e6)) }
+
+// AddMillionths returns the sum of two weights in millionths, or math.MaxInt64 if that is less. Weights are not
+// negative. So a sum of many does not depend on their order, and not on which of them were summed before: it is
+// always the smaller of the true sum and math.MaxInt64.
+func AddMillionths(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
 
 // Encode returns the record's value. Its key may be anything. The query_id as key keeps a query's records in
 // order.

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -44,7 +45,15 @@ func TestParseQuery(t *testing.T) {
 		{name: "94,540 positives", value: `{"query":"q","positives":["a"` + strings.Repeat(`,"a"`, 94_539) + `]}`, err: `fields "positives" and "clicks" name 94540 documents`},
 		{name: "too many clicks", value: `{"query":"q","clicks":[{"doc_id":"a"}` + strings.Repeat(`,{"doc_id":"a"}`, MaxNamed) + `]}`, err: `name 10001 documents`},
 		{name: "too many together", value: `{"query":"q","positives":["a"` + strings.Repeat(`,"a"`, MaxNamed/2) + `],"clicks":[{"doc_id":"a"}` + strings.Repeat(`,{"doc_id":"a"}`, MaxNamed/2-1) + `]}`, err: `name 10001 documents`},
-		{name: "no time", value: `{"query":"q","timestamp":"2026-01-02"}`, err: `field "timestamp" is not an RFC 3339 time`},
+		{name: "a session that is a number", value: `{"query":"q","query_id":"7","session_id":8123}`, want: Query{Query: "q", QueryID: "7", SessionID: "8123"}},
+		{name: "a session of another type", value: `{"query":"q","query_id":"7","session_id":{"a":1},"timestamp":false}`, want: Query{Query: "q", QueryID: "7"}},
+		{name: "a session of broken text", value: `{"query":"q","query_id":"7","session_id":"\ud800"}`, want: Query{Query: "q", QueryID: "7"}},
+		{name: "no time", value: `{"query":"q","query_id":"7","timestamp":"yesterday"}`, want: Query{Query: "q", QueryID: "7"}},
+		{name: "a time in milliseconds", value: `{"query":"q","query_id":"7","timestamp":1790000000123}`, want: Query{Query: "q", QueryID: "7", Timestamp: "2026-09-21T14:13:20.123Z"}},
+		{name: "a time without a zone", value: `{"query":"q","query_id":"7","timestamp":"2026-01-02T03:04:05"}`, want: Query{Query: "q", QueryID: "7", Timestamp: "2026-01-02T03:04:05Z"}},
+		{name: "forget by a key of Schema Registry", key: "\x00\x00\x00\x00\x017", value: "-", err: "the key begins with Schema Registry's magic byte"},
+		{name: "byte order mark", value: "\ufeff" + `{"query":"q","query_id":"7"}`, want: Query{Query: "q", QueryID: "7"}},
+		{name: "an unpaired surrogate among the positives", value: `{"query":"q","positives":["a","\udc00"]}`, err: `field "positives[1]" holds an unpaired surrogate escape, \udc00 at its byte 1`},
 		{name: "twice in a click", value: `{"query":"q","clicks":[{"doc_id":"a","doc_id":"b"}]}`, err: `field "clicks[0].doc_id" comes twice`},
 		{name: "not JSON", value: `query`, err: "invalid JSON at byte 0"},
 	}
@@ -96,6 +105,16 @@ func TestMillionths(t *testing.T) {
 	for in, want := range map[float64]int64{1: 1e6, 0.1: 100000, 0.0000005: 1, 0.0000004: 0, 1e6: 1e12, 0.3333333: 333333} {
 		if got := Millionths(in); got != want {
 			t.Errorf("Millionths(%v) = %d, want %d", in, got, want)
+		}
+	}
+}
+
+func TestAddMillionths(t *testing.T) {
+	for _, test := range []struct{ a, b, want int64 }{
+		{1, 2, 3}, {math.MaxInt64, 0, math.MaxInt64}, {math.MaxInt64, 1, math.MaxInt64}, {math.MaxInt64 - 1, 1, math.MaxInt64}, {math.MaxInt64, math.MaxInt64, math.MaxInt64},
+	} {
+		if got := AddMillionths(test.a, test.b); got != test.want {
+			t.Errorf("AddMillionths(%d, %d) = %d, want %d", test.a, test.b, got, test.want)
 		}
 	}
 }

@@ -78,6 +78,9 @@ func ParseRefresh(key, value []byte) (Refresh, error) {
 	if err != nil {
 		return Refresh{}, err
 	}
+	if err := pairedSurrogates(value); err != nil {
+		return Refresh{}, fmt.Errorf("the value %w", err)
+	}
 	embeddings, err := o.embeddings("embeddings")
 	if err != nil {
 		return Refresh{}, err
@@ -86,7 +89,7 @@ func ParseRefresh(key, value []byte) (Refresh, error) {
 		refreshJSON
 		Embeddings json.RawMessage `json:"embeddings"`
 	}
-	if err := json.Unmarshal(value, &in); err != nil {
+	if err := json.Unmarshal(withoutMark(value), &in); err != nil {
 		return Refresh{}, err
 	}
 	r := Refresh{in.Kind, in.QueryID, in.Text, in.Evidence, embeddings, in.Force, in.Published, in.Revision, in.Source}

@@ -56,6 +56,13 @@ func TestSchemas(t *testing.T) {
 		{"document", `{"text":"t","title":null,"embeddings":{"e":[1,2],"f":null},"more":[]}`, true},
 		{"document", `{"id":"a"}`, false},
 		{"document", `{"text":" "}`, false},
+		{"document", `{"text":null}`, false},
+		{"document", `{"title":"T"}`, false},
+		{"document", `{"title":" ","text":""}`, false},
+		{"document", `{"title":"T","text":""}`, true},
+		{"document", `{"title":"T","text":null}`, true},
+		{"document", `{"text":"t","updated_at":1790000000000,"url":["u"]}`, true},
+		{"document", `{"text":"t","updated_at":"2026-01-02 03:04:05"}`, true},
 		{"document", `{"text":"t","id":""}`, false},
 		{"document", `{"text":"t","updated_at":"today"}`, false},
 		{"document", `{"text":"t","embeddings":{"e":[]}}`, false},
@@ -64,6 +71,7 @@ func TestSchemas(t *testing.T) {
 		{"query", `{"query":"q","positives":["a"` + strings.Repeat(`,"a"`, MaxNamed-1) + `]}`, true},
 		{"query", `{"query":"q","positives":["a"` + strings.Repeat(`,"a"`, MaxNamed) + `]}`, false},
 		{"query", `{"query":"q","clicks":[{"doc_id":"a"}` + strings.Repeat(`,{"doc_id":"a"}`, MaxNamed) + `]}`, false},
+		{"query", `{"query":"q","session_id":7,"timestamp":1790000000000}`, true},
 		{"query", `{"query":""}`, false},
 		{"query", `{"query":"q","clicks":[{"weight":1}]}`, false},
 		{"query", `{"query":"q","clicks":[{"doc_id":"a","weight":0}]}`, false},
@@ -113,6 +121,7 @@ func TestSchemas(t *testing.T) {
 func FuzzSchemasAgreeWithParsers(f *testing.F) {
 	f.Add([]byte(`{"id":"a","text":"t","title":5}`))
 	f.Add([]byte(`{"query":"q","clicks":[{"doc_id":"a","weight":2}],"positives":[""]}`))
+	f.Add([]byte(`{"title":"T","text":null,"updated_at":1.79e9,"query":"q","session_id":[]}`))
 	f.Add([]byte(`{"query":"q","timestamp":"2026-01-02T03:04:05.5-07:00","text":"t","embeddings":{"e":[0.5,null]}}`))
 	f.Fuzz(func(t *testing.T, value []byte) {
 		parsed, err := jsonschema.UnmarshalJSON(bytes.NewReader(value))

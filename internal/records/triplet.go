@@ -99,7 +99,10 @@ func ParseTriplet(value []byte) (Triplet, error) {
 	if _, err := parseObject(value); err != nil {
 		return t, err
 	}
-	if err := json.Unmarshal(value, &t); err != nil {
+	if err := pairedSurrogates(value); err != nil {
+		return t, fmt.Errorf("the value %w", err)
+	}
+	if err := json.Unmarshal(withoutMark(value), &t); err != nil {
 		return t, fmt.Errorf("not a triplet: %w", err)
 	}
 	if t.Schema != TripletSchema {

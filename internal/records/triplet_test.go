@@ -30,7 +30,10 @@ func TestTripletEncode(t *testing.T) {
 	if string(got) != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}
-	parsed, err := ParseTriplet(got)
+	if _, err := ParseTriplet([]byte(strings.Replace(string(got), `"text":"positive"`, `"text":"\ud800"`, 1))); err == nil || !strings.Contains(err.Error(), "unpaired surrogate") {
+		t.Errorf("an unpaired surrogate: %v", err)
+	}
+	parsed, err := ParseTriplet(append([]byte(ByteOrderMark), got...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,12 +188,55 @@ func TestRefreshRoundTrip(t *testing.T) {
 		"", "{}", `{"kind":"refresh","query_id":"other"}`, `{"kind":"other","query_id":"q"}`, `{"kind":"evidence","query_id":"q"}`,
 		`{"kind":"evidence","query_id":"q","text":"t","evidence":[{"doc_id":"a"}]}`, `{"kind":"refresh","query_id":"q","source":5}`,
 		`{"kind":"refresh","query_id":"q","embeddings":{"e":"AAA="}}`, `{"kind":"forget","query_id":"q","force":true}`,
+		`{"kind":"evidence","query_id":"q","text":"\ud800"}`, `{"kind":"evidence","query_id":"q","text":"t","evidence":[{"doc_id":"\udc00","weight":1}]}`,
 		`{"kind":"refresh","query_id":"q","published":{"p":1}}`, `{"kind":"refresh","query_id":"q","force":true,"published":{"p":0}}`,
 	} {
 		if _, err := ParseRefresh([]byte("q"), []byte(value)); err == nil {
 			t.Errorf("%s passed", value)
 		}
 	}
+}
+
+// A record that is accepted stays the same if it is written and read again.
+func FuzzParseTriplet(f *testing.F) {
+	f.Add(someTriplet().Encode(1 << 16))
+	f.Add([]byte(`{"schema":1,"query":{"id":"q","text":"\u0000"},"positive":{"id":"p"},"negative":{"id":"n","truncated":true},"rank":1,"RANK":2}`))
+	f.Add([]byte(`{"schema":1,"query":{"id":"\ud800"},"positive":{"id":"p"},"negative":{"id":"n"},"rank":1,"similarity":{"query_positive":1e-50}}`))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		once, err := ParseTriplet(value)
+		if err != nil {
+			return
+		}
+		once.ID = TripletID(once.Query.ID, once.Positive.ID, once.Negative.ID, once.Revision)
+		once.Query.Truncated, once.Positive.Truncated, once.Negative.Truncated = false, false, false // Encode decides it anew
+		again, err := ParseTriplet(once.Encode(1 << 30))
+		if err != nil || !reflect.DeepEqual(once, again) {
+			t.Fatalf("%+v became %+v, %v", once, again, err)
+		}
+	})
+}
+
+func FuzzParseRefresh(f *testing.F) {
+	source := Source{Topic: "queries", Partition: 3, Offset: 1 << 40, Timestamp: 1790000000000}
+	f.Add("q", Refresh{Kind: KindEvidence, QueryID: "q", Text: "<q>", Evidence: []Evidence{{"a", 1}, {"b", 1 << 50}}, Embeddings: map[string][]float32{"e": {1, -0.1}}, Source: source}.Encode())
+	f.Add("q", Refresh{Kind: KindRefresh, QueryID: "q", Force: true, Published: map[string]int{"p": 3}, Revision: 5, Source: Source{Topic: SourceAudit}}.Encode())
+	f.Add("\ufffd", []byte(`{"kind":"forget","query_id":"\ud800","source":{}}`))
+	f.Fuzz(func(t *testing.T, key string, value []byte) {
+		once, err := ParseRefresh([]byte(key), value)
+		if err != nil {
+			return
+		}
+		if len(once.Evidence) == 0 {
+			once.Evidence = nil // an empty list is the same as none
+		}
+		if len(once.Published) == 0 {
+			once.Published = nil
+		}
+		again, err := ParseRefresh([]byte(key), once.Encode())
+		if err != nil || !reflect.DeepEqual(once, again) {
+			t.Fatalf("%+v became %+v, %v", once, again, err)
+		}
+	})
 }
 
 func compact(raw []byte) []byte {

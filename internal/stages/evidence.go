@@ -10,9 +10,9 @@ import (
 )
 
 // mergeEvidenceAfter is the number of pieces of evidence that a state keeps apart for one document. If there
-// are more, the two oldest pieces become one, with the younger timestamp. The weight stays exact. Only one
-// case is inexact: a forget with a timestamp between the two, which arrives after that many younger records
-// of the document, keeps more than it should.
+// are more, the two oldest pieces become one, with the younger timestamp. The weight stays exact, up to the
+// bound of records.AddMillionths. Only one case is inexact: a forget with a timestamp between the two, which
+// arrives after that many younger records of the document, keeps more than it should.
 const mergeEvidenceAfter = 64
 
 // Advance applies evidence and forgets to a copy of a state. It applies each record once: it passes over
@@ -91,10 +91,10 @@ func addEvidence(p *index.Positive, weight int64, at index.Position) {
 	p.Log = append(slices.Clone(p.Log), index.Logged{Position: at, Weight: weight})
 	slices.SortFunc(p.Log, func(a, b index.Logged) int { return a.Compare(b.Position) })
 	for len(p.Log) > mergeEvidenceAfter {
-		p.Log[1].Weight += p.Log[0].Weight
+		p.Log[1].Weight = records.AddMillionths(p.Log[1].Weight, p.Log[0].Weight)
 		p.Log = p.Log[1:]
 	}
-	p.Weight += weight
+	p.Weight = records.AddMillionths(p.Weight, weight)
 }
 
 // forget drops the text and the evidence that s.Forgotten covers.
@@ -109,7 +109,7 @@ func forget(s *index.State) {
 		for _, l := range p.Log {
 			if !s.Forgotten.Covers(l.Position) {
 				log = append(log, l)
-				p.Weight += l.Weight
+				p.Weight = records.AddMillionths(p.Weight, l.Weight)
 			}
 		}
 		if p.Log = log; len(log) > 0 {

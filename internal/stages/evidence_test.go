@@ -1,15 +1,21 @@
 package stages
 
 import (
+	"fmt"
 	"maps"
+	"math"
+	"math/big"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"hardneg/index"
+	"hardneg/internal/catalog"
 	"hardneg/internal/records"
+	"hardneg/stream"
 )
 
 // history draws the log of one query in three partitions: evidence and forgets. Timestamps are random, so
@@ -31,7 +37,7 @@ func history(t *rapid.T) [][]records.Refresh {
 			for range rapid.IntRange(0, 3).Draw(t, "mentions") {
 				r.Evidence = append(r.Evidence, records.Evidence{
 					Document: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "document"),
-					Weight:   rapid.Int64Range(1, 3).Draw(t, "weight"),
+					Weight:   rapid.OneOf(rapid.Int64Range(1, 3), rapid.Int64Range(math.MaxInt64/3, math.MaxInt64)).Draw(t, "weight"),
 				})
 			}
 		}
@@ -78,7 +84,7 @@ func batchWeights(log [][]records.Refresh) (weights map[string]int64, text strin
 			forget = &all[i].Source
 		}
 	}
-	weights = map[string]int64{}
+	sums := map[string]*big.Int{}
 	for i, r := range all {
 		gone := forget != nil && (r.Source.Timestamp < forget.Timestamp || r.Source.Timestamp == forget.Timestamp &&
 			(r.Source.Partition != forget.Partition || r.Source.Offset < forget.Offset))
@@ -89,10 +95,25 @@ func batchWeights(log [][]records.Refresh) (weights map[string]int64, text strin
 			newest, text = &all[i].Source, r.Text
 		}
 		for _, e := range r.Evidence {
-			weights[e.Document] += e.Weight
+			if sums[e.Document] == nil {
+				sums[e.Document] = new(big.Int)
+			}
+			sums[e.Document].Add(sums[e.Document], big.NewInt(e.Weight))
 		}
 	}
+	weights = map[string]int64{}
+	for document, sum := range sums {
+		weights[document] = bounded(sum)
+	}
 	return weights, text
+}
+
+// bounded returns the largest weight for every sum above it.
+func bounded(sum *big.Int) int64 {
+	if !sum.IsInt64() {
+		return math.MaxInt64
+	}
+	return sum.Int64()
 }
 
 func TestEvidenceIsTheBatchResultInAnyOrder(t *testing.T) {
@@ -115,11 +136,11 @@ func TestEvidenceIsTheBatchResultInAnyOrder(t *testing.T) {
 		weights := map[string]int64{}
 		for _, p := range state.Positives {
 			weights[p.Document] = p.Weight
-			var sum int64
+			sum := new(big.Int)
 			for _, l := range p.Log {
-				sum += l.Weight
+				sum.Add(sum, big.NewInt(l.Weight))
 			}
-			if sum != p.Weight {
+			if bounded(sum) != p.Weight {
 				t.Fatalf("%s weighs %d, its log %d", p.Document, p.Weight, sum)
 			}
 		}
@@ -166,5 +187,43 @@ func TestManyClicksKeepTheirWeight(t *testing.T) {
 	p := state.Positives[0]
 	if p.Weight != 10*mergeEvidenceAfter || len(p.Log) != mergeEvidenceAfter {
 		t.Fatalf("weight %d in %d pieces", p.Weight, len(p.Log))
+	}
+}
+
+// TestHugeWeightsDoNotOverflow: 10,000 clicks of the largest weight make 1e16 millionths, and 923 such records more
+// than an int64 holds. A sum that became negative would end the pair.
+func TestHugeWeightsDoNotOverflow(t *testing.T) {
+	click := fmt.Sprintf(`{"doc_id":"d","weight":%d}`, int(records.MaxWeight))
+	value := []byte(`{"query":"q","query_id":"q","clicks":[` + click + strings.Repeat(","+click, records.MaxNamed-1) + `]}`)
+	reader := QueryReader{Weights: catalog.Weights{PositiveWeight: 1}}
+	refresh, err := reader.Read(stream.Record{Topic: "queries", Key: []byte("q"), Value: value})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const each = 10_000 * 1_000_000_000_000
+	if len(refresh.Evidence) != 1 || refresh.Evidence[0].Weight != each {
+		t.Fatalf("evidence %+v", refresh.Evidence)
+	}
+	var state index.State
+	for i := range int64(1000) {
+		refresh.Source.Offset, refresh.Source.Timestamp = i, i
+		state = Advance(state, []records.Refresh{refresh})
+		want := int64(math.MaxInt64)
+		if i < math.MaxInt64/each {
+			want = (i + 1) * each
+		}
+		if got := state.Positives[0].Weight; got != want {
+			t.Fatalf("weight %d after %d records, want %d", got, i+1, want)
+		}
+	}
+	for _, l := range state.Positives[0].Log {
+		if l.Weight < each {
+			t.Fatalf("a piece of %d", l.Weight)
+		}
+	}
+	// A forget counts the rest anew: here the last 9 records.
+	state = Advance(state, []records.Refresh{{Kind: records.KindForget, QueryID: "q", Source: records.Source{Topic: "queries", Partition: 1, Timestamp: 990}}})
+	if got := state.Positives[0].Weight; got != 9*each {
+		t.Fatalf("weight %d after a forget", got)
 	}
 }

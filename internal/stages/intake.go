@@ -102,7 +102,7 @@ func (q QueryReader) evidence(query records.Query) []records.Evidence {
 			return
 		}
 		if i, ok := at[id]; ok {
-			evidence[i].Weight += records.Millionths(weight)
+			evidence[i].Weight = records.AddMillionths(evidence[i].Weight, records.Millionths(weight))
 			return
 		}
 		at[id] = len(evidence)

@@ -91,6 +91,47 @@ func TestTheIndexRefusesADocument(t *testing.T) {
 	}
 }
 
+// remembers is a model that keeps the texts it was given.
+type remembers struct {
+	writes
+	texts []string
+}
+
+func (m *remembers) Vectors(_ context.Context, _ embed.Kind, items []embed.Item) ([][]float32, []error, error) {
+	vectors := make([][]float32, len(items))
+	for i, item := range items {
+		m.texts, vectors[i] = append(m.texts, item.Text), []float32{1, 0}
+	}
+	return vectors, make([]error, len(items)), nil
+}
+
+// TestIndexerEmbedsATitleAlone: a document without a text is embedded by its title, as many of the BEIR collections have it.
+func TestIndexerEmbedsATitleAlone(t *testing.T) {
+	m := &remembers{}
+	e, err := stages.NewEnv(unconnected(), "generation", catalog.RulesOf(config.Default()), m, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outputs, err := stages.NewIndexer(e, m, 0).Process(t.Context(), []stream.Record{
+		{Topic: "documents", Offset: 0, Key: []byte("a"), Value: []byte(`{"title":"A title","text":""}`)},
+		{Topic: "documents", Offset: 1, Key: []byte("b"), Value: []byte(records.ByteOrderMark + `{"title":"Another","text":null}`)},
+	})
+	if err != nil || len(outputs) != 0 {
+		t.Fatalf("%d outputs, want no dead letter: %v", len(outputs), err)
+	}
+	if !slices.Equal(m.texts, []string{"A title", "Another"}) {
+		t.Errorf("embedded %q", m.texts)
+	}
+	for i, d := range m.written {
+		if d.Deleted || d.Text != "" || d.Hash != records.ContentHash(d.Title, "") || len(d.MinHash) == 0 {
+			t.Errorf("document %d was written as %+v", i, d)
+		}
+	}
+	if len(m.written) != 2 {
+		t.Errorf("%d documents were written", len(m.written))
+	}
+}
+
 // TestIntakeBounds checks that the evidence of any record within Kafka's default limit fits into the refresh
 // topic, and that a larger record becomes a dead letter. It also checks which carried vectors the evidence
 // keeps.
