@@ -18,8 +18,8 @@ type answer struct {
 	Error json.RawMessage
 }
 
-// element is an embedding of an answer. Its fields are read later, one by one, so that one bad embedding does not
-// make the others useless.
+// element is an embedding of an answer. Its fields are read later, one by one, so that one bad embedding does
+// not make the others useless.
 type element struct {
 	Index     json.RawMessage `json:"index"`
 	Embedding json.RawMessage `json:"embedding"`
@@ -42,7 +42,11 @@ func vectorsOf(body []byte, texts int, secrets []string) (vectors [][]float32, f
 		return vectors, flaws, nil
 	}
 	if len(elements) != texts {
-		return nil, nil, unreadable("the answer has %s for %s", quantity(len(elements), "embedding"), quantity(texts, "text"))
+		f := unreadable("the answer has %s for %s", quantity(len(elements), "embedding"), quantity(texts, "text"))
+		if len(elements) < texts {
+			f.outcome = Refused // the server works, and gives no vector to one of the texts
+		}
+		return nil, nil, f
 	}
 	seen := make([]bool, texts)
 	for i, e := range elements {

@@ -253,8 +253,8 @@ func (c *call) confirm(ctx context.Context, f *fault) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if c.accepted.Load() && f.outcome == Refused { // any other fault may describe the server's present state, so it is checked each time
-		return nil
+	if c.accepted.Load() && f.outcome == Refused {
+		return nil // any other fault may come from the server's present state, so it is checked each time
 	}
 	_, err := c.ask(ctx, c.kind, []string{c.probe(c.kind)})
 	var again *fault

@@ -13,8 +13,8 @@ import (
 	"hardneg/internal/config"
 )
 
-// unusable is an answer with status 200 (or 204) that gives one text no usable vector. The server gives it to every
-// request that holds the text "poison".
+// unusable is an answer with status 200 (or 204) that gives one text no usable vector. The server gives it to
+// every request that holds the text "poison".
 type unusable struct {
 	name  string
 	give  handler
@@ -135,8 +135,9 @@ func unusables() []unusable {
 	}
 }
 
-// TestUnusableAnswer: if the server gives no usable answer as soon as a batch holds one text, but answers to other texts, the
-// text is refused, and all others get their vectors. Such a text must not hold up its partition for ever.
+// TestUnusableAnswer: if the server gives no usable answer as soon as a batch holds one text, but answers to
+// other texts, the text is refused, and all others get their vectors. Such a text must not hold up its
+// partition for ever.
 func TestUnusableAnswer(t *testing.T) {
 	for _, test := range unusables() {
 		for _, batch := range []int{4, 1} {
@@ -164,7 +165,7 @@ func TestUnusableAnswer(t *testing.T) {
 					most := test.most
 					switch {
 					case test.quick:
-						most = 4 * time.Second
+						most = 2 * time.Second
 					case most == 0:
 						most = 20 * time.Second
 					}
@@ -191,7 +192,8 @@ func TestUnusableOnce(t *testing.T) {
 	}
 }
 
-// TestUnusableForAll: if the server gives no usable answer to any text, the texts are not the problem: no text is refused.
+// TestUnusableForAll: if the server gives no usable answer to any text, the texts are not the problem: no
+// text is refused.
 func TestUnusableForAll(t *testing.T) {
 	for _, test := range unusables() {
 		for _, texts := range [][]string{{"poison"}, {"poison 1", "poison 2", "poison 3"}} {
@@ -227,8 +229,8 @@ func TestShortPatience(t *testing.T) {
 	}
 }
 
-// TestServerComesBack: a server that answers nonsense for all of retry_for, and is well again just when it is asked for another
-// text, is no reason to refuse the text.
+// TestServerComesBack: a server that answers nonsense for all of retry_for, and is well again just when it is
+// asked for another text, is no reason to refuse the text.
 func TestServerComesBack(t *testing.T) {
 	for _, give := range []handler{status(200, "<html>"), status(500, "")} {
 		inBubble(t, config.Embedder{}, func(t *testing.T, b *bench) {
@@ -243,8 +245,8 @@ func TestServerComesBack(t *testing.T) {
 	}
 }
 
-// TestNotAskedIsNotRefused: while another text's failure keeps the server from being asked, a text that was not asked for is
-// not refused.
+// TestNotAskedIsNotRefused: while another text's failure keeps the server from being asked, a text that was
+// not asked for is not refused.
 func TestNotAskedIsNotRefused(t *testing.T) {
 	inBubble(t, config.Embedder{RetryFor: time.Millisecond}, func(t *testing.T, b *bench) {
 		b.rule = func(w http.ResponseWriter, r *http.Request, a asked) bool {
@@ -265,8 +267,8 @@ func TestNotAskedIsNotRefused(t *testing.T) {
 	})
 }
 
-// TestTwoModelsBehindOneAddress: while a balancer sends requests to an old and to a new server, whose vectors have other lengths,
-// no text is refused: the call fails or gives vectors.
+// TestTwoModelsBehindOneAddress: while a balancer sends requests to an old and to a new server, whose vectors
+// have other lengths, no text is refused: the call fails or gives vectors.
 func TestTwoModelsBehindOneAddress(t *testing.T) {
 	for seed := range uint64(50) {
 		inBubble(t, config.Embedder{Batch: 4, Concurrency: 1}, func(t *testing.T, b *bench) {
@@ -285,7 +287,8 @@ func TestTwoModelsBehindOneAddress(t *testing.T) {
 	}
 }
 
-// TestAnswerWithoutIndex: where an answer has no index, the place in the list counts. Google's server leaves out an index of 0.
+// TestAnswerWithoutIndex: where an answer has no index, the place in the list counts. Google's server leaves
+// out an index of 0.
 func TestAnswerWithoutIndex(t *testing.T) {
 	for name, change := range map[string]func(i int, e entry){
 		"left out where 0": func(i int, e entry) {
@@ -322,8 +325,8 @@ type fmtNumber string
 
 func (n fmtNumber) MarshalJSON() ([]byte, error) { return []byte(n), nil }
 
-// TestAnswerWithDoubledIndex: if two embeddings have the same index, or the place in the list of one is the index of another, the
-// order is not known. The texts are then asked for one by one.
+// TestAnswerWithDoubledIndex: if two embeddings have the same index, or the place in the list of one is the
+// index of another, the order is not known. The texts are then asked for one by one.
 func TestAnswerWithDoubledIndex(t *testing.T) {
 	reversed := func(change func(i int, e entry)) handler {
 		return func(w http.ResponseWriter, _ *http.Request, a asked) bool {
