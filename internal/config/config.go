@@ -158,7 +158,8 @@ type Embedder struct {
 	// where 0 means that the server is asked before a model is fitted.
 	Dimensions int `yaml:"dimensions" min:"0" max:"65536"`
 
-	// Base of the API, to which `/embeddings` is added: it mostly ends in `/v1`.
+	// Base of the API, to which `/embeddings` is added: it mostly ends in `/v1`. A query string, such as Azure's
+	// `?api-version=2024-10-21`, stays behind that. It is published with the model and shown in messages: no secrets.
 	URL string `yaml:"url,omitempty" of:"openai"`
 	// Name of the model, as the server knows it.
 	Model string `yaml:"model,omitempty" of:"openai"`
@@ -190,8 +191,9 @@ type Embedder struct {
 	// URL of a proxy, `http`, `https` or `socks5`. Empty: that of the environment (`HTTPS_PROXY`, `HTTP_PROXY`,
 	// `NO_PROXY`).
 	Proxy Secret `yaml:"proxy,omitempty" of:"openai"`
-	// How the numbers travel. Answers of the other kind are understood too. Empty: base64.
-	EncodingFormat string `yaml:"encoding_format,omitempty" enum:"|base64|float" of:"openai"`
+	// How the numbers travel. Answers of the other kind are understood too. `none` leaves the field out of requests,
+	// for servers that refuse it. Empty: base64.
+	EncodingFormat string `yaml:"encoding_format,omitempty" enum:"|base64|float|none" of:"openai"`
 	// Most texts in a request. 0: 32.
 	Batch int `yaml:"batch,omitempty" min:"0" max:"10000" of:"openai"`
 	// Most bytes of text in a request of more than one text; three to four are a token. 0: 64 KiB.

@@ -139,16 +139,36 @@ func (v *validation) embedderURL(key string, e Embedder) {
 		v.fail(key+"url", "is no URL that begins with http:// or https:// and a host") // not shown, because it may contain a password
 	case at.User != nil:
 		v.fail(key+"url", "holds a name or a password: put them into api_key, api_key_file or headers")
-	case at.RawQuery != "" || at.ForceQuery || at.Fragment != "":
-		v.fail(key+"url", "must have no ? or # part")
+	case at.Fragment != "":
+		v.fail(key+"url", "must have no # part")
 	case strings.HasSuffix(strings.TrimRight(at.Path, "/"), "/embeddings"):
 		v.fail(key+"url", "ends in /embeddings, which is added to it: leave it out")
 	case !secure && e.TLS != (TLS{}):
 		v.fail(key+"tls", "is set, but url begins with http://")
+	default:
+		v.embedderQuery(key, at.RawQuery)
 	}
 	tls := e.TLS
 	tls.Enabled = true
 	v.tls(key+"tls", tls)
+}
+
+// secretParameters are the names under which servers take a key in the query string of a URL.
+var secretParameters = []string{
+	"access_token", "api-key", "api_key", "apikey", "auth", "code", "key", "password", "secret", "sig", "signature", "subscription-key", "token",
+}
+
+// embedderQuery checks the query string of a URL. The URL is published with the model, so it must hold no key.
+func (v *validation) embedderQuery(key, query string) {
+	parameters, err := url.ParseQuery(query)
+	if err != nil {
+		v.fail(key+"url", "has a ? part that is no list of name=value with & between them")
+	}
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if slices.Contains(secretParameters, strings.ToLower(name)) {
+			v.fail(key+"url", "holds a key in its ? part, under %s: put it into api_key, api_key_file or headers", name)
+		}
+	}
 }
 
 func (v *validation) headers(key string, e Embedder) {

@@ -22,16 +22,23 @@ type subject struct {
 
 // subjects returns all kinds of embedders, each of three dimensions.
 func subjects(t *testing.T) []subject {
-	server := newScripted(t)
-	server.rule = refusing(400, "refuse")
-	server.Start()
-	t.Cleanup(server.Close)
+	serve := func(rule handler) string {
+		server := newScripted(t)
+		server.rule = rule
+		server.Start()
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	server := serve(refusing(400, "refuse"))
+	silent := serve(spoiled(func(e entry) { e["embedding"] = nil }))
 	embedders := fitted(t,
 		config.Embedder{Name: "words", Type: TypeLexicalWord, Dimensions: 3},
 		config.Embedder{Name: "chars", Type: TypeLexicalChar, Dimensions: 3},
 		config.Embedder{Name: "own", Type: TypeCarried, Dimensions: 3},
-		config.Embedder{Name: "e5", Type: TypeOpenAI, Dimensions: 3, URL: server.URL + "/v1", Model: "m", Batch: 5},
-		config.Embedder{Name: "alone", Type: TypeOpenAI, Dimensions: 3, URL: server.URL + "/v1", Model: "m", Batch: 1, EncodingFormat: "float"},
+		config.Embedder{Name: "e5", Type: TypeOpenAI, Dimensions: 3, URL: server + "/v1", Model: "m", Batch: 5},
+		config.Embedder{Name: "alone", Type: TypeOpenAI, Dimensions: 3, URL: server + "/v1", Model: "m", Batch: 1, EncodingFormat: "float"},
+		config.Embedder{Name: "azure", Type: TypeOpenAI, Dimensions: 3, URL: server + "/deployments/m?api-version=1", Model: "m", EncodingFormat: "none"},
+		config.Embedder{Name: "null", Type: TypeOpenAI, Dimensions: 3, URL: silent, Model: "m", Batch: 5},
 	)
 	wordless := []string{"...", "", "\xff\xfe"}
 	return []subject{
@@ -40,6 +47,8 @@ func subjects(t *testing.T) []subject {
 		{"carried", embedders[2], nil, "", true},
 		{"openai", embedders[3], []string{"refuse this", "please refuse"}, `refuses the text: 400 Bad Request: "the input has the word refuse"`, false},
 		{"openai, one by one", embedders[4], []string{"refuse this"}, `refuses the text: 400 Bad Request: "the input has the word refuse"`, false},
+		{"openai, with a query string", embedders[5], []string{"refuse this"}, `/deployments/m/embeddings?api-version=1, model "m" refuses the text: 400`, false},
+		{"openai, null for a text", embedders[6], []string{"poison"}, "gives no usable vector: the embedding is null", false},
 	}
 }
 

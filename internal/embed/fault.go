@@ -19,8 +19,8 @@ type Outcome string
 // After any other outcome the request is repeated.
 const (
 	OK        Outcome = "ok"
-	Refused   Outcome = "refused"   // 4xx: something is wrong with a text
-	Denied    Outcome = "denied"    // 401, 403, 404 and similar, or vectors of another length
+	Refused   Outcome = "refused"   // 4xx, or no usable vector: something is wrong with a text
+	Denied    Outcome = "denied"    // 401, 403, 404 and similar, vectors of another length, or another API
 	Busy      Outcome = "busy"      // 429 or 503
 	TimedOut  Outcome = "timeout"   // no answer in time
 	Failed    Outcome = "failed"    // another 5xx, or the connection could not be made or broke
@@ -48,6 +48,8 @@ type fault struct {
 	text    string        // what went wrong, and what to do about it if that is known
 	after   time.Duration // the server asks not to be called for this long
 	rekeyed bool          // the key file now holds another key than the refused one
+	unasked bool          // the server was not asked for these texts, because of an earlier failure
+	length  string        // if the vectors have another length than expected: what is wrong with the first one
 	cause   error
 }
 
@@ -57,6 +59,33 @@ func (f *fault) Unwrap() error { return f.cause }
 // again reports whether the same request may succeed later.
 func (f *fault) again() bool {
 	return f.rekeyed || f.outcome != Refused && f.outcome != Denied && f.outcome != cancelled
+}
+
+// maybeText reports whether one of the texts may have made the request fail. If inference breaks on a text,
+// servers answer 500 each time, or answer 200 and then send no vector, no JSON, or only a part of it, although
+// other texts succeed. Such a text must not hold up its partition for ever.
+func (f *fault) maybeText() bool {
+	if f.unasked {
+		return false
+	}
+	switch f.outcome {
+	case Refused, Invalid:
+		return true
+	}
+	return f.status == http.StatusInternalServerError || f.status == http.StatusOK
+}
+
+// refusal says why a single text is refused.
+func (f *fault) refusal() (what string, why error) {
+	switch {
+	case f.length != "":
+		return " gives no usable vector:", errors.New(f.length)
+	case f.status == http.StatusOK && f.outcome == Refused:
+		return " gives no usable vector:", f
+	case f.status == http.StatusOK:
+		return " gives no usable answer to the text:", f
+	}
+	return " refuses the text:", f
 }
 
 // outcomeOf is the only table from the status of an answer to its meaning.
@@ -104,36 +133,46 @@ func advice(status int, location string) string {
 // longestMessage limits, in bytes, how much of a server's answer is quoted.
 const longestMessage = 300
 
-// message returns the error message in an answer, shortened and without secrets. Servers send it as
-// error.message (OpenAI, vLLM), error (text-embeddings-inference, Ollama), message, detail (Infinity), or as
-// plain text.
+// message returns the error message in an answer, or the answer itself, shortened and without secrets.
 func message(body []byte, secrets []string) string {
-	var fields struct {
-		Error, Message, Detail json.RawMessage
-	}
-	text := ""
-	if json.Unmarshal(body, &fields) == nil {
-		var inside struct{ Message string }
-		for _, part := range []json.RawMessage{fields.Error, fields.Message, fields.Detail} {
-			switch {
-			case text != "" || len(part) == 0:
-			case json.Unmarshal(part, &text) == nil:
-			case json.Unmarshal(part, &inside) == nil && inside.Message != "":
-				text = inside.Message
-			default:
-				text = string(part)
-			}
-		}
-	}
+	text := errorIn(body)
 	if text == "" {
 		text = string(body)
 	}
+	return quotable(text, longestMessage, secrets)
+}
+
+// errorIn returns the error message in an answer. Servers send it as error.message (OpenAI, vLLM), error
+// (text-embeddings-inference, Ollama), message or detail (Infinity). Without any, errorIn returns "".
+func errorIn(body []byte) (text string) {
+	var fields struct {
+		Error, Message, Detail json.RawMessage
+	}
+	if json.Unmarshal(body, &fields) != nil {
+		return ""
+	}
+	var inside struct{ Message string }
+	for _, part := range []json.RawMessage{fields.Error, fields.Message, fields.Detail} {
+		switch {
+		case text != "" || len(part) == 0:
+		case json.Unmarshal(part, &text) == nil:
+		case json.Unmarshal(part, &inside) == nil && inside.Message != "":
+			text = inside.Message
+		default:
+			text = string(part)
+		}
+	}
+	return text
+}
+
+// quotable shortens what a server said, and masks the secrets in it.
+func quotable(text string, most int, secrets []string) string {
 	for _, secret := range secrets {
 		if len(secret) >= 6 { // removing a shorter secret might remove most of the message
 			text = strings.ReplaceAll(text, secret, "********")
 		}
 	}
-	return cut(strings.ToValidUTF8(strings.TrimSpace(text), "\uFFFD"), longestMessage)
+	return cut(strings.ToValidUTF8(strings.TrimSpace(text), "\uFFFD"), most)
 }
 
 // cut shortens a text to at most so many bytes, and cuts between two characters.

@@ -7,7 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -103,7 +103,10 @@ func ServedAs(e config.Embedder, kind Kind) AsServed {
 
 func (o *openai) fields(k AsServed) map[string]any {
 	fields := k.Body
-	fields["model"], fields["encoding_format"] = k.Model, o.EncodingFormat
+	fields["model"] = k.Model
+	if o.EncodingFormat != "none" {
+		fields["encoding_format"] = o.EncodingFormat
+	}
 	if o.RequestDimensions {
 		fields["dimensions"] = o.Embedder.Dimensions
 	}
@@ -116,15 +119,14 @@ func (o *openai) Dimensions() int { return o.dimensions }
 // probeText is a text that every server can embed. If a server refuses it, the texts are not the problem.
 const probeText = "How are hard negatives mined?"
 
+// probe returns the text to try a server with, as it is sent.
+func (o *openai) probe(kind Kind) string { return o.kinds[kind].prefix + probeText }
+
 // Probe asks the server for the length of its vectors if it is not configured. It asks for both kinds of
 // texts.
 func (o *openai) Probe(ctx context.Context) error {
 	for _, kind := range []Kind{Passage, Query} {
-		c := &call{openai: o, kind: kind, texts: []string{o.kinds[kind].prefix + probeText}}
-		vectors, err := o.ask(ctx, kind, c.texts)
-		if err == nil {
-			err = checkVector(vectors[0], "the vector")
-		}
+		vectors, err := o.ask(ctx, kind, []string{o.probe(kind)})
 		if err != nil {
 			return o.callError(ctx, kind, err)
 		}
@@ -141,8 +143,8 @@ type call struct {
 	vectors  [][]float32
 	failures []error
 
-	mu       sync.Mutex
-	accepted bool // the server has given a vector of this kind during this call
+	accepted   atomic.Bool   // the server has given a vector of this kind during this call
+	confirming chan struct{} // holds one element while a batch asks for another text
 }
 
 // Embed is safe for concurrent use.
@@ -156,6 +158,7 @@ func (o *openai) Embed(ctx context.Context, kind Kind, items []Item) ([][]float3
 	c := &call{
 		openai: o, kind: kind,
 		texts: make([]string, len(items)), vectors: make([][]float32, len(items)), failures: make([]error, len(items)),
+		confirming: make(chan struct{}, 1),
 	}
 	var todo []int
 	for i, item := range items {
@@ -213,50 +216,27 @@ func (c *call) embed(ctx context.Context, batch []int) error {
 	if err := c.confirm(ctx, f); err != nil {
 		return err
 	}
-	if len(batch) > 1 {
-		half := len(batch) / 2
-		if err := c.embed(ctx, batch[:half]); err != nil {
-			return err
-		}
-		return c.embed(ctx, batch[half:])
+	if len(batch) == 1 {
+		return c.refuse(ctx, batch[0], f)
 	}
-	c.failures[batch[0]] = c.wrapError(c.kind, " refuses the text:", f)
-	return nil
+	half := len(batch) / 2
+	if err := c.embed(ctx, batch[:half]); err != nil {
+		return err
+	}
+	return c.embed(ctx, batch[half:])
 }
 
-// maybeText reports whether one of the texts may have made the request fail. If inference breaks on a text,
-// servers answer 500 each time, although other texts succeed. Such a text must not hold up its partition for
-// ever.
-func (f *fault) maybeText() bool {
-	return f.outcome == Refused || f.status == http.StatusInternalServerError
-}
-
-// keepVectors keeps the vectors of a batch. It asks for a flawed vector again, with its text alone, because the
-// batch may have caused the flaw.
+// keepVectors keeps the vectors of a batch. It asks again for a text without a usable vector, with that text
+// alone, because the batch may have caused the flaw.
 func (c *call) keepVectors(ctx context.Context, batch []int, vectors [][]float32) error {
-	var flawed []int
-	var flaw error
+	c.accepted.Store(true)
 	for at, i := range batch {
-		if err := checkVector(vectors[at], "the vector"); err != nil {
-			flawed, flaw = append(flawed, i), err
-			continue
-		}
 		c.vectors[i] = vectors[at]
 	}
-	if len(flawed) < len(batch) {
-		c.mu.Lock()
-		c.accepted = true
-		c.mu.Unlock()
-	}
-	if len(batch) == 1 && flaw != nil {
-		f := &fault{outcome: Invalid, text: flaw.Error()}
-		if err := c.confirm(ctx, f); err != nil {
-			return err
+	for at, i := range batch {
+		if vectors[at] != nil {
+			continue
 		}
-		c.failures[batch[0]] = c.wrapError(c.kind, " gives no usable vector:", f)
-		return nil
-	}
-	for _, i := range flawed {
 		if err := c.embed(ctx, []int{i}); err != nil {
 			return err
 		}
@@ -267,26 +247,58 @@ func (c *call) keepVectors(ctx context.Context, batch []int, vectors [][]float32
 // confirm checks that the server refuses these texts and not every text, by embedding another one. Without
 // this check, a wrong setting would turn every record into a dead letter. The error concerns the whole call.
 func (c *call) confirm(ctx context.Context, f *fault) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.accepted && f.status != http.StatusInternalServerError { // a 500 may describe the server's present state, so it is checked each time
-		return nil
+	select {
+	case c.confirming <- struct{}{}:
+		defer func() { <-c.confirming }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	vectors, err := c.ask(ctx, c.kind, []string{c.kinds[c.kind].prefix + probeText})
-	if err == nil {
-		err = checkVector(vectors[0], "the vector")
+	if c.accepted.Load() && f.outcome == Refused {
+		return nil // any other fault may come from the server's present state, so it is checked each time
 	}
+	_, err := c.ask(ctx, c.kind, []string{c.probe(c.kind)})
 	var again *fault
 	switch {
 	case err == nil:
-		c.accepted = true
+		c.accepted.Store(true)
 		return nil
 	case errors.As(err, &again) && again.outcome != Refused:
 		return err
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	return &fault{outcome: Denied, status: f.status, text: fmt.Sprintf("%v; it does not take %q either: is the model's name right, and what else is configured?", f, probeText), cause: f}
+	question := "is the model's name right, and what else is configured?"
+	if strings.Contains(f.text, "encoding_format") {
+		question = "set encoding_format to float, or to none to leave it out of requests"
+	}
+	return &fault{outcome: Denied, text: fmt.Sprintf("%v; it does not take %q either: %s", f, probeText, question), cause: f}
+}
+
+// refuse fills in the failure of a single text, after the server has accepted another one. A status of 4xx
+// says that the text is refused. After any other fault, the text is tried a last time: perhaps the server was
+// down until it was asked for the other text.
+func (c *call) refuse(ctx context.Context, i int, f *fault) error {
+	if f.outcome != Refused || f.status == http.StatusOK {
+		texts := []string{c.texts[i]}
+		if f.length != "" && c.Batch > 1 {
+			// Behind one address there may be an old and a new server, whose vectors have other lengths. The
+			// other text goes along, so that one server answers for both.
+			texts = append(texts, c.probe(c.kind))
+		}
+		vectors, err := c.try(ctx, c.kind, texts, false)
+		var again *fault
+		switch {
+		case err == nil && vectors[0] != nil:
+			c.vectors[i] = vectors[0]
+			return nil
+		case err == nil: // the other text has a vector
+		case !errors.As(err, &again) || !again.maybeText(), len(texts) > 1 && again.length != "":
+			return err
+		}
+	}
+	what, why := f.refusal()
+	c.failures[i] = c.wrapError(c.kind, what, why)
+	return nil
 }
 
 // callError returns the error of a whole call.
@@ -307,63 +319,99 @@ func (o *openai) wrapError(kind Kind, what string, err error) error {
 	return fmt.Errorf("embedder %s: %s, model %q%s %w", o.Embedder.Name, o.endpoint(), o.kinds[kind].model, what, err)
 }
 
-func (o *openai) endpoint() string { return strings.TrimRight(o.URL, "/") + "/embeddings" }
+// endpoint returns the address of requests. A query string, such as Azure's api-version, stays at the end.
+func (o *openai) endpoint() string {
+	base, query, found := strings.Cut(o.URL, "?")
+	base = strings.TrimRight(base, "/") + "/embeddings"
+	if found && query != "" {
+		return base + "?" + query
+	}
+	return base
+}
 
 // ask makes one request and repeats it while that may help, for at most RetryFor after the first failure. The
 // error is a *fault or the context's.
 func (o *openai) ask(ctx context.Context, kind Kind, texts []string) ([][]float32, error) {
+	return o.try(ctx, kind, texts, true)
+}
+
+// try makes a request, and repeats it if it may. An unusable answer to several texts is not asked for again,
+// because half of them will be.
+//
+// In the vectors, a text without a usable vector has nil. At least one text has a vector.
+func (o *openai) try(ctx context.Context, kind Kind, texts []string, repeat bool) ([][]float32, error) {
 	if o.broken != nil {
 		return nil, o.broken
 	}
 	var failed time.Time // time of the first failure
+	var last *fault
 	for attempt := 1; ; attempt++ {
 		patience := o.RetryFor
 		if attempt > 1 {
 			patience -= time.Since(failed)
 		}
 		closed, why, err := o.gate.enter(ctx, patience)
+		if attempt == 1 && why != nil && why.maybeText() {
+			// A bad text has closed the gate, here or in another call. The server may be well, so this request is
+			// made even if retry_for is short.
+			closed, why, err = o.gate.enter(ctx, longestPause)
+		}
 		if err != nil {
 			return nil, err
 		}
 		if why != nil {
-			return nil, why.withAttempts(fmt.Sprintf("asked %s, and not for %v to come", times(attempt-1), closed.Round(time.Millisecond)))
+			return nil, stopped(last, why, attempt-1, closed)
 		}
 		began := time.Now()
 		vectors, f := o.request(ctx, kind, texts)
 		limit := o.gate.leave(began, f)
-		o.report(ctx, Request{Took: time.Since(began), Again: attempt > 1, Limit: limit}, len(texts), f)
+		o.report(ctx, Request{Took: time.Since(began), Again: attempt > 1, Limit: limit}, vectors, f)
 		if f == nil {
 			return vectors, nil
 		}
-		if !f.again() {
+		if !repeat || !f.again() || f.outcome == Invalid && len(texts) > 1 {
 			return nil, f
 		}
-		if attempt == 1 {
+		if last = f; attempt == 1 {
 			failed = time.Now()
 		}
 	}
 }
 
-func times(n int) string {
-	if n == 1 {
-		return "once"
+// stopped returns the fault of a request that the gate holds up for too long: the request's own last failure. If
+// it was never made, this is the failure that closed the gate.
+func stopped(last, closedBy *fault, attempts int, closed time.Duration) *fault {
+	out := *closedBy
+	if last != nil {
+		out = *last
 	}
-	return fmt.Sprintf("%d times", n)
-}
-
-// withAttempts returns the fault with a note on how often the request was tried.
-func (f *fault) withAttempts(tried string) *fault {
-	out := *f
-	out.text += " (" + tried + ")"
+	out.unasked = last == nil
+	tried := quantity(attempts, "time")
+	if attempts == 1 {
+		tried = "once"
+	}
+	out.text += fmt.Sprintf(" (asked %s, and not for %v to come)", tried, closed.Round(time.Millisecond))
 	return &out
 }
 
-func (o *openai) report(ctx context.Context, r Request, texts int, f *fault) {
+// quantity returns a number with a noun.
+func quantity(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func (o *openai) report(ctx context.Context, r Request, vectors [][]float32, f *fault) {
 	r.Embedder, r.Outcome = o.Embedder.Name, OK
-	if f == nil {
-		r.Texts = texts
-	} else {
+	if f != nil {
 		r.Outcome = f.outcome
+	} else {
+		for _, vector := range vectors {
+			if vector != nil {
+				r.Texts++
+			}
+		}
 	}
 	if r.Outcome != cancelled && o.observe != nil {
 		o.observe(ctx, r)

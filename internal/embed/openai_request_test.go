@@ -47,6 +47,7 @@ func TestRequest(t *testing.T) {
 			Body:      map[string]any{"truncate": true, "input_type": "any", "list": []any{uint64(1), nil}},
 			QueryBody: map[string]any{"input_type": "query", "big": json.Number("12345678901234567890")}, PassageBody: map[string]any{"input_type": "passage"},
 		}, Query, `{"model":"m","encoding_format":"base64","dimensions":3,"truncate":true,"input_type":"query","list":[1,null],"big":12345678901234567890,"input":["<a> & b"]}`, nil},
+		{"without encoding_format", config.Embedder{Model: "m", EncodingFormat: "none"}, Passage, `{"model":"m","input":["<a> & b"]}`, nil},
 		{"headers", config.Embedder{Model: "m", APIKey: "key", Headers: map[string]config.Secret{"x-team": "search", "user-agent": "me", "Accept": "*/*"}}, Passage,
 			`{"model":"m","encoding_format":"base64","input":["<a> & b"]}`,
 			map[string]string{"Authorization": "Bearer key", "X-Team": "search", "User-Agent": "me", "Accept": "*/*"}},
@@ -76,14 +77,37 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// TestAddress: /embeddings is added to the path of the url, and a query string stays behind it.
+func TestAddress(t *testing.T) {
+	for url, want := range map[string]string{
+		"http://server:8080":     "/embeddings",
+		"http://server:8080/v1":  "/v1/embeddings",
+		"http://server:8080/v1/": "/v1/embeddings",
+		"http://server:8080/v1?": "/v1/embeddings",
+		"http://server:8080/openai/deployments/X?api-version=2024-10-21":         "/openai/deployments/X/embeddings?api-version=2024-10-21",
+		"http://server:8080/openai/deployments/X/?api-version=2024-10-21&a=%2Fb": "/openai/deployments/X/embeddings?api-version=2024-10-21&a=%2Fb",
+		"http://server:8080?a=b/": "/embeddings?a=b/",
+	} {
+		inBubble(t, config.Embedder{URL: url}, func(t *testing.T, b *bench) {
+			b.succeed("a")
+			if got := b.requests()[0].path; got != want {
+				t.Errorf("%s: %s, want %s", url, got, want)
+			}
+			b.rule = status(401, "")
+			_, _, err := b.embed("a")
+			expect(t, err, ErrDenied, "embedder e5: http://server:8080"+want+", model")
+		})
+	}
+}
+
 // TestOrderAndEncoding: both encodings are understood, whichever was requested, with the entries in any
 // order.
 func TestOrderAndEncoding(t *testing.T) {
-	for _, asks := range []string{"base64", "float"} {
+	for _, asks := range []string{"base64", "float", "none"} {
 		for _, gets := range []string{"base64", "float"} {
 			inBubble(t, config.Embedder{EncodingFormat: asks}, func(t *testing.T, b *bench) {
 				b.rule = func(w http.ResponseWriter, _ *http.Request, a asked) bool {
-					if a.format != asks {
+					if a.format != strings.TrimPrefix(asks, "none") {
 						t.Errorf("asked for %s", a.format)
 					}
 					a.format = gets

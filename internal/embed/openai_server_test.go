@@ -29,7 +29,7 @@ const serverDimensions = 3
 type asked struct {
 	at     time.Time
 	header http.Header
-	path   string
+	path   string // with the query string
 	model  string
 	format string
 	texts  []string
@@ -66,7 +66,7 @@ func (s *scripted) serve(w http.ResponseWriter, r *http.Request) {
 		Format string `json:"encoding_format"`
 		Input  []string
 	}
-	a := asked{at: time.Now(), header: r.Header.Clone(), path: r.URL.Path}
+	a := asked{at: time.Now(), header: r.Header.Clone(), path: r.URL.RequestURI()}
 	if err := errors.Join(err, json.Unmarshal(raw, &body), json.Unmarshal(raw, &a.body)); err != nil || r.Method != http.MethodPost {
 		s.t.Errorf("%s %s: %v", r.Method, raw, err)
 	}
@@ -260,7 +260,10 @@ func inBubble(t *testing.T, definition config.Embedder, test func(t *testing.T, 
 		if definition.Dimensions == 0 {
 			definition.Dimensions = serverDimensions
 		}
-		definition.Type, definition.URL = TypeOpenAI, "http://server:8080/v1/"
+		definition.Type = TypeOpenAI
+		if definition.URL == "" {
+			definition.URL = "http://server:8080/v1/"
+		}
 		embedders, err := New([]config.Embedder{definition}, &Resources{Observe: b.observe})
 		if err != nil {
 			t.Fatal(err)

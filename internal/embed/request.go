@@ -109,16 +109,20 @@ func (o *openai) request(caller context.Context, kind Kind, texts []string) ([][
 		return nil, f
 	}
 	if err != nil {
-		return nil, connectionFault(caller, o.Timeout, fmt.Errorf("the answer broke off after %d bytes: %w", len(body), err))
+		f := connectionFault(caller, o.Timeout, fmt.Errorf("the answer broke off after %d bytes: %w", len(body), err))
+		if f.outcome == Failed {
+			f.status = http.StatusOK
+		}
+		return nil, f
 	}
 	if len(body) > most {
-		return nil, &fault{outcome: Invalid, text: fmt.Sprintf("the answer to %d texts has more than %d bytes", len(texts), most)}
+		return nil, unreadable("the answer to %s has more than %d bytes", quantity(len(texts), "text"), most)
 	}
-	vectors, err := vectorsOf(body, len(texts), o.secrets(key))
-	if err != nil {
-		return nil, &fault{outcome: Invalid, text: err.Error(), cause: err}
+	vectors, flaws, f := vectorsOf(body, len(texts), o.secrets(key))
+	if f != nil {
+		return nil, f
 	}
-	return vectors, o.lengthFault(vectors)
+	return vectors, o.dropUnusable(vectors, flaws)
 }
 
 func (o *openai) prepare(ctx context.Context, kind Kind, texts []string, key string) (*http.Request, error) {
@@ -167,17 +171,45 @@ func (o *openai) answerLimit(texts int) int {
 	return answerBytes + texts*(embeddingBytes+numberBytes*dimensions)
 }
 
-// lengthFault compares the length of the vectors with the length that was configured or probed. While that is
-// not known, all vectors must be as long as the first one.
-func (o *openai) lengthFault(vectors [][]float32) *fault {
-	want := o.dimensions
-	if want == 0 {
-		want = len(vectors[0])
-	}
-	for _, vector := range vectors {
-		if len(vector) != want || len(vector) > maxDimensions {
-			return &fault{outcome: Denied, text: fmt.Sprintf("the server gives vectors of %d numbers, want %d: another model runs there, or dimensions is wrong", len(vector), want)}
+// dropUnusable replaces vectors that cannot be used by nil. It returns a fault if no vector is left.
+//
+// It compares the length of the vectors with the length that was configured or probed. While that is not known,
+// all vectors must be as long as the first one.
+func (o *openai) dropUnusable(vectors [][]float32, flaws []error) *fault {
+	want, usable := o.dimensions, false
+	var worst *fault
+	for i, vector := range vectors {
+		err := flaws[i]
+		if want == 0 && err == nil {
+			want = len(vector)
+		}
+		switch {
+		case err != nil:
+		case len(vector) > maxDimensions:
+			err = fmt.Errorf("the vector has %d numbers, and at most %d are possible", len(vector), maxDimensions)
+		case len(vector) != want:
+			if worst == nil {
+				worst = &fault{
+					outcome: Denied, status: http.StatusOK, length: fmt.Sprintf("the vector has %d numbers, want %d", len(vector), want),
+					text: fmt.Sprintf("the server gives vectors of %d numbers, want %d: another model runs there, or dimensions is wrong", len(vector), want),
+				}
+			}
+			vectors[i] = nil
+			continue
+		default:
+			err = checkVector(vector, "the vector")
+		}
+		if err == nil {
+			usable = true
+			continue
+		}
+		vectors[i] = nil
+		if worst == nil {
+			worst = &fault{outcome: Refused, status: http.StatusOK, text: err.Error(), cause: err}
 		}
 	}
-	return nil
+	if usable {
+		return nil
+	}
+	return worst
 }

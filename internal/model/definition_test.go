@@ -16,8 +16,9 @@ import (
 	"hardneg/internal/embed"
 )
 
-// embeddingServer gives vectors of 4 numbers, by model and text. While denied is set, it refuses every
-// request.
+// embeddingServer gives vectors of 4 numbers, by model and text. It answers without a vector to a text with the
+// word "silent", without an entry to one with "missing", and with an error of status 200 to a batch with
+// "broken". While denied is set, it refuses every request.
 func embeddingServer(t *testing.T) (url string, denied *atomic.Bool, requests *atomic.Int32) {
 	denied, requests = new(atomic.Bool), new(atomic.Int32)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -33,12 +34,23 @@ func embeddingServer(t *testing.T) (url string, denied *atomic.Bool, requests *a
 			http.Error(w, "no", http.StatusUnauthorized)
 			return
 		}
-		data := make([]map[string]any, len(body.Input))
+		data := []map[string]any{}
 		for i, text := range body.Input {
+			if strings.Contains(text, "broken") {
+				_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{"message": "CUDA error"}})
+				return
+			}
+			if strings.Contains(text, "missing") {
+				continue
+			}
 			hash := fnv.New64a()
 			hash.Write([]byte(body.Model + text))
 			sum := hash.Sum64()
-			data[i] = map[string]any{"index": i, "embedding": []float32{1, float32(sum & 0xff), float32(sum >> 8 & 0xff), float32(sum >> 16 & 0xff)}}
+			e := map[string]any{"index": i, "embedding": []float32{1, float32(sum & 0xff), float32(sum >> 8 & 0xff), float32(sum >> 16 & 0xff)}}
+			if strings.Contains(text, "silent") {
+				e["embedding"] = nil
+			}
+			data = append(data, e)
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"data": data})
 	}))
@@ -118,6 +130,27 @@ func TestServedFitFails(t *testing.T) {
 	definition := served("http://127.0.0.1:1")
 	if _, err := Fit(t.Context(), nil, []config.Embedder{definition}, unreduced, 1, prose(1, 5)); !errors.Is(err, embed.ErrUnavailable) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestServedFitLeavesOut: a text to which the server gives no usable answer is left out of the sample, and the
+// model is the same as without it.
+func TestServedFitLeavesOut(t *testing.T) {
+	url, _, _ := embeddingServer(t)
+	want := mustFit(t, []config.Embedder{served(url)}, unreduced, 1, prose(1, 100))
+	for word, places := range map[string][]int{"silent": {100, 50, 0}, "missing": {100, 50, 0}, "broken": {50}} {
+		sample := prose(1, 100)
+		for _, at := range places {
+			sample = slices.Insert(sample, at, embed.Item{Text: "a " + word + " text"})
+		}
+		m, err := Fit(t.Context(), nil, []config.Embedder{served(url)}, unreduced, 1, sample)
+		if err != nil {
+			t.Errorf("%s: %v", word, err)
+			continue
+		}
+		if m.ID() != want.ID() || m.Info().Samples != 100 {
+			t.Errorf("%s: model %s of %d texts, want %s of 100", word, m.ID(), m.Info().Samples, want.ID())
+		}
 	}
 }
 
