@@ -37,11 +37,12 @@ type ReplayOptions struct {
 // record is sent once, even if a replay is interrupted or several replays run at the same time. Replay leaves
 // out:
 //
-//   - a record of the documents topic that is not the newest one of its document, because it would undo what came later. To find
-//     out, Replay reads the documents topic, from the oldest chosen record on;
-//   - a malformed record, which would only become a dead letter again, and a record that its topic does not take;
-//   - a second dead letter of the same record, because the record's evidence would count twice. The stages of several generations
-//     may each write a dead letter;
+//   - a record of the documents topic that is not the newest one of its document, because it would undo
+//     what came later. To find out, Replay reads the documents topic, from the oldest chosen record on;
+//   - a malformed record, which would only become a dead letter again, and a record that its topic does
+//     not take;
+//   - a second dead letter of the same record, because the record's evidence would count twice. The stages
+//     of several generations may each write a dead letter;
 //   - a record of the refresh topic that is no evidence.
 //
 // A dead letter of the miner may hold an evidence record of the refresh topic. Replay turns that back into a

@@ -47,7 +47,7 @@ func TestEvaluate(t *testing.T) {
 	}
 	// These figures come from the published lists.
 	full, slots, uses, verbatim, above := map[string]int{}, 0, map[string]int{}, 0, 0
-	var margins, nearness []float64 // of all negatives; those of the rule semantic have a margin below 0
+	var margins, nearness []float64 // of all negatives; the policy semantic gives a margin below 0
 	for key, text := range w.Got() {
 		parts := strings.Split(key, `"`) // ["query","positive",rank]
 		negative, _, _ := strings.Cut(text, " ")

@@ -20,7 +20,7 @@ import (
 // Options says on which documents to fit a model.
 type Options struct {
 	catalog.Conn                             // Index is used only with FromIndex
-	FromIndex    bool                        // take the documents of the live collection, not those of the documents topic
+	FromIndex    bool                        // take documents from the live collection, not from the documents topic
 	Cache        *embed.Cache                // of vectors; nil: none
 	Sample       int                         // number of documents, at most
 	Seed         uint64                      // of the choice of documents
