@@ -100,7 +100,7 @@ func (c *command) replayLetters(ctx context.Context, d deadletter.Queue, o deadl
 	encoder := newEncoder(c.stdout)
 	sent, left := 0, 0
 	o.Tell = func(x deadletter.Outcome) error {
-		line := replayedLetter{Letter: x.Letter.At(), Record: placeOf(x.Letter.Record), Left: x.Left}
+		line := replayedLetter{Letter: x.DeadLetter.At(), Record: placeOf(x.DeadLetter.Record), Left: x.Left}
 		switch {
 		case x.Before && !named:
 			return nil // filters choose it again at each call, which is no news

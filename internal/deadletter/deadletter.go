@@ -1,4 +1,5 @@
-// Package deadletter reads the dead letters of a view and sends their records again. Only packages of hardneg import it.
+// Package deadletter reads the dead letters of a view, and sends their records again. Only packages of
+// hardneg import it.
 package deadletter
 
 import (
@@ -12,15 +13,15 @@ import (
 	"hardneg/stream"
 )
 
-// Queue is the dead letters topic of a view. It holds dead letters, which are records that a stage could not use, and notes: a
-// note says that the record of one dead letter was sent again.
+// Queue is the dead letters topic of a view. It holds dead letters and notes. A dead letter is a record that
+// a stage could not use. A note says that the record of a dead letter was sent again.
 type Queue struct{ catalog.Conn }
 
-// ErrNotFound says that the topic has no dead letter at an offset.
+// ErrNotFound means that the topic has no dead letter at an offset.
 var ErrNotFound = errors.New("no dead letter there")
 
-// Each calls f with every dead letter, partition by partition. replayed reports whether its record was sent again, for this dead
-// letter or for another one of the same record.
+// Each calls f with every dead letter, partition by partition. replayed says whether its record was sent
+// again, for this dead letter or for another dead letter of the same record.
 func (q Queue) Each(ctx context.Context, f func(l stream.DeadLetter, replayed bool) error) error {
 	to, err := q.readable(ctx)
 	if err != nil {
@@ -36,11 +37,12 @@ func (q Queue) Each(ctx context.Context, f func(l stream.DeadLetter, replayed bo
 // has reports whether the record of a dead letter was sent again.
 func (s sentAgain) has(l stream.DeadLetter) bool {
 	_, again := s.sources[SourceOf(l)]
-	return again || s.letters[l.At()]
+	return again || s.deadLetters[l.At()]
 }
 
-// SourceOf names the record of the documents topic or the query log behind a dead letter, without a timestamp. A dead letter of
-// the miner holds a record of the refresh topic, which names its own source.
+// SourceOf returns the record of the documents topic or the query log that became a dead letter, without its
+// timestamp. A dead letter of the miner holds a record of the refresh topic. If that is evidence it names the
+// record of the query log; otherwise SourceOf returns the refresh record.
 func SourceOf(l stream.DeadLetter) records.Source {
 	if l.Stage == catalog.StageMiner {
 		if r, err := records.ParseRefresh(l.Record.Key, l.Record.Value); err == nil && r.Kind == records.KindEvidence {
@@ -51,7 +53,7 @@ func SourceOf(l stream.DeadLetter) records.Source {
 	return locationOf(l.Record)
 }
 
-// readable returns the offsets up to which the topic can be read.
+// readable returns the offsets up to which a read_committed reader can read the topic now, by partition.
 func (q Queue) readable(ctx context.Context) (map[int32]int64, error) {
 	ends, err := q.Kafka.Offsets(ctx, q.Config.Topics.DeadLetters)
 	to := make(map[int32]int64, len(ends))
@@ -61,7 +63,16 @@ func (q Queue) readable(ctx context.Context) (map[int32]int64, error) {
 	return to, err
 }
 
-// Get is Find, and also reports whether the record was sent again.
+// written returns the offsets up to which partitions are written, by partition.
+func written(ends []stream.Offsets) map[int32]int64 {
+	to := make(map[int32]int64, len(ends))
+	for _, e := range ends {
+		to[e.Partition] = e.HighWatermark
+	}
+	return to
+}
+
+// Get is Find, and also returns whether the record was sent again.
 func (q Queue) Get(ctx context.Context, partition int32, offset int64) (l stream.DeadLetter, replayed bool, err error) {
 	if l, err = q.Find(ctx, partition, offset); err != nil {
 		return l, false, err
@@ -99,7 +110,8 @@ func (q Queue) Find(ctx context.Context, partition int32, offset int64) (l strea
 	return l, nil
 }
 
-// each calls f with the dead letters before some offsets. It passes over records that are not dead letters.
+// each calls f with the dead letters before the offsets in to. It passes over notes, and over records that
+// are no dead letters.
 func (q Queue) each(ctx context.Context, to map[int32]int64, f func(stream.DeadLetter) error) error {
 	return q.Kafka.ReadRange(ctx, q.Config.Topics.DeadLetters, nil, to, func(r stream.Record) error {
 		if _, ok := noteOf(r); ok {
@@ -116,10 +128,11 @@ func (q Queue) each(ctx context.Context, to map[int32]int64, f func(stream.DeadL
 
 // sentAgain is the content of the notes.
 type sentAgain struct {
-	letters map[string]bool           // dead letters whose record was sent, by partition/offset
-	sources map[records.Source]string // the dead letter for which a record was sent, by the record's source without a timestamp
+	deadLetters map[string]bool           // dead letters whose record was sent, as partition/offset
+	sources     map[records.Source]string // by source without a timestamp: the dead letter for which the record was sent
 }
 
+// notes reads the notes before the offsets in to.
 func (q Queue) notes(ctx context.Context, to map[int32]int64) (sentAgain, error) {
 	sent := sentAgain{map[string]bool{}, map[records.Source]string{}}
 	err := q.Kafka.ReadRange(ctx, q.Config.Topics.DeadLetters, nil, to, func(r stream.Record) error {
@@ -132,17 +145,17 @@ func (q Queue) notes(ctx context.Context, to map[int32]int64) (sentAgain, error)
 }
 
 func (s sentAgain) add(n note) {
-	s.letters[n.letter] = true
-	s.sources[n.source] = n.letter
+	s.deadLetters[n.deadLetter] = true
+	s.sources[n.source] = n.deadLetter
 }
 
 // note says that the record of a dead letter was sent again.
 type note struct {
-	letter string
-	source records.Source // without a timestamp
+	deadLetter string         // partition/offset
+	source     records.Source // of the record that was sent, without a timestamp
 }
 
-// noteOf reads a note; false if the record is none.
+// noteOf reads a note. It returns false if the record is no note.
 func noteOf(r stream.Record) (n note, ok bool) {
 	if len(r.Headers) != 4 || r.Headers[0].Key != stream.HeaderReplayed || r.Value != nil {
 		return n, false
@@ -157,10 +170,10 @@ func noteOf(r stream.Record) (n note, ok bool) {
 	return n, err == nil && err2 == nil
 }
 
-// output is the record of the note. It goes into the partition of its dead letter.
+// output returns the record of the note. It goes into the partition of its dead letter.
 func (n note) output(topic string, partition int32) stream.Output {
 	return stream.Output{Topic: topic, Partition: partition, Headers: []stream.Header{
-		{Key: stream.HeaderReplayed, Value: []byte(n.letter)},
+		{Key: stream.HeaderReplayed, Value: []byte(n.deadLetter)},
 		{Key: stream.HeaderTopic, Value: []byte(n.source.Topic)},
 		{Key: stream.HeaderPartition, Value: strconv.AppendInt(nil, int64(n.source.Partition), 10)},
 		{Key: stream.HeaderOffset, Value: strconv.AppendInt(nil, n.source.Offset, 10)},

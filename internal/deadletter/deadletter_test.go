@@ -20,10 +20,11 @@ import (
 	"hardneg/stream"
 )
 
-// choosy is a server of embeddings that refuses some texts for a while.
+// choosy is a server of embeddings. While refusing is true it refuses the texts that have a vector in
+// vectors.
 type choosy struct {
 	*httptest.Server
-	vectors  map[string][]float32 // written before the first request
+	vectors  map[string][]float32 // by text; other texts get a fixed vector
 	refusing atomic.Bool
 }
 
@@ -58,20 +59,21 @@ func newChoosy(t *testing.T, vectors map[string][]float32) *choosy {
 	return c
 }
 
-// replayLetters replays dead letters, and returns by key of the record where each went, or why not.
+// replayLetters replays dead letters. By the record's key it returns where each record was sent, or why not.
+// A second dead letter with the same key gets a ' behind it.
 func replayLetters(w *pipelinetest.World, o ReplayOptions) map[string]string {
 	w.T.Helper()
 	results := map[string]string{}
 	if o.Choose == nil {
 		o.Choose = func(stream.DeadLetter) bool { return true }
 	}
-	o.Tell = func(l Outcome) error {
-		key := string(l.Letter.Record.Key)
+	o.Tell = func(x Outcome) error {
+		key := string(x.DeadLetter.Record.Key)
 		if _, twice := results[key]; twice {
 			key += "'"
 		}
-		if results[key] = l.Left; l.Left == "" {
-			results[key] = "to " + l.To.Topic + "/" + strconv.Itoa(int(l.To.Partition))
+		if results[key] = x.Left; x.Left == "" {
+			results[key] = "to " + x.To.Topic + "/" + strconv.Itoa(int(x.To.Partition))
 		}
 		return nil
 	}
@@ -81,19 +83,20 @@ func replayLetters(w *pipelinetest.World, o ReplayOptions) map[string]string {
 	return results
 }
 
-// inputs are all records of the topics that users write.
-func inputs(w *pipelinetest.World) (all []stream.Record) {
+// inputs returns all records of the topics that users write.
+func inputs(w *pipelinetest.World) (written []stream.Record) {
 	w.T.Helper()
 	for _, topic := range []string{w.Config.Topics.Documents, w.Config.Topics.Queries} {
-		if err := w.Kafka.ReadToEnd(w.T.Context(), topic, func(r stream.Record) error { all = append(all, r); return nil }); err != nil {
+		if err := w.Kafka.ReadToEnd(w.T.Context(), topic, func(r stream.Record) error { written = append(written, r); return nil }); err != nil {
 			w.T.Fatal(err)
 		}
 	}
-	return all
+	return written
 }
 
-// TestDeadLettersReplay: what an embedder refused goes out again once it is mended, each record once, and the view is what a
-// batch job computes of what is current. What newer records have replaced or forgotten stays so.
+// TestDeadLettersReplay replays records that an embedder refused, after the embedder was mended. Each record
+// must be sent once, and the view must become what a batch job computes. What newer records have replaced or
+// forgotten must stay so.
 func TestDeadLettersReplay(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 31, 6)
@@ -112,11 +115,11 @@ func TestDeadLettersReplay(t *testing.T) {
 		delete(w.Docs, id)
 	}
 	document("new", 0)
-	document("d20", 1) // replaces a good one
+	document("d20", 1) // replaces a good record
 	document("d21", 2)
 	document("d22", 3)
 	document("d23", 4)
-	w.Settle() // of two records in one batch only the newer would be a dead letter
+	w.Settle() // so that the next record of d23 is in another batch: of two in one batch only the newer becomes a dead letter
 	document("d23", 5)
 	w.Produce("documents", "broken", map[string]any{"text": 5})
 	query := func(id string, text int, more map[string]any) {
@@ -129,7 +132,7 @@ func TestDeadLettersReplay(t *testing.T) {
 	query("asked", 6, map[string]any{"clicks": []any{long, short}})
 	query("forgotten", 7, map[string]any{"clicks": []any{long}})
 	w.Settle()
-	for _, q := range w.Logged { // each has one judgement of weight 1
+	for _, q := range w.Logged { // each has one judgement of weight 1, which is less than min_weight
 		q.Positives = map[string]bool{}
 	}
 	w.Compare("with refused records")
@@ -164,14 +167,14 @@ func TestDeadLettersReplay(t *testing.T) {
 	check(replayLetters(w, ReplayOptions{DryRun: true}))
 	service := w.Config
 	other := *service
-	other.Queries.MinDwell = 0 // what the command's configuration says of the evidence does not matter
+	other.Queries.MinDwell = 0 // the weights in the command's configuration must not matter
 	w.Config = &other
 	defer func() { w.Config = service }()
 	if now := inputs(w); len(now) != len(before) {
 		t.Fatalf("a dry run wrote %d records", len(now)-len(before))
 	}
-	some := replayLetters(w, ReplayOptions{DryRun: true, Choose: func(l stream.DeadLetter) bool { return l.Stage == catalog.StageMiner }})
-	if got := slices.Sorted(maps.Keys(some)); !slices.Equal(got, []string{"asked", "forgotten"}) {
+	chosen := replayLetters(w, ReplayOptions{DryRun: true, Choose: func(l stream.DeadLetter) bool { return l.Stage == catalog.StageMiner }})
+	if got := slices.Sorted(maps.Keys(chosen)); !slices.Equal(got, []string{"asked", "forgotten"}) {
 		t.Errorf("of the miner's there were chosen %v", got)
 	}
 
@@ -186,7 +189,7 @@ func TestDeadLettersReplay(t *testing.T) {
 	if len(again) != 5 {
 		t.Errorf("%d records were sent, want 5", len(again))
 	}
-	for _, r := range again { // as it was, or of a miner's, what it said
+	for _, r := range again { // unchanged, or for a dead letter of the miner a record with the same evidence
 		first := before[slices.IndexFunc(before, func(b stream.Record) bool {
 			return string(b.Key) == string(r.Key) && (b.Topic == "queries" || strings.Contains(string(b.Value), "refused")) && (string(b.Key) != "d23" || strings.HasSuffix(string(b.Value), `5"}`))
 		})]
@@ -233,38 +236,39 @@ func TestDeadLettersReplay(t *testing.T) {
 	}
 }
 
-// letter makes a dead letter.
-func letter(w *pipelinetest.World, stage string, r stream.Record) {
+// writeDeadLetter writes a dead letter of a record.
+func writeDeadLetter(w *pipelinetest.World, stage string, r stream.Record) {
 	w.T.Helper()
 	if err := w.Kafka.Produce(w.T.Context(), []stream.Output{stream.NewDeadLetter(w.Config.Topics.DeadLetters, stage, r, fmt.Errorf("refused"))}); err != nil {
 		w.T.Fatal(err)
 	}
 }
 
-// TestDeadLettersReplayOnce: replays at the same time, that fence each other, send each record once.
+// TestDeadLettersReplayOnce runs several replays at the same time, which fence each other. Each record must
+// be sent once.
 func TestDeadLettersReplayOnce(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
 	const n = 2 * recordsTogether
 	for i := range n {
-		letter(w, catalog.StageIntake, stream.Record{
+		writeDeadLetter(w, catalog.StageIntake, stream.Record{
 			Topic: "queries", Partition: int32(i % 3), Offset: int64(i), Time: time.UnixMilli(int64(1 + i)), Key: []byte("k" + strconv.Itoa(i)), Value: []byte(`{"query":"q"}`),
 			Headers: []stream.Header{{Key: "h", Value: nil}},
 		})
 	}
 	d := Queue{w.Conn()}
-	var all sync.WaitGroup
+	var replays sync.WaitGroup
 	var mu sync.Mutex
 	results, fenced := map[string]int{}, 0
 	for range 4 {
-		all.Go(func() {
+		replays.Go(func() {
 			err := d.Replay(t.Context(), ReplayOptions{
 				Choose: func(stream.DeadLetter) bool { return true },
 				Tell: func(o Outcome) error {
 					mu.Lock()
 					defer mu.Unlock()
 					if o.Left == "" {
-						results[string(o.Letter.Record.Key)]++
+						results[string(o.DeadLetter.Record.Key)]++
 					}
 					return nil
 				},
@@ -277,8 +281,8 @@ func TestDeadLettersReplayOnce(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
-	replayLetters(w, ReplayOptions{}) // what those that were fenced have left
+	replays.Wait()
+	replayLetters(w, ReplayOptions{}) // sends what the fenced replays have not sent
 	sent := map[string]int{}
 	for _, r := range inputs(w) {
 		sent[string(r.Key)]++
@@ -297,7 +301,7 @@ func TestDeadLettersReplayOnce(t *testing.T) {
 	t.Logf("%d replays of 4 were fenced", fenced)
 }
 
-// TestDeadLettersLeft: what is not sent again, and why.
+// TestDeadLettersLeft checks which dead letters are not sent again, and the reasons.
 func TestDeadLettersLeft(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
@@ -311,16 +315,16 @@ func TestDeadLettersLeft(t *testing.T) {
 	evidence := func(source records.Source, weight int64) records.Refresh {
 		return records.Refresh{Kind: records.KindEvidence, Text: "t", Source: source, Evidence: []records.Evidence{{Document: "d", Weight: weight}}}
 	}
-	letter(w, catalog.StageMiner, refresh("swept", records.Refresh{Kind: records.KindRefresh, Source: records.Source{Topic: records.SourceSweep}}))
-	letter(w, catalog.StageMiner, stream.Record{Topic: "hardneg.refresh", Key: []byte("nonsense"), Value: []byte("{")})
-	letter(w, catalog.StageMiner, refresh("elsewhere", evidence(records.Source{Topic: "other"}, 1)))
-	letter(w, catalog.StageMiner, refresh("first", evidence(log(1), 3_000_000_500_000)))
-	letter(w, catalog.StageMiner, refresh("first", evidence(log(1), 1))) // of another generation
-	letter(w, catalog.StageMiner, refresh("huge", evidence(log(2), 1<<60)))
-	letter(w, catalog.StageIntake, stream.Record{Topic: "old-queries", Key: []byte("old"), Value: []byte(`{"query":"q"}`)})
-	letter(w, catalog.StageIndexer, stream.Record{Topic: "documents", Offset: 9, Time: time.UnixMilli(7), Key: []byte("gone"), Value: []byte(`{"text":"t"}`)})
+	writeDeadLetter(w, catalog.StageMiner, refresh("swept", records.Refresh{Kind: records.KindRefresh, Source: records.Source{Topic: records.SourceSweep}}))
+	writeDeadLetter(w, catalog.StageMiner, stream.Record{Topic: "hardneg.refresh", Key: []byte("nonsense"), Value: []byte("{")})
+	writeDeadLetter(w, catalog.StageMiner, refresh("elsewhere", evidence(records.Source{Topic: "other"}, 1)))
+	writeDeadLetter(w, catalog.StageMiner, refresh("first", evidence(log(1), 3_000_000_500_000)))
+	writeDeadLetter(w, catalog.StageMiner, refresh("first", evidence(log(1), 1))) // the dead letter of another generation
+	writeDeadLetter(w, catalog.StageMiner, refresh("huge", evidence(log(2), 1<<60)))
+	writeDeadLetter(w, catalog.StageIntake, stream.Record{Topic: "old-queries", Key: []byte("old"), Value: []byte(`{"query":"q"}`)})
+	writeDeadLetter(w, catalog.StageIndexer, stream.Record{Topic: "documents", Offset: 9, Time: time.UnixMilli(7), Key: []byte("gone"), Value: []byte(`{"text":"t"}`)})
 	good := stream.Record{Topic: "queries", Offset: 20, Time: time.UnixMilli(8), Key: []byte("good"), Value: []byte(`{"query":"q"}`)}
-	letter(w, catalog.StageIntake, good)
+	writeDeadLetter(w, catalog.StageIntake, good)
 	for key, change := range map[string]func(*stream.Record){
 		"no partition": func(r *stream.Record) { r.Partition = 7 }, "no time": func(r *stream.Record) { r.Time = time.UnixMilli(0) },
 		"far": func(r *stream.Record) { r.Time = time.Date(2400, 1, 1, 0, 0, 0, 0, time.UTC) }, "farther": func(r *stream.Record) { r.Time = time.UnixMilli(1 << 50) },
@@ -329,7 +333,7 @@ func TestDeadLettersLeft(t *testing.T) {
 		r := good
 		r.Offset, r.Key = 21+int64(len(key)), []byte(key)
 		change(&r)
-		letter(w, catalog.StageIntake, r)
+		writeDeadLetter(w, catalog.StageIntake, r)
 	}
 	w.Produce(w.Config.Topics.DeadLetters, "no letter", map[string]any{})
 

@@ -8,13 +8,13 @@ import (
 	"hardneg/stream"
 )
 
-// JSON is a dead letter in the form in which commands print it.
+// JSON is a dead letter in the JSON form that commands print.
 type JSON struct {
-	Letter   string     `json:"letter"`  // partition/offset
+	At       string     `json:"letter"`  // partition/offset of the dead letter
 	Written  string     `json:"written"` // RFC 3339
 	Stage    string     `json:"stage"`
 	Error    string     `json:"error"`
-	Replayed bool       `json:"replayed"` // its record was sent again
+	Replayed bool       `json:"replayed"` // the record was sent again
 	Record   JSONRecord `json:"record"`
 }
 
@@ -29,16 +29,16 @@ type JSONRecord struct {
 	Headers   []JSONHeader `json:"headers,omitempty"`
 }
 
-// JSONHeader is a header of the record.
+// JSONHeader is a header of that record.
 type JSONHeader struct {
 	Key   string    `json:"key"`
 	Value JSONBytes `json:"value"`
 }
 
-// JSONBytes is null, a string, or {"base64": "…"} if the bytes are not UTF-8.
+// JSONBytes becomes null, a string, or {"base64": "…"} if the bytes are not UTF-8.
 type JSONBytes []byte
 
-// MarshalJSON encodes the bytes.
+// MarshalJSON implements json.Marshaler.
 func (b JSONBytes) MarshalJSON() ([]byte, error) {
 	switch {
 	case b == nil:
@@ -53,7 +53,7 @@ func (b JSONBytes) MarshalJSON() ([]byte, error) {
 func ToJSON(l stream.DeadLetter, replayed bool) JSON {
 	r := l.Record
 	j := JSON{
-		Letter: l.At(), Written: TimeText(l.Time), Stage: l.Stage, Error: l.Reason, Replayed: replayed,
+		At: l.At(), Written: TimeText(l.Time), Stage: l.Stage, Error: l.Reason, Replayed: replayed,
 		Record: JSONRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: TimeText(r.Time), Key: r.Key, Value: r.Value},
 	}
 	for _, h := range r.Headers {
@@ -62,5 +62,6 @@ func ToJSON(l stream.DeadLetter, replayed bool) JSON {
 	return j
 }
 
-// TimeText writes any time that a record may have, in UTC.
+// TimeText returns a time in UTC, in RFC 3339 form. It takes any time that a record may have: json.Marshal
+// refuses years above 9999.
 func TimeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

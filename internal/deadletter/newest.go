@@ -9,35 +9,36 @@ import (
 	"hardneg/stream"
 )
 
-// newest finds out which records of the documents topic are the newest ones of their document. Within a partition the offset
-// decides. If the topic has grown, or records have no key, several partitions may have records of one document; between
-// them the timestamp decides.
+// newest finds out which records of the documents topic are the newest ones of their document. Within a
+// partition the offset decides. Several partitions may have records of one document, if partitions were added
+// to the topic or records have no key. Between partitions the timestamp decides.
 type newest struct {
-	last map[string]map[int32]lastSeen // by document and partition, for the wanted documents
-	kept map[records.Source]bool       // the wanted records; true: the topic still has them
-	from map[int32]int64               // offset of the oldest wanted record, by partition
-	time time.Time                     // of the oldest wanted record
-	read map[int32]int64               // offsets where reading goes on; nil: it has not begun
+	last map[string]map[int32]lastSeen // by document and partition, for the documents that are asked for
+	kept map[records.Source]bool       // records that are asked for; true: the topic still has the record
+	from map[int32]int64               // by partition: the lowest offset that is asked for
+	time time.Time                     // the earliest timestamp that is asked for
+	read map[int32]int64               // by partition: the offset to read next; nil: reading has not begun
 }
 
 // lastSeen is the newest record of a document in one partition.
 type lastSeen struct {
 	offset int64
-	time   time.Time // the youngest timestamp
+	time   time.Time // the latest timestamp so far
 }
 
+// newNewest returns a newest that is not asked for any record.
 func newNewest() *newest {
 	return &newest{last: map[string]map[int32]lastSeen{}, kept: map[records.Source]bool{}, from: map[int32]int64{}}
 }
 
-// want asks about a record. All calls come before the first advance.
+// want asks for a record. All calls must come before the first call of advance.
 func (n *newest) want(r stream.Record) {
 	id := records.DocumentID(r.Key, r.Value)
 	if id == "" {
-		return // the record is malformed
+		return // the record is malformed, and replay refuses it
 	}
 	n.last[id], n.kept[locationOf(r)] = map[int32]lastSeen{}, false
-	if first, ok := n.from[r.Partition]; !ok || r.Offset < first {
+	if lowest, ok := n.from[r.Partition]; !ok || r.Offset < lowest {
 		n.from[r.Partition] = r.Offset
 	}
 	if n.time.IsZero() || r.Time.Before(n.time) {
@@ -45,9 +46,10 @@ func (n *newest) want(r stream.Record) {
 	}
 }
 
-// advance reads on to what is written now.
-func (n *newest) advance(ctx context.Context, kafka *stream.Client, topic string, most time.Duration, each func()) error {
-	ends, err := kafka.AwaitStable(ctx, topic, most)
+// advance reads on to the present end of the topic. It waits at most so long for transactions that are open.
+// It calls each with every record.
+func (n *newest) advance(ctx context.Context, kafka *stream.Client, topic string, patience time.Duration, each func()) error {
+	ends, err := kafka.AwaitStable(ctx, topic, patience)
 	if err != nil {
 		return err
 	}
@@ -56,10 +58,7 @@ func (n *newest) advance(ctx context.Context, kafka *stream.Client, topic string
 			return err
 		}
 	}
-	to := make(map[int32]int64, len(ends))
-	for _, e := range ends {
-		to[e.Partition] = e.HighWatermark
-	}
+	to := written(ends)
 	err = kafka.ReadRange(ctx, topic, n.read, to, func(r stream.Record) error {
 		each()
 		if _, ok := n.kept[locationOf(r)]; ok {
@@ -78,20 +77,21 @@ func (n *newest) advance(ctx context.Context, kafka *stream.Client, topic string
 	return err
 }
 
-// begin finds the offsets where reading begins.
+// begin sets the offsets where reading begins: before every record that is asked for, and before every record
+// that may be newer than one.
 func (n *newest) begin(ctx context.Context, kafka *stream.Client, topic string, ends []stream.Offsets) error {
-	young, err := kafka.OffsetsAt(ctx, topic, n.time)
+	first, err := kafka.OffsetsAt(ctx, topic, n.time)
 	if err != nil {
 		return err
 	}
 	n.read = map[int32]int64{}
 	for _, e := range ends {
 		at := e.HighWatermark
-		if int(e.Partition) < len(young) && young[e.Partition] >= 0 {
-			at = min(at, young[e.Partition])
+		if int(e.Partition) < len(first) && first[e.Partition] >= 0 {
+			at = min(at, first[e.Partition])
 		}
-		if first, ok := n.from[e.Partition]; ok {
-			at = min(at, first)
+		if lowest, ok := n.from[e.Partition]; ok {
+			at = min(at, lowest)
 		}
 		n.read[e.Partition] = at
 	}

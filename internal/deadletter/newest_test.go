@@ -18,7 +18,8 @@ import (
 	"hardneg/stream"
 )
 
-// transaction opens a transaction of another producer, with one record in it, and returns how it ends.
+// transaction opens a transaction of another producer, with one record in it. It returns a function that ends
+// the transaction.
 func transaction(w *pipelinetest.World, topic string, partition int32, key, value string) (end func(commit bool)) {
 	w.T.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(w.Broker), kgo.TransactionalID("of another in "+topic), kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -39,7 +40,8 @@ func transaction(w *pipelinetest.World, topic string, partition int32, key, valu
 	}
 }
 
-// TestDeadLettersBehindTransactions: what transactions of others hide is waited for: notes, and newer documents.
+// TestDeadLettersBehindTransactions checks that a replay waits for what the open transactions of others hide:
+// notes, and newer documents.
 func TestDeadLettersBehindTransactions(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
@@ -53,14 +55,14 @@ func TestDeadLettersBehindTransactions(t *testing.T) {
 		at := slices.IndexFunc(all, func(r stream.Record) bool { return string(r.Key) == key })
 		return all[at]
 	}
-	letter(w, catalog.StageIntake, one("queries", 0, "q", `{"query":"q"}`))
-	letter(w, catalog.StageIndexer, one("documents", 0, "d", `{"text":"old"}`))
+	writeDeadLetter(w, catalog.StageIntake, one("queries", 0, "q", `{"query":"q"}`))
+	writeDeadLetter(w, catalog.StageIndexer, one("documents", 0, "d", `{"text":"old"}`))
 	letters, err := w.Kafka.Offsets(t.Context(), w.Config.Topics.DeadLetters)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each replay begins under open transactions, which end a moment later.
-	var told map[string]string
+	// Each replay begins while transactions are open, which end a moment later.
+	var results map[string]string
 	under := func(end ...func()) {
 		t.Helper()
 		var ended atomic.Bool
@@ -74,7 +76,7 @@ func TestDeadLettersBehindTransactions(t *testing.T) {
 				f()
 			}
 		})
-		told = replayLetters(w, ReplayOptions{})
+		results = replayLetters(w, ReplayOptions{})
 		if !ended.Load() {
 			t.Error("it did not wait for a transaction")
 		}
@@ -93,8 +95,8 @@ func TestDeadLettersBehindTransactions(t *testing.T) {
 			want["q"] = "to queries/0"
 		}
 		for key := range want {
-			if !strings.HasPrefix(told[key], want[key]) {
-				t.Errorf("replay %d, %s: %q, want %q", i, key, told[key], want[key])
+			if !strings.HasPrefix(results[key], want[key]) {
+				t.Errorf("replay %d, %s: %q, want %q", i, key, results[key], want[key])
 			}
 		}
 	}
@@ -107,7 +109,7 @@ func TestDeadLettersBehindTransactions(t *testing.T) {
 	if copies != 2 {
 		t.Errorf("the query is in the log %d times, want as it was and once more", copies)
 	}
-	w.Config.Kafka.TransactionTimeout = -30*time.Second + time.Millisecond // what is left of patience
+	w.Config.Kafka.TransactionTimeout = -30*time.Second + time.Millisecond // so that a replay hardly waits
 	end := transaction(w, w.Config.Topics.DeadLetters, 0, "k", "v")
 	defer end(false)
 	d := Queue{w.Conn()}
@@ -116,14 +118,15 @@ func TestDeadLettersBehindTransactions(t *testing.T) {
 	}
 }
 
-// TestDeadLettersNewest: a document that came again, in whichever partition, before the replay or in the middle of it, is left.
+// TestDeadLettersNewest checks that a replay leaves out a document that has come again, in any partition,
+// before the replay or in the middle of it.
 func TestDeadLettersNewest(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
 	put := func(partition int32, id, text string) {
 		t.Helper()
 		value := fmt.Sprintf(`{"id":%q,"text":%q}`, id, text)
-		out := stream.Output{Topic: "documents", Partition: partition, Value: []byte(value)} // without a key
+		out := stream.Output{Topic: "documents", Partition: partition, Value: []byte(value)} // without a key, so that any partition may have it
 		if err := w.Kafka.Produce(t.Context(), []stream.Output{out}); err != nil {
 			t.Fatal(err)
 		}
@@ -143,16 +146,16 @@ func TestDeadLettersNewest(t *testing.T) {
 	}
 	for _, r := range inputs(w) {
 		if r.Partition == 0 {
-			letter(w, catalog.StageIndexer, r)
+			writeDeadLetter(w, catalog.StageIndexer, r)
 		}
 	}
-	told, changed := map[string]string{}, false
+	results, changed := map[string]string{}, false
 	o := ReplayOptions{Choose: func(stream.DeadLetter) bool { return true }}
 	o.Tell = func(x Outcome) error {
-		told[records.DocumentID(nil, x.Letter.Record.Value)] = x.Left
+		results[records.DocumentID(nil, x.DeadLetter.Record.Value)] = x.Left
 		if !changed {
 			changed = true
-			put(0, fmt.Sprintf("d%d", n-1), "new") // of the second transaction
+			put(0, fmt.Sprintf("d%d", n-1), "new") // this document is in the second transaction of the replay
 		}
 		return nil
 	}
@@ -160,14 +163,14 @@ func TestDeadLettersNewest(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := []string{}
-	for id, reason := range told {
+	for id, reason := range results {
 		if reason != "" {
 			left = append(left, id+" "+reason)
 		}
 	}
 	slices.Sort(left)
-	if len(told) != n+2 || len(left) != 2 || !strings.HasPrefix(left[0], fmt.Sprintf("d%d out of date", n-1)) || !strings.HasPrefix(left[1], "moved out of date: its document came again in documents/1") {
-		t.Errorf("%d were told, left are %v", len(told), left)
+	if len(results) != n+2 || len(left) != 2 || !strings.HasPrefix(left[0], fmt.Sprintf("d%d out of date", n-1)) || !strings.HasPrefix(left[1], "moved out of date: its document came again in documents/1") {
+		t.Errorf("%d were told, left are %v", len(results), left)
 	}
 	last := map[string]string{}
 	for _, r := range inputs(w) {

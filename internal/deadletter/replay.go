@@ -14,57 +14,57 @@ import (
 
 // Outcome says what happened to the record of a dead letter.
 type Outcome struct {
-	Letter stream.DeadLetter
-	To     records.Source // topic and partition that it was sent to
-	Left   string         // why it was not sent; empty: it was sent
-	Before bool           // it was not sent, because it was sent before
+	DeadLetter stream.DeadLetter
+	To         records.Source // topic and partition that the record was sent to
+	Left       string         // why the record was not sent; empty: it was sent
+	Before     bool           // it was not sent, because it was sent before
 }
 
-// ReplayOptions say which dead letters to send again.
+// ReplayOptions says which dead letters to send again.
 type ReplayOptions struct {
-	Choose func(stream.DeadLetter) bool
-	DryRun bool // send nothing
-	// Tell is called for each chosen dead letter with its outcome: after its record was sent, or with DryRun instead.
+	Choose func(stream.DeadLetter) bool // returns true for the dead letters to send again
+	DryRun bool                         // send nothing
+	// Tell is called with the outcome of each chosen dead letter, after its record was sent. With DryRun the
+	// outcome is the one that sending would have.
 	Tell func(Outcome) error
-	// Checked, if it is set, is called with the number of records of the documents topic that were read so far. Replay reads them
-	// to find out which dead letters are out of date.
+	// Checked, which may be nil, is called with the number of records of the documents topic that were read
+	// so far. Replay reads them to find out which dead letters are out of date.
 	Checked func(n int)
 }
 
-// Replay sends the records of dead letters again to where they came from, unchanged: key, value, headers and timestamp. Each record
-// goes out once, whatever interrupts a replay and however many run at the same time: the same transaction writes a note
-// into the dead letters topic. Replay leaves out
+// Replay sends the records of dead letters again to the topic and partition that they came from, unchanged:
+// key, value, headers and timestamp. The same transaction writes a note into the dead letters topic. So each
+// record is sent once, even if a replay is interrupted or several replays run at the same time. Replay leaves
+// out:
 //
-//   - a record of the documents topic that is not the newest one of its document: it would undo what came later. To know this,
-//     Replay reads the documents topic from the oldest such record on;
-//   - a record that is malformed, which would only come back, and a record that its topic does not take;
-//   - a second dead letter of the same record: the stages of several generations may write one, and the record's evidence would
-//     count twice;
-//   - a record of the refresh topic that says nothing by itself.
+//   - a record of the documents topic that is not the newest one of its document, because it would undo
+//     what came later. To find out, Replay reads the documents topic, from the oldest chosen record on;
+//   - a malformed record, which would only become a dead letter again, and a record that its topic does
+//     not take;
+//   - a second dead letter of the same record, because the record's evidence would count twice. The stages
+//     of several generations may each write a dead letter;
+//   - a record of the refresh topic that is no evidence.
 //
-// A dead letter of the miner may hold an evidence record of the refresh topic. Replay turns it back into a record of the query log,
-// with the weights that the intake gave it.
+// A dead letter of the miner may hold an evidence record of the refresh topic. Replay turns that back into a
+// record of the query log, with the weights that the intake gave it.
 //
-// The error is a stream.ErrOpenTransaction if somebody's transaction stays open for longer than a transaction should, and hides
-// records that Replay must know.
+// Replay returns stream.ErrOpenTransaction if a transaction of another producer stays open for too long,
+// because it hides records that Replay must know.
 func (q Queue) Replay(ctx context.Context, o ReplayOptions) error {
 	r := &replay{Queue: q, ReplayOptions: o, targets: map[string]target{}, documents: newNewest()}
-	if !o.DryRun { // before anything is read, so that no other replay sends what is read here
+	if !o.DryRun { // first of all, to fence other replays: none may send a record after this one has read the notes
 		group := catalog.DeadLettersGroup(q.Config)
 		var err error
 		if r.ledger, r.marks, err = q.Kafka.OpenLedger(ctx, group, group, q.Config.Topics.DeadLetters, q.Config.Kafka.TransactionTimeout); err != nil {
 			return err
 		}
 	}
-	// A stage may have a transaction open. Notes behind it count, too.
+	// A stage may have an open transaction. The notes behind it count too.
 	ends, err := q.Kafka.AwaitStable(ctx, q.Config.Topics.DeadLetters, q.patience())
 	if err != nil {
 		return err
 	}
-	to := make(map[int32]int64, len(ends))
-	for _, e := range ends {
-		to[e.Partition] = e.HighWatermark
-	}
+	to := written(ends)
 	if r.sent, err = q.notes(ctx, to); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (q Queue) Replay(ctx context.Context, o ReplayOptions) error {
 			return nil
 		}
 		r.add(ctx, l)
-		if r.full() {
+		if len(r.batch) >= recordsTogether || r.bytes >= bytesTogether {
 			return r.flush(ctx)
 		}
 		return nil
@@ -90,54 +90,55 @@ func (q Queue) Replay(ctx context.Context, o ReplayOptions) error {
 	return r.flush(ctx)
 }
 
-// patience is how long a replay waits for an open transaction. Those of the stages, and most others, end before.
+// patience returns the time for which a replay waits for an open transaction. The transactions of the stages,
+// and most others, end before.
 func (q Queue) patience() time.Duration {
 	return q.Config.Kafka.TransactionTimeout + 30*time.Second
 }
 
-// Bounds of a transaction.
+// Bounds of a transaction: records, and bytes.
 const (
 	recordsTogether = 500
 	bytesTogether   = 8 << 20
 )
 
-// replay is one call of Replay.
+// replay carries out one call of Replay.
 type replay struct {
 	Queue
 	ReplayOptions
 	ledger    *stream.Ledger // nil: a dry run
 	marks     map[int32]stream.Mark
-	sent      sentAgain
+	sent      sentAgain // by the notes, and by this replay
 	targets   map[string]target
 	documents *newest
-	checked   int
+	checked   int // records of the documents topic that were read
 
-	batch []pending // in order; it also has the letters that are left out
-	bytes int
+	batch []pending // in order, with the dead letters that are left out
+	bytes int       // of the batch
 }
 
-// pending is a chosen dead letter, and what to send for it.
+// pending is a chosen dead letter, and the records to send for it.
 type pending struct {
 	Outcome
 	out  stream.Output
 	note note
 }
 
-// target is a topic that records are sent to.
+// target is a topic to which records are sent.
 type target struct {
-	partitions int // 0: it does not exist
-	err        error
+	partitions int
+	err        error // why the number is not known
 }
 
-// want asks about the document of a dead letter, if its record is one.
+// want asks for the record of a chosen dead letter, if it is of the documents topic.
 func (r *replay) want(l stream.DeadLetter) error {
-	if l.Record.Topic == r.Config.Topics.Documents && !r.sent.letters[l.At()] && r.Choose(l) {
+	if l.Record.Topic == r.Config.Topics.Documents && !r.sent.deadLetters[l.At()] && r.Choose(l) {
 		r.documents.want(l.Record)
 	}
 	return nil
 }
 
-// advance reads on to what the documents topic holds now.
+// advance reads on to the present end of the documents topic, if its records matter.
 func (r *replay) advance(ctx context.Context) error {
 	if len(r.documents.last) == 0 {
 		return nil
@@ -151,17 +152,17 @@ func (r *replay) advance(ctx context.Context) error {
 
 // add decides what to do with a dead letter, and adds it to the batch.
 func (r *replay) add(ctx context.Context, l stream.DeadLetter) {
-	p := pending{Outcome: Outcome{Letter: l}}
+	p := pending{Outcome: Outcome{DeadLetter: l}}
 	out, err := r.restore(l)
 	source := SourceOf(l)
 	switch earlier, twice := r.sent.sources[source]; {
-	case r.sent.letters[l.At()]:
+	case r.sent.deadLetters[l.At()]:
 		p.Before, err = true, errors.New("it was sent again before")
 	case err != nil:
 	case twice:
 		err = fmt.Errorf("its record is that of %s, which was sent again", earlier)
 	default:
-		if err = r.takes(ctx, out); err == nil && out.Topic == r.Config.Topics.Documents {
+		if err = r.checkTarget(ctx, out); err == nil && out.Topic == r.Config.Topics.Documents {
 			err = r.documents.check(l.Record)
 		}
 	}
@@ -179,18 +180,14 @@ func (r *replay) add(ctx context.Context, l stream.DeadLetter) {
 	}
 }
 
-func (r *replay) full() bool {
-	return len(r.batch) >= recordsTogether || r.bytes >= bytesTogether
-}
-
-// takes returns an error if a topic cannot take a record.
-func (r *replay) takes(ctx context.Context, out stream.Output) error {
+// checkTarget returns an error if a topic cannot take a record.
+func (r *replay) checkTarget(ctx context.Context, out stream.Output) error {
 	t, known := r.targets[out.Topic]
 	if !known {
 		t.partitions, t.err = r.Kafka.Partitions(ctx, out.Topic)
 		r.targets[out.Topic] = t
 	}
-	// kafka-go keeps times as nanoseconds in 64 bits, and takes 0 for no time.
+	// kafka-go keeps times as nanoseconds in 64 bits, and takes the time 0 for no time.
 	const latest = math.MaxInt64 / int64(time.Millisecond)
 	switch ms := out.Time.UnixMilli(); {
 	case t.err != nil:
@@ -203,12 +200,12 @@ func (r *replay) takes(ctx context.Context, out stream.Output) error {
 	return nil
 }
 
-// flush sends the batch, and calls Tell for each of its letters.
+// flush sends the batch, and calls Tell for each of its dead letters.
 func (r *replay) flush(ctx context.Context) error {
 	if err := r.recheck(ctx); err != nil {
 		return err
 	}
-	if err := r.commit(ctx, r.batch); stream.RefusesRecord(err) { // the broker refuses one record, or some
+	if err := r.commit(ctx, r.batch); stream.RefusesRecord(err) { // the broker refuses one record or several: find out which
 		for i := range r.batch {
 			if err := r.commit(ctx, r.batch[i:i+1]); stream.RefusesRecord(err) {
 				r.batch[i].Left = err.Error()
@@ -229,7 +226,7 @@ func (r *replay) flush(ctx context.Context) error {
 	return nil
 }
 
-// recheck leaves out documents that came again while other records were sent.
+// recheck leaves out documents that have come again while other records were sent.
 func (r *replay) recheck(ctx context.Context) error {
 	advanced := false
 	for i := range r.batch {
@@ -243,19 +240,19 @@ func (r *replay) recheck(ctx context.Context) error {
 			}
 			advanced = true
 		}
-		if err := r.documents.check(p.Letter.Record); err != nil {
+		if err := r.documents.check(p.DeadLetter.Record); err != nil {
 			p.Left = err.Error()
 		}
 	}
 	return nil
 }
 
-// commit sends records and their notes in one transaction.
-func (r *replay) commit(ctx context.Context, some []pending) error {
+// commit sends the records of a batch and their notes in one transaction.
+func (r *replay) commit(ctx context.Context, batch []pending) error {
 	var outputs []stream.Output
-	for _, p := range some {
+	for _, p := range batch {
 		if p.Left == "" {
-			outputs = append(outputs, p.out, p.note.output(r.Config.Topics.DeadLetters, p.Letter.Partition))
+			outputs = append(outputs, p.out, p.note.output(r.Config.Topics.DeadLetters, p.DeadLetter.Partition))
 		}
 	}
 	if len(outputs) == 0 || r.ledger == nil {
@@ -272,7 +269,7 @@ func (r *replay) commit(ctx context.Context, some []pending) error {
 	return err
 }
 
-// restore returns the record to send.
+// restore returns the record to send for a dead letter. The error says why there is none.
 func (q Queue) restore(l stream.DeadLetter) (out stream.Output, err error) {
 	r := l.Record
 	out = stream.Output{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers, Time: r.Time}
@@ -292,11 +289,11 @@ func (q Queue) restore(l stream.DeadLetter) (out stream.Output, err error) {
 	return out, err
 }
 
-// longDwell is the longest dwell time that a click may have, and longer than any queries.min_dwell: the intake has counted the
-// click once, so it must count again.
+// longDwell is the longest dwell time that a click may have, and longer than any queries.min_dwell. The
+// intake has counted the click once, so it must count it again.
 const longDwell = 1 << 53
 
-// evidence turns an evidence record of the refresh topic back into a record of the query log.
+// evidence returns the record of the query log that gives the evidence in a record of the refresh topic.
 func (q Queue) evidence(r stream.Record) (out stream.Output, err error) {
 	refresh, err := records.ParseRefresh(r.Key, r.Value)
 	switch {
@@ -309,9 +306,9 @@ func (q Queue) evidence(r stream.Record) (out stream.Output, err error) {
 	}
 	query := records.Query{Query: refresh.Text, QueryID: refresh.QueryID, Embeddings: refresh.Embeddings}
 	for _, e := range refresh.Evidence {
-		for left := e.Weight; left > 0 && len(query.Clicks) <= records.MaxNamed; { // one click may not hold all of a document's weight
-			weight := float64(min(left, records.MaxWeight*1_000_000)) / 1e6
-			left -= records.Millionths(weight)
+		for rest := e.Weight; rest > 0 && len(query.Clicks) <= records.MaxNamed; { // a document's weight may be too large for one click
+			weight := float64(min(rest, records.MaxWeight*1_000_000)) / 1e6
+			rest -= records.Millionths(weight)
 			query.Clicks = append(query.Clicks, records.Click{DocID: e.Document, DwellMS: longDwell, Weight: &weight})
 		}
 	}
@@ -324,7 +321,7 @@ func (q Queue) evidence(r stream.Record) (out stream.Output, err error) {
 	}, nil
 }
 
-// locationOf names a record without its timestamp.
+// locationOf returns the name of a record, without its timestamp.
 func locationOf(r stream.Record) records.Source {
 	return records.Source{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}
 }

@@ -1,5 +1,5 @@
-// Package evaluate measures the stored lists as training data, and the vectors of a generation as a ranking. Only packages of
-// hardneg import it.
+// Package evaluate measures how good the stored lists are as training data, and how well the vectors of a
+// generation rank. Only packages of hardneg import it.
 package evaluate
 
 import (
@@ -14,20 +14,22 @@ import (
 	"hardneg/mining"
 )
 
-// Options say what to evaluate. The rules are those that the miners published, not those of Config.
+// Options says what to evaluate. An evaluation uses the rules that the miners published, not the rules of
+// Config.
 type Options struct {
 	catalog.Conn
-	Sample   int                   // queries to look at; 0: all
+	Sample   int                   // queries to evaluate; 0: all
 	Seed     uint64                // of the sample
 	Progress func(done, total int) // may be nil
 }
 
-// Evaluation says how good the lists of a sample of queries are as training data, and how well their vectors rank.
+// Evaluation says how good the lists of a sample of queries are as training data, and how well their vectors
+// rank.
 type Evaluation struct {
 	Generation  string  `json:"generation"`
 	Fingerprint string  `json:"fingerprint"` // of the rules
 	Known       int     `json:"known_queries"`
-	Queries     int     `json:"queries"` // of the sample, those that have a list
+	Queries     int     `json:"queries"` // queries of the sample that have a list
 	Seed        *uint64 `json:"seed,omitempty"`
 
 	Lists     ListQuality     `json:"lists"`
@@ -35,16 +37,16 @@ type Evaluation struct {
 	Ranking   RankingQuality  `json:"ranking"`
 }
 
-// ListQuality describes the pairs of a query and a positive.
+// ListQuality describes the lists: one for each pair of a query and a positive.
 type ListQuality struct {
 	Pairs   int            `json:"pairs"`
-	Full    int            `json:"full"`    // with as many negatives as are asked for
-	Empty   int            `json:"empty"`   // with none
-	Covered map[string]int `json:"covered"` // pairs that have a negative of a policy
-	Short   map[string]int `json:"short"`   // with empty slots, by reason
+	Full    int            `json:"full"`    // pairs with mining.negatives negatives
+	Empty   int            `json:"empty"`   // pairs without negatives
+	Covered map[string]int `json:"covered"` // by policy: pairs that have a negative of it
+	Short   map[string]int `json:"short"`   // by reason: pairs with empty slots
 
-	Similarity []float64  `json:"query_positive"`    // quantiles of the cosine of query and positive: far below the rest there is nothing hard to find
-	Missing    []PairName `json:"missing,omitempty"` // a few pairs whose positive is not indexed: deleted, refused, or of another id
+	Similarity []float64  `json:"query_positive"`    // quantiles of the cosine of query and positive. A positive with a very low one has no hard negatives
+	Missing    []PairName `json:"missing,omitempty"` // the first few pairs whose positive is not indexed: deleted, refused, or with another id
 }
 
 // PairName names a pair.
@@ -57,47 +59,49 @@ type PairName struct {
 type NegativeQuality struct {
 	Slots     int                      `json:"slots"`
 	Documents int                      `json:"documents"` // different documents in the slots
-	MostUsed  []DocumentUse            `json:"most_used"` // a document that serves often may be a hub of the vectors rather than hard
-	Policies  map[string]PolicyQuality `json:"policies"`  // by the policy that chose them
+	MostUsed  []DocumentUse            `json:"most_used"` // the documents in most slots: they may be hubs of the vectors rather than hard
+	Policies  map[string]PolicyQuality `json:"policies"`  // by policy
 }
 
-// PolicyQuality describes the negatives that a policy chose. Quantiles are at QuantilesAt.
+// PolicyQuality describes the negatives that a policy has chosen. The quantiles are at the shares in
+// QuantilesAt.
 type PolicyQuality struct {
 	Slots         int       `json:"slots"`
-	AbovePositive int       `json:"above_positive"`    // nearer to the query than the positive
-	Verbatim      int       `json:"verbatim"`          // whose title or text contains the query, as tables of contents do; letter case aside
-	Margin        []float64 `json:"margin"`            // quantiles of the cosine of query and positive less that of query and negative
-	ToPositive    []float64 `json:"positive_negative"` // quantiles of the cosine of positive and negative: the nearest may be right answers
+	AbovePositive int       `json:"above_positive"`    // negatives that are nearer to the query than the positive
+	Verbatim      int       `json:"verbatim"`          // negatives whose title or text contains the query, ignoring case, as tables of contents do
+	Margin        []float64 `json:"margin"`            // quantiles of cos(query, positive) − cos(query, negative)
+	ToPositive    []float64 `json:"positive_negative"` // quantiles of cos(positive, negative). Negatives with a very high one may be right answers
 }
 
-// QuantilesAt are the shares at which an Evaluation has quantiles.
+// QuantilesAt lists the shares at which an Evaluation has quantiles.
 var QuantilesAt = []float64{0.05, 0.25, 0.5, 0.75, 0.95}
 
-// DocumentUse is how many slots a document fills.
+// DocumentUse says how many slots a document fills.
 type DocumentUse struct {
 	Document string `json:"doc_id"`
 	Slots    int    `json:"slots"`
 }
 
-// RankingQuality describes the rankings of the queries by exact search. The indexed positives count as relevant.
+// RankingQuality describes how the queries rank all documents by cosine. The indexed positives count as
+// relevant. nDCG, MRR and recall are means over the queries; package mining has the formulas.
 type RankingQuality struct {
-	Queries int     `json:"queries"` // with an indexed positive
+	Queries int     `json:"queries"` // queries with an indexed positive
 	NDCG    float64 `json:"ndcg_10"`
 	MRR     float64 `json:"mrr_10"`
 	Recall  float64 `json:"recall_100"`
-	Pairs   int     `json:"pairs"` // of indexed positives
-	First   int     `json:"first"` // of them, those whose positive is nearer to the query than every document that the log does not name
+	Pairs   int     `json:"pairs"` // pairs whose positive is indexed
+	First   int     `json:"first"` // of these, pairs whose positive is nearer to the query than every document that the log does not name for it
 }
 
 const (
-	cut         = 10  // rank to which nDCG and MRR look
-	depth       = 100 // rank to which recall looks
-	together    = 64  // queries whose reads share a round trip
-	mostUsed    = 10
-	mostMissing = 10
+	cut         = 10  // nDCG and MRR look at this many documents
+	depth       = 100 // recall looks at this many documents
+	together    = 64  // queries that share the round trips of their reads
+	mostUsed    = 10  // entries of NegativeQuality.MostUsed
+	mostMissing = 10  // entries of ListQuality.Missing
 )
 
-// Run looks at the stored lists, and ranks their queries.
+// Run evaluates the stored lists of a sample of queries, and how these queries rank the documents.
 func Run(ctx context.Context, o Options) (*Evaluation, error) {
 	view, err := o.Open(ctx)
 	if err != nil {
@@ -107,7 +111,7 @@ func Run(ctx context.Context, o Options) (*Evaluation, error) {
 	if err != nil {
 		return nil, err
 	}
-	wanted := catalog.Sample(known, o.Sample, o.Seed)
+	sample := catalog.Sample(known, o.Sample, o.Seed)
 	v := &evaluator{view: view, exact: view.Collections.Exact(), uses: map[string]int{}, policies: map[string]*policySums{}}
 	v.Evaluation = Evaluation{
 		Generation: view.Generation, Fingerprint: view.Rules.Fingerprint, Known: len(known),
@@ -117,43 +121,44 @@ func Run(ctx context.Context, o Options) (*Evaluation, error) {
 		v.Seed = &o.Seed
 	}
 	done := 0
-	for ids := range slices.Chunk(wanted, together) {
-		if err := v.some(ctx, ids); err != nil {
+	for ids := range slices.Chunk(sample, together) {
+		if err := v.add(ctx, ids); err != nil {
 			return nil, err
 		}
 		if done += len(ids); o.Progress != nil {
-			o.Progress(done, len(wanted))
+			o.Progress(done, len(sample))
 		}
 	}
 	v.finish()
 	return &v.Evaluation, view.StillLive(ctx, "audit")
 }
 
-// evaluator is one evaluation. Its figures are sums until finish.
+// evaluator carries out one evaluation. The figures in Evaluation are sums until finish turns them into
+// means.
 type evaluator struct {
 	Evaluation
 	view  *catalog.View
-	exact *index.Index
+	exact *index.Index   // view.Collections with exact searches
 	uses  map[string]int // slots by document
 
-	similarities []float64
+	similarities []float64 // of query and positive
 	policies     map[string]*policySums
 }
 
-// policySums collects the values of a PolicyQuality.
+// policySums collects the counts and values of a PolicyQuality.
 type policySums struct {
 	PolicyQuality
 	margins, toPositive []float64
 }
 
-// some looks at a few queries.
-func (v *evaluator) some(ctx context.Context, ids []string) error {
+// add evaluates a few queries.
+func (v *evaluator) add(ctx context.Context, ids []string) error {
 	states, err := v.view.Collections.States(ctx, ids)
 	if err != nil {
 		return err
 	}
-	var listed []index.State
-	read := map[string]bool{}
+	var listed []index.State // of queries that have a list
+	negatives := map[string]bool{}
 	for _, id := range ids {
 		state := states[id]
 		if state.Vector == nil || !slices.ContainsFunc(state.Positives, func(p index.Positive) bool { return p.Paired }) {
@@ -162,14 +167,14 @@ func (v *evaluator) some(ctx context.Context, ids []string) error {
 		listed = append(listed, state)
 		for _, p := range state.Positives {
 			for _, slot := range p.Slots {
-				read[slot.Document] = true
+				negatives[slot.Document] = true
 			}
 		}
 	}
 	if len(listed) == 0 {
 		return nil
 	}
-	documents, err := v.view.Collections.Documents(ctx, slices.Sorted(maps.Keys(read)), index.WithText)
+	documents, err := v.view.Collections.Documents(ctx, slices.Sorted(maps.Keys(negatives)), index.WithText)
 	if err != nil {
 		return err
 	}
@@ -183,14 +188,14 @@ func (v *evaluator) some(ctx context.Context, ids []string) error {
 	}
 	for i, state := range listed {
 		v.Queries++
-		v.lists(state, documents)
-		v.ranking(state, rankings[i].Hits)
+		v.addLists(state, documents)
+		v.addRanking(state, rankings[i].Hits)
 	}
 	return nil
 }
 
-// lists adds the lists of a query.
-func (v *evaluator) lists(state index.State, documents map[string]index.Document) {
+// addLists adds the lists of a query.
+func (v *evaluator) addLists(state index.State, documents map[string]index.Document) {
 	text := plain(state.Text)
 	for _, p := range state.Positives {
 		if !p.Paired {
@@ -240,8 +245,8 @@ func (v *evaluator) lists(state index.State, documents map[string]index.Document
 // plain returns a text in lower case, with single spaces.
 func plain(text string) string { return strings.Join(strings.Fields(strings.ToLower(text)), " ") }
 
-// ranking adds how well a query's positives rank.
-func (v *evaluator) ranking(state index.State, hits []index.Ranked) {
+// addRanking adds how well a query's positives rank.
+func (v *evaluator) addRanking(state index.State, hits []index.Ranked) {
 	named, relevant := map[string]bool{}, map[string]float64{}
 	for _, p := range state.Positives {
 		point := index.DocumentPointID(p.Document)
@@ -253,7 +258,7 @@ func (v *evaluator) ranking(state index.State, hits []index.Ranked) {
 		return
 	}
 	ranked := make([]string, len(hits))
-	ahead := true // so far every document is one that the log names
+	ahead := true // the log names all documents so far
 	for i, hit := range hits {
 		ranked[i] = hit.Point
 		ahead = ahead && named[hit.Point]
@@ -268,7 +273,7 @@ func (v *evaluator) ranking(state index.State, hits []index.Ranked) {
 	v.Ranking.Recall += mining.Recall(ranked, relevant, depth)
 }
 
-// finish turns sums into means.
+// finish turns sums into means, and collected values into quantiles.
 func (v *evaluator) finish() {
 	n := float64(max(1, v.Ranking.Queries))
 	v.Ranking.NDCG, v.Ranking.MRR, v.Ranking.Recall = v.Ranking.NDCG/n, v.Ranking.MRR/n, v.Ranking.Recall/n

@@ -12,7 +12,7 @@ import (
 	"hardneg/mining"
 )
 
-// TestEvaluate compares with what a loop over all documents and triplets gives.
+// TestEvaluate compares an evaluation with simple loops over all documents and triplets.
 func TestEvaluate(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.Loaded(t, 51, 12)
@@ -20,10 +20,10 @@ func TestEvaluate(t *testing.T) {
 	stop := w.Instance()
 	defer func() { stop() }()
 	w.Settle()
-	delete(w.Docs, "d0") // a positive that is not indexed any more
+	delete(w.Docs, "d0") // this positive is not indexed any more
 	w.Produce("documents", "d0", nil)
 	w.Write("d1", w.Docs["d1"].Vector)
-	for key, text := range w.Got() { // a negative comes to contain its query
+	for key, text := range w.Got() { // make a negative of q5 contain its query
 		if id, _, _ := strings.Cut(text, " "); strings.HasPrefix(key, `["q5",`) && id != "d0" {
 			w.Docs[id] = pipelinetest.Document{Text: "chapter one:  what is\nQ5 and others", Vector: w.Docs[id].Vector}
 			w.Produce("documents", id, map[string]any{"id": id, "text": w.Docs[id].Text, "embeddings": map[string]any{"v": w.Docs[id].Vector}})
@@ -45,9 +45,9 @@ func TestEvaluate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The lists, as they are published.
+	// These figures come from the published lists.
 	full, slots, uses, verbatim, above := map[string]int{}, 0, map[string]int{}, 0, 0
-	var margins, nearness []float64 // of all; the strict rule's are the ones below 0
+	var margins, nearness []float64 // of all negatives; the policy semantic gives a margin below 0
 	for key, text := range w.Got() {
 		parts := strings.Split(key, `"`) // ["query","positive",rank]
 		negative, _, _ := strings.Cut(text, " ")
@@ -93,7 +93,7 @@ func TestEvaluate(t *testing.T) {
 	if len(e.Lists.Missing) != 1 || e.Lists.Missing[0] != (PairName{"q0", "d0"}) || len(e.Lists.Similarity) != 5 {
 		t.Errorf("%+v", e.Lists)
 	}
-	// The rankings.
+	// These figures come from rankings.
 	var ndcg, mrr, recall float64
 	first, pairs := 0, 0
 	for query, q := range w.Logged {
@@ -122,13 +122,13 @@ func TestEvaluate(t *testing.T) {
 				first++
 			}
 		}
-		ndcg, mrr, recall = ndcg+gain/ideal, mrr+best, recall+1 // all are within the first hundred
+		ndcg, mrr, recall = ndcg+gain/ideal, mrr+best, recall+1 // all positives are within the first hundred
 	}
 	n := float64(len(w.Logged))
 	if r := e.Ranking; r.Queries != 12 || r.Pairs != pairs || r.First != first || math.Abs(r.NDCG-ndcg/n) > 1e-9 || math.Abs(r.MRR-mrr/n) > 1e-9 || math.Abs(r.Recall-recall/n) > 1e-9 {
 		t.Errorf("%+v, want %d pairs, %d first, %v, %v, %v", r, pairs, first, ndcg/n, mrr/n, recall/n)
 	}
-	// A sample is the same one for the same seed.
+	// The same seed gives the same sample.
 	some := func(seed uint64) *Evaluation {
 		e, err := Run(t.Context(), Options{Conn: w.Conn(), Sample: 4, Seed: seed})
 		if err != nil {

@@ -15,22 +15,24 @@ import (
 )
 
 const (
-	tellEvery  = 30 * time.Second
-	quietAfter = time.Second // without a new document the log has ended, and no load is under way
+	logEvery   = 30 * time.Second
+	quietAfter = time.Second // after this time without a new document, no load is under way
 )
 
-// Arrivals are the first documents of the topic. A view that begins fits its model on them, while more may be on their way.
+// Arrivals gives the first documents of the topic, on which a view that begins fits its model. More documents
+// may be on their way.
 type Arrivals struct {
 	catalog.Conn
-	Waiting func(error)                           // called again and again while documents are awaited, with the reason if they cannot be read
-	First   func(context.Context) (string, error) // returns the id of a model that somebody has published meanwhile, or ""
+	Waiting func(error)                           // called again and again during the wait, with the error if documents cannot be read
+	First   func(context.Context) (string, error) // returns the id of a model that another instance has published meanwhile, or ""
 }
 
-// ErrPublished ends the wait for documents: somebody has published a model.
+// ErrPublished means that another instance has published a model, so the wait for documents has ended.
 var ErrPublished = errors.New("a model was published")
 
-// Sample is a Source. It reads documents until there are fit.sample of them; or at least fit.minimum, and no more are coming; or
-// until fit.wait has passed since the first one. It returns more than useless documents.
+// Sample is a Source. It reads documents until there are fit.sample of them, or until there are fit.minimum
+// and no more are coming, or until fit.wait has passed since the first one. It returns more than useless
+// documents.
 func (a Arrivals) Sample(ctx context.Context, useless int) ([]embed.Item, error) {
 	topic := a.Config.Topics.Documents
 	offsets, err := a.Kafka.Offsets(ctx, topic)
@@ -62,7 +64,7 @@ func (a Arrivals) Sample(ctx context.Context, useless int) ([]embed.Item, error)
 			for _, r := range f.Records {
 				doc, deleted, err := records.ParseDocument(r.Key, r.Value)
 				if err != nil || deleted {
-					delete(documents, doc.ID) // the indexer says what is wrong with it
+					delete(documents, doc.ID) // the indexer reports a malformed record
 					continue
 				}
 				documents[doc.ID] = embed.Item{Text: records.EmbeddedText(doc.Title, doc.Text), Carried: doc.Embeddings}
@@ -83,7 +85,7 @@ func (a Arrivals) Sample(ctx context.Context, useless int) ([]embed.Item, error)
 			return inOrder(documents, a.Config.Fit.Sample), nil
 		}
 		if atEnd {
-			if now := time.Now(); now.Sub(logged) > tellEvery {
+			if now := time.Now(); now.Sub(logged) > logEvery {
 				logged = now
 				note := a.Log.Info().Int("documents", n).Int("minimum", a.Config.Fit.Minimum)
 				if n > 0 {
@@ -106,7 +108,8 @@ func (a Arrivals) Sample(ctx context.Context, useless int) ([]embed.Item, error)
 	}
 }
 
-// inOrder lists the sample by document id, so that the same documents give the same model.
+// inOrder returns the documents with the lowest ids, in the order of their ids. So the same documents give
+// the same model.
 func inOrder(documents map[string]embed.Item, most int) []embed.Item {
 	ids := slices.Sorted(maps.Keys(documents))
 	sample := make([]embed.Item, 0, min(len(ids), most))

@@ -1,5 +1,6 @@
-// Package fit fits models: on the documents that are there (`hardneg fit`, `hardneg rebuild`), or on the first documents that
-// arrive (a view that begins). It chooses the sample; package model does the fitting. Only packages of hardneg import it.
+// Package fit fits models: on all documents that exist (`hardneg fit`, `hardneg rebuild`), or on the first
+// documents that arrive (a view that begins). It chooses the sample; package model does the fitting. Only
+// packages of hardneg import it.
 package fit
 
 import (
@@ -16,32 +17,32 @@ import (
 	"hardneg/internal/model"
 )
 
-// Options say on what to fit a model.
+// Options says on which documents to fit a model.
 type Options struct {
-	catalog.Conn              // Index is used with FromIndex alone
-	FromIndex    bool         // take the documents of the live collection, not those of the documents topic
-	Cache        *embed.Cache // of vectors; nil: none
-	Sample       int          // documents, at most
-	Seed         uint64       // of the choice of documents
-	DryRun       bool         // publish nothing
-	Progress     func(step string, done int)
+	catalog.Conn                             // Index is used only with FromIndex
+	FromIndex    bool                        // take documents from the live collection, not from the documents topic
+	Cache        *embed.Cache                // of vectors; nil: none
+	Sample       int                         // number of documents, at most
+	Seed         uint64                      // of the choice of documents
+	DryRun       bool                        // publish nothing
+	Progress     func(step string, done int) // must not be nil
 }
 
-// StepRead counts the records that a fit reads, before the steps of package model.
+// StepRead is the step in which a fit reads records. The steps of package model follow.
 const StepRead = "documents read"
 
 // Report is the outcome of a fit.
 type Report struct {
 	Manifest  model.Manifest     `json:"manifest"`
 	Source    string             `json:"source"`    // the topic, or the generation
-	Read      int                `json:"read"`      // records or points from which the sample was taken
+	Read      int                `json:"read"`      // number of records or points from which the sample was taken
 	Seconds   map[string]float64 `json:"seconds"`   // by step: read, fit, publish
-	Published bool               `json:"published"` // now; false for a dry run, and where the topic had the model already
-	First     string             `json:"first"`     // the model that a view begins with if it has not begun; empty: none
+	Published bool               `json:"published"` // false after a dry run, and if the topic had the model already
+	First     string             `json:"first"`     // the model that a view without a generation begins with; empty: none
 }
 
-// Fit fits the configured embedders and reducer on a sample spread over all documents that are there now, and publishes the
-// model. The live generation stays as it is.
+// Fit fits the configured embedders and reducer on a sample of all documents that exist now, and publishes
+// the model. The live generation does not change.
 func Fit(ctx context.Context, o Options) (*Report, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -89,7 +90,7 @@ func Fit(ctx context.Context, o Options) (*Report, error) {
 	return report, err
 }
 
-// check refuses a configuration that no sample of the index can serve.
+// check returns an error if the configured embedders need vectors that the index does not hold.
 func (o Options) check() error {
 	if !o.FromIndex {
 		return nil
@@ -103,6 +104,8 @@ func (o Options) check() error {
 	return nil
 }
 
+// sample returns the documents to fit on. It notes in the report where they come from, and counts what it
+// reads.
 func (o Options) sample(ctx context.Context, report *Report) ([]embed.Item, error) {
 	read := func() {
 		report.Read++
@@ -122,11 +125,12 @@ func (o Options) sample(ctx context.Context, report *Report) ([]embed.Item, erro
 	return SampleIndex(ctx, live, o.Sample, o.Seed, read)
 }
 
-// Source returns documents to fit a model on: more than useless, a number that did not suffice.
+// Source returns documents to fit a model on. It must return more than useless documents: that many were not
+// enough.
 type Source func(ctx context.Context, useless int) ([]embed.Item, error)
 
-// Model fits the configured embedders and reducer on documents of a source, and publishes nothing. It asks the source for more
-// documents as long as too few of them can be embedded.
+// Model fits the configured embedders and reducer on documents of a source. It publishes nothing. While too
+// few of the documents can be embedded, it asks the source for more.
 func Model(ctx context.Context, cfg *config.Config, resources *embed.Resources, documents Source, log zerolog.Logger) (*model.Model, error) {
 	for useless := 0; ; {
 		sample, err := documents(ctx, useless)

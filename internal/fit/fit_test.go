@@ -18,7 +18,8 @@ import (
 	"hardneg/stream"
 )
 
-// TestSampleTopic: of the topic as the indexer takes it, from all partitions.
+// TestSampleTopic samples a topic of several partitions. The sample must have the documents that the indexer
+// would have.
 func TestSampleTopic(t *testing.T) {
 	w := pipelinetest.New(t, 1)
 	topic := w.Config.Topics.Documents
@@ -71,7 +72,8 @@ func TestSampleTopic(t *testing.T) {
 	}
 }
 
-// TestFitOnTheIndex: the same documents and seed give the same model, from the topic and from the live collection.
+// TestFitOnTheIndex checks that the same documents and seed give the same model, from the topic and from the
+// live collection.
 func TestFitOnTheIndex(t *testing.T) {
 	w := pipelinetest.New(t, 1)
 	o := fit.Options{Conn: w.Conn(), FromIndex: true, Sample: 50, Seed: 3, Progress: func(string, int) {}}
@@ -127,7 +129,7 @@ func TestFitOnTheIndex(t *testing.T) {
 	}
 }
 
-// TestFitDecides: what was fitted before a view begins is what it begins with.
+// TestFitDecides checks that a view begins with a model that was fitted before.
 func TestFitDecides(t *testing.T) {
 	w := pipelinetest.New(t, 1)
 	for i := range 5 {

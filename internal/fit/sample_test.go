@@ -11,8 +11,8 @@ import (
 	"hardneg/internal/embed"
 )
 
-// TestSampleIsUniform: each document is as likely as any other to be in a sample, whenever it came and however often it
-// was written. The bounds are five standard deviations of a hypergeometric count.
+// TestSampleIsUniform checks that every document has the same chance to be in a sample, whenever it came and
+// however often it was written. The bounds are five standard deviations of a hypergeometric count.
 func TestSampleIsUniform(t *testing.T) {
 	const documents, most, rounds = 100, 20, 2000
 	start := rand.Uint64()
@@ -41,8 +41,9 @@ func TestSampleIsUniform(t *testing.T) {
 	}
 }
 
-// TestSampleOfHistories: after any history the sample has documents that are there, with their newest content, as many
-// as are wanted where there are so many (unless most of those that were kept went), and does not depend on the order.
+// TestSampleOfHistories checks a sample after random histories. It must have documents that exist, with their
+// newest content, and as many as are asked for, unless there are fewer or most of those that it kept were
+// deleted. It must not depend on the order of the history.
 func TestSampleOfHistories(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -96,8 +97,8 @@ func TestSampleOfHistories(t *testing.T) {
 	}
 }
 
-// TestSampleAfterAPurge: where all that was kept is deleted, documents that come later get no better chance than those
-// that were there and not kept: the sample is smaller, and still uniform.
+// TestSampleAfterAPurge deletes all documents that a sample keeps. Documents that come later must have no
+// better chance than the ones that exist and were not kept. So the sample is smaller, but still uniform.
 func TestSampleAfterAPurge(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -113,7 +114,7 @@ func TestSampleAfterAPurge(t *testing.T) {
 		s.remove(id)
 	}
 	put(s, 1000, 1030)
-	all := newSample(5000, seed) // which never cuts, so that it knows what is lowest
+	all := newSample(5000, seed) // so large that it never cuts: it knows the lowest hashes
 	put(all, 0, 1030)
 	for _, id := range kept {
 		all.remove(id)

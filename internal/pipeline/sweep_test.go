@@ -94,7 +94,7 @@ func TestChangedRules(t *testing.T) {
 		return pipelinetest.Value(t, metrics.SweptQueries.WithLabelValues(pipeline.SweptFingerprint))
 	}
 	w.Await(3*time.Minute, "the queries of other rules to be swept", func() bool { return changed() >= 12 })
-	// They come first. Of six queries a turn, only the rest of the second turn and those of the next turns
+	// They come first. Of six queries a turn, only the rest of the second turn and queries of the next turns
 	// may be others.
 	if n := pipelinetest.Value(t, metrics.SweptQueries.WithLabelValues(pipeline.SweptAge)); n > 12 {
 		t.Errorf("%v others were swept before them", n)

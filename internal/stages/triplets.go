@@ -39,7 +39,7 @@ type Release struct {
 	Trace []stream.Header  // of that record
 }
 
-// Reasons of null slots, beside those of package mining.
+// Reasons of null slots. Package mining has the others.
 const (
 	reasonNoEvidence mining.Reason = "no_evidence"      // the query is forgotten, or its evidence for this document is
 	reasonWeight     mining.Reason = "below_min_weight" // the evidence does not suffice
