@@ -17,7 +17,7 @@ const partitionsKey = "partitions"
 // KeepPartitions returns an error if refresh or triplets have another number of partitions than when the
 // view, or the live generation, began. Otherwise the records of one query would lie in two partitions, and
 // nothing would ever replace the older ones. When a view begins, KeepPartitions stores the numbers in the
-// models topic.
+// models topic. From then on the client refuses to write by key into a topic that has grown.
 func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config, live Live) error {
 	names := NamesOf(cfg, live.Generation).Topics
 	now := map[string]int{}
@@ -41,6 +41,9 @@ func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Confi
 		if got, ok := now[topic]; ok && got != n {
 			return partitionsError(topic, got, n)
 		}
+	}
+	for topic, n := range now {
+		kafka.FixPartitions(topic, n)
 	}
 	if stored != nil {
 		return nil
@@ -68,4 +71,17 @@ func storedPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Con
 func partitionsError(topic string, got, began int) error {
 	return fmt.Errorf("topic %s has %d partitions, but the view began with %d: a query's records would be split over two partitions; "+
 		"produce the view into a new topic with the partitions you want", topic, got, began)
+}
+
+// fixPartitions makes the client refuse to write by key into refresh or triplets once they have another number of
+// partitions than when the view, or the live generation, began.
+func fixPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config, live Live) error {
+	stored, err := storedPartitions(ctx, kafka, cfg)
+	for topic, n := range stored {
+		kafka.FixPartitions(topic, n)
+	}
+	if live.Record != nil {
+		kafka.FixPartitions(NamesOf(cfg, live.Generation).Topics.Refresh, live.Record.Partitions)
+	}
+	return err
 }

@@ -77,6 +77,9 @@ func (c Conn) Open(ctx context.Context) (*View, error) {
 	if v.Collections, err = c.Index.Existing(ctx, live.Generation); err != nil {
 		return nil, err
 	}
+	if err := fixPartitions(ctx, c.Kafka, c.Config, live); err != nil {
+		return nil, err
+	}
 	published, err := publishedRules(ctx, c.Kafka, c.Config.Topics.Models)
 	if err != nil {
 		return nil, err

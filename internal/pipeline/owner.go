@@ -26,7 +26,8 @@ func (r *runner) checkLive(ctx context.Context) error {
 	return fmt.Errorf("%w: %s", ErrSuperseded, live)
 }
 
-// watchLive returns ErrSuperseded when another generation is promoted, and nil when the context ends.
+// watchLive returns ErrSuperseded when another generation is promoted, stream.ErrRepartitioned when a topic that
+// must keep its partitions has grown, and nil when the context ends.
 func (r *runner) watchLive(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -40,6 +41,11 @@ func (r *runner) watchLive(ctx context.Context) error {
 		}
 		if err := r.checkLive(ctx); errors.Is(err, ErrSuperseded) {
 			return err
+		}
+		for _, topic := range []string{r.names.Topics.Refresh, r.names.Topics.Triplets} {
+			if err := r.Kafka.CheckPartitions(ctx, topic); errors.Is(err, stream.ErrRepartitioned) {
+				return err
+			}
 		}
 	}
 }
