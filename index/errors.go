@@ -41,8 +41,8 @@ func classify(err error) (retriable bool, sentinel error) {
 	case codes.DeadlineExceeded:
 		return true, ErrUnavailable
 	case codes.Internal, codes.FailedPrecondition, codes.Aborted, codes.Canceled:
-		// A Qdrant that starts, restores a shard, runs out of disk or moves a replica answers with these. A fault
-		// of the request itself is an InvalidArgument or a NotFound.
+		// A Qdrant that starts, restores a shard, runs out of disk or moves a replica answers with these. It answers
+		// a wrong request with InvalidArgument or NotFound.
 		return true, ErrUnavailable
 	case codes.ResourceExhausted:
 		if tooLarge(err) {

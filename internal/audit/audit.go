@@ -1,6 +1,7 @@
 // Package audit recomputes lists from scratch, by exact search, and compares them with the stored states and
-// the published triplets. It also explains a list. It finds mistakes of the stages because it shares no code
-// with them. So it must not import package stages: the linter forbids it. Only packages of hardneg import it.
+// the published triplets. It also explains a list. It finds mistakes of the stages because it goes another way:
+// it shares with them the rules (package mining) and the way to the servers (index, stream), and nothing else. So it
+// must not import package stages: the linter forbids it. Only packages of hardneg import it.
 package audit
 
 import (
@@ -88,6 +89,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkNotLost(ctx, view, published); err != nil {
+		return nil, err
+	}
 	a := &auditor{recomputer: recomputer, published: published}
 	queries := slices.AppendSeq(slices.Clone(sample), maps.Keys(published.queries)) // with those that only the topic knows
 	slices.Sort(queries)
@@ -118,6 +122,21 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		report.Behind = a.behind
 	}
 	return report, err
+}
+
+// checkNotLost returns an error if the triplets topic has a view of which Qdrant knows no query, not even a forgotten one.
+// A repair would retract all of it.
+func checkNotLost(ctx context.Context, view *catalog.View, published *publishedView) error {
+	if len(published.queries) == 0 {
+		return nil
+	}
+	_, states, err := view.Collections.Counts(ctx)
+	if err != nil || states > 0 {
+		return err
+	}
+	return fmt.Errorf("qdrant at %s knows no query, but topic %s has triplets of %d queries: Qdrant has lost them, and nothing is repaired. "+
+		"Stop every instance and run hardneg reset: the next start then makes the view anew from the topics",
+		view.Config.Qdrant.Address, view.Config.Topics.Triplets, len(published.queries))
 }
 
 // check recomputes queries, and returns the differences by query.

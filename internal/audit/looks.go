@@ -83,8 +83,8 @@ func (a *auditor) again(ctx context.Context, differing map[string][]Difference) 
 }
 
 // place returns where a difference is, without its contents.
-func (d Difference) place() Difference {
-	return Difference{Kind: d.Kind, Query: d.Query, Positive: d.Positive, Rank: d.Rank}
+func (a Difference) place() Difference {
+	return Difference{Kind: a.Kind, Query: a.Query, Positive: a.Positive, Rank: a.Rank}
 }
 
 // places returns the places of differences.

@@ -3,9 +3,7 @@ package catalog
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"hardneg/stream"
@@ -46,30 +44,8 @@ type Generation struct {
 // ReadGenerations returns the records about generations in the models topic, by id. It leaves out erased
 // generations. A topic that does not exist has no records.
 func ReadGenerations(ctx context.Context, kafka *stream.Client, topic string) (map[string]*Generation, error) {
-	generations := map[string]*Generation{}
-	err := kafka.ReadToEnd(ctx, topic, func(r stream.Record) error {
-		id, ok := strings.CutPrefix(string(r.Key), generationKey)
-		if !ok {
-			return nil
-		}
-		delete(generations, id)
-		if r.Value == nil {
-			return nil
-		}
-		g := &Generation{}
-		if err := json.Unmarshal(r.Value, g); err != nil {
-			return fmt.Errorf("%s/%d at offset %d: generation %s: %w", r.Topic, r.Partition, r.Offset, id, err)
-		}
-		if g.Schema != 1 {
-			return fmt.Errorf("generation %s: schema %d, want 1: another version of hardneg wrote it", id, g.Schema)
-		}
-		generations[id] = g
-		return nil
-	})
-	if errors.Is(err, stream.ErrUnknownTopic) {
-		return generations, nil
-	}
-	return generations, err
+	s, err := readSettings(ctx, kafka, topic)
+	return s.generations, err
 }
 
 // Unfinished returns the generation that a rebuild is building; nil if there is none. Of several it returns

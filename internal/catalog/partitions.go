@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 
 	"hardneg/internal/config"
 	"hardneg/stream"
@@ -28,16 +27,11 @@ func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Confi
 		}
 		now[topic] = n
 	}
-	stored, err := storedPartitions(ctx, kafka, cfg)
+	s, err := readSettings(ctx, kafka, cfg.Topics.Models)
 	if err != nil {
 		return err
 	}
-	want := map[string]int{}
-	maps.Copy(want, stored)
-	if live.Record != nil { // a rebuilt generation has a refresh topic of its own
-		want[names.Refresh] = live.Record.Partitions
-	}
-	for topic, n := range want {
+	for topic, n := range s.partitionsOf(cfg, live) {
 		if got, ok := now[topic]; ok && got != n {
 			return partitionsError(topic, got, n)
 		}
@@ -45,7 +39,7 @@ func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Confi
 	for topic, n := range now {
 		kafka.FixPartitions(topic, n)
 	}
-	if stored != nil {
+	if s.partitions != nil {
 		return nil
 	}
 	value, err := json.Marshal(now)
@@ -55,33 +49,8 @@ func KeepPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Confi
 	return kafka.Produce(ctx, []stream.Output{{Topic: names.Models, Key: []byte(partitionsKey), Value: value}})
 }
 
-// storedPartitions returns how many partitions the topics had when the view began, by topic; nil if it has
-// not begun. Of several records the first counts: instances that start together may each write one.
-func storedPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config) (stored map[string]int, err error) {
-	err = kafka.ReadToEnd(ctx, cfg.Topics.Models, func(r stream.Record) error {
-		if string(r.Key) == partitionsKey && stored == nil {
-			return json.Unmarshal(r.Value, &stored)
-		}
-		return nil
-	})
-	return stored, err
-}
-
 // partitionsError returns the error for a topic whose number of partitions has changed.
 func partitionsError(topic string, got, began int) error {
 	return fmt.Errorf("topic %s has %d partitions, but the view began with %d: a query's records would be split over two partitions; "+
 		"produce the view into a new topic with the partitions you want", topic, got, began)
-}
-
-// fixPartitions makes the client refuse to write by key into refresh or triplets once they have another number of
-// partitions than when the view, or the live generation, began.
-func fixPartitions(ctx context.Context, kafka *stream.Client, cfg *config.Config, live Live) error {
-	stored, err := storedPartitions(ctx, kafka, cfg)
-	for topic, n := range stored {
-		kafka.FixPartitions(topic, n)
-	}
-	if live.Record != nil {
-		kafka.FixPartitions(NamesOf(cfg, live.Generation).Topics.Refresh, live.Record.Partitions)
-	}
-	return err
 }

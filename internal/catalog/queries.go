@@ -28,7 +28,7 @@ func (v *View) KnownQueries(ctx context.Context) ([]string, error) {
 // Sample returns n of the ids, sorted, or all of them if n is 0 or there are no more than n. The ids must be
 // in a fixed order: the same ids in the same order with the same seed give the same sample.
 func Sample(ids []string, n int, seed uint64) []string {
-	if n == 0 || n > len(ids) {
+	if n <= 0 || n > len(ids) {
 		n = len(ids)
 	}
 	sample := make([]string, n)

@@ -68,25 +68,9 @@ func (r Rules) Encode() []byte {
 // Publish writes the rules into the models topic, if the newest ones there are different.
 func (r Rules) Publish(ctx context.Context, kafka *stream.Client, topic string) error {
 	value := r.Encode()
-	newest, err := publishedRules(ctx, kafka, topic)
-	if err != nil || newest != nil && bytes.Equal(newest.Encode(), value) {
+	s, err := readSettings(ctx, kafka, topic)
+	if err != nil || s.rules != nil && bytes.Equal(s.rules.Encode(), value) {
 		return err
 	}
 	return kafka.Produce(ctx, []stream.Output{{Topic: topic, Key: []byte(rulesKey), Value: value}})
-}
-
-// publishedRules returns the newest rules in the models topic; nil if no miner has published rules.
-func publishedRules(ctx context.Context, kafka *stream.Client, topic string) (*Rules, error) {
-	var newest *Rules
-	err := kafka.ReadToEnd(ctx, topic, func(r stream.Record) error {
-		if string(r.Key) != rulesKey || r.Value == nil {
-			return nil
-		}
-		newest = &Rules{}
-		if err := json.Unmarshal(r.Value, newest); err != nil {
-			return fmt.Errorf("%s/%d at offset %d: the rules of mining: %w", r.Topic, r.Partition, r.Offset, err)
-		}
-		return nil
-	})
-	return newest, err
 }

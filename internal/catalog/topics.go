@@ -120,12 +120,12 @@ func CheckTopics(ctx context.Context, kafka *stream.Client, cfg *config.Config) 
 	if slices.Contains(missing, cfg.Topics.Models) {
 		return missing, problems, nil
 	}
-	stored, err := storedPartitions(ctx, kafka, cfg)
+	s, err := readSettings(ctx, kafka, cfg.Topics.Models)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, topic := range []string{cfg.Topics.Refresh, cfg.Topics.Triplets} {
-		n, ok := stored[topic]
+		n, ok := s.partitions[topic]
 		if !ok || slices.Contains(missing, topic) {
 			continue
 		}

@@ -18,7 +18,7 @@ import (
 type Conn struct {
 	Config *config.Config
 	Kafka  *stream.Client
-	Index  *index.Client
+	Index  *index.Client // nil where a command needs Kafka alone
 	Log    zerolog.Logger
 }
 
@@ -30,12 +30,17 @@ type Live struct {
 
 // Live asks Qdrant which generation is live, and reads its record from the models topic.
 func (c Conn) Live(ctx context.Context) (Live, error) {
+	live, _, err := c.live(ctx)
+	return live, err
+}
+
+func (c Conn) live(ctx context.Context) (Live, settings, error) {
 	generation, _, err := c.Index.Active(ctx)
 	if err != nil {
-		return Live{}, err
+		return Live{}, settings{}, err
 	}
-	known, err := ReadGenerations(ctx, c.Kafka, c.Config.Topics.Models)
-	return Live{generation, known[generation]}, err
+	s, err := readSettings(ctx, c.Kafka, c.Config.Topics.Models)
+	return Live{generation, s.generations[generation]}, s, err
 }
 
 // Publishing reports whether the generation was promoted and its triplets are not all published yet.
@@ -66,7 +71,7 @@ func (noView) Is(target error) bool { return target == ErrNoView }
 // Open opens the live generation for reading. It creates nothing. It returns ErrNoView if no generation is
 // live.
 func (c Conn) Open(ctx context.Context) (*View, error) {
-	live, err := c.Live(ctx)
+	live, s, err := c.live(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -77,15 +82,11 @@ func (c Conn) Open(ctx context.Context) (*View, error) {
 	if v.Collections, err = c.Index.Existing(ctx, live.Generation); err != nil {
 		return nil, err
 	}
-	if err := fixPartitions(ctx, c.Kafka, c.Config, live); err != nil {
-		return nil, err
+	for topic, n := range s.partitionsOf(c.Config, live) {
+		c.Kafka.FixPartitions(topic, n)
 	}
-	published, err := publishedRules(ctx, c.Kafka, c.Config.Topics.Models)
-	if err != nil {
-		return nil, err
-	}
-	if published != nil {
-		v.Rules = published.completedBy(v.Rules)
+	if s.rules != nil {
+		v.Rules = s.rules.completedBy(v.Rules)
 	}
 	return v, nil
 }

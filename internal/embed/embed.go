@@ -1,7 +1,7 @@
 // Package embed turns texts into vectors. It has one Embedder for each kind of model. The vector of an
 // ensemble is the concatenation of their vectors, one piece for each embedder.
 //
-// internal/model, internal/pipeline, internal/service and cmd/hardneg use it.
+// Only packages of hardneg import it.
 package embed
 
 import (

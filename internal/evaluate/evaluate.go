@@ -107,6 +107,9 @@ func Run(ctx context.Context, o Options) (*Evaluation, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := mining.New(view.Rules.Mining); err != nil { // rules of another version
+		return nil, err
+	}
 	known, err := view.KnownQueries(ctx)
 	if err != nil {
 		return nil, err
@@ -130,7 +133,7 @@ func Run(ctx context.Context, o Options) (*Evaluation, error) {
 		}
 	}
 	v.finish()
-	return &v.Evaluation, view.StillLive(ctx, "audit")
+	return &v.Evaluation, view.StillLive(ctx, "evaluation")
 }
 
 // evaluator carries out one evaluation. The figures in Evaluation are sums until finish turns them into

@@ -1,7 +1,7 @@
 // Package model turns texts into the vectors that are stored. A Model holds what was fitted on a sample of
 // the documents (IDF, axes). Vectors of different models are never compared.
 //
-// internal/pipeline and cmd/hardneg use it.
+// Only packages of hardneg import it.
 package model
 
 import (

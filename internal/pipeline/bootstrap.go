@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,6 +23,9 @@ import (
 )
 
 const logEvery = 30 * time.Second
+
+// ErrIndexLost means that Qdrant does not have what the stages have written into it.
+var ErrIndexLost = errors.New("the index is lost")
 
 // bootstrap prepares the stages: it waits for servers, finds or fits the model, and opens the collections.
 type bootstrap struct {
@@ -73,6 +77,11 @@ func (b *bootstrap) waiting(err error) {
 // open opens the live generation: its model and its collections. If it was promoted, open ends the stages of
 // the previous one. If there is no generation yet, open makes the first one.
 func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.Rules) (*liveGeneration, error) {
+	if live.Generation == "" {
+		if err := b.checkNotLost(ctx); err != nil {
+			return nil, err
+		}
+	}
 	m, err := b.model(ctx, live)
 	if err != nil {
 		return nil, err
@@ -113,6 +122,38 @@ func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.R
 			Msg("the model was fitted on few documents and stays as it is: run hardneg rebuild once there are more")
 	}
 	return &liveGeneration{generation: generation{env: env, collections: collections, reader: reader}, successor: next}, nil
+}
+
+// checkNotLost returns an error if Qdrant has no collections although an indexer of this view has committed offsets:
+// then Qdrant has lost them, or the configuration names another Qdrant. New collections would lack every document
+// before these offsets, and nobody would notice. An indexer commits only after the aliases exist, so the aliases are
+// read last.
+func (b *bootstrap) checkNotLost(ctx context.Context) error {
+	generations, err := catalog.ReadGenerations(ctx, b.Kafka, b.Config.Topics.Models)
+	if err != nil {
+		return err
+	}
+	ids := append([]string{""}, slices.Sorted(maps.Keys(generations))...)
+	for _, id := range ids {
+		names := catalog.NamesOf(b.Config, id)
+		group, topic := names.Group(catalog.StageIndexer), names.Input(catalog.StageIndexer)
+		committed, err := b.Kafka.CommittedSoFar(ctx, group, topic)
+		if err != nil {
+			return err
+		}
+		for partition, offset := range committed {
+			if offset <= 0 {
+				continue
+			}
+			if _, live, err := b.Index.Active(ctx); err != nil || live {
+				return err
+			}
+			return fmt.Errorf("%w: qdrant at %s has no collections with the prefix %q, but group %s has read %s/%d up to offset %d. "+
+				"If qdrant.address or qdrant.prefix is wrong, correct it. If Qdrant has lost them, stop every instance and run hardneg reset: "+
+				"the next start then makes the view anew from the topics", ErrIndexLost, b.Config.Qdrant.Address, b.Config.Qdrant.Prefix, group, topic, partition, offset)
+		}
+	}
+	return nil
 }
 
 // model returns the model of the live generation. If there is none it takes the first published model, or

@@ -106,7 +106,7 @@ func (s *successor) succeedOnce(ctx context.Context) error {
 		s.record = now
 	}
 	if s.record.Phase == catalog.PhaseLive {
-		s.publication.Complete()
+		s.publication.DropPrevious()
 		return nil
 	}
 	if err := s.publishAll(ctx); err != nil {
@@ -116,7 +116,7 @@ func (s *successor) succeedOnce(ctx context.Context) error {
 	if err := s.record.Write(ctx, s.Kafka, s.Config.Topics.Models); err != nil {
 		return err
 	}
-	s.publication.Complete()
+	s.publication.DropPrevious()
 	s.Log.Info().Str("generation", s.record.ID).Msg("all triplets of the new generation are published")
 	return nil
 }
@@ -156,7 +156,7 @@ func (s *successor) publishAll(ctx context.Context) error {
 			return send(slices.DeleteFunc(ids, func(id string) bool { _, known := own[id]; return known }))
 		})
 		if errors.Is(err, index.ErrNoGeneration) {
-			s.publication.Complete()
+			s.publication.DropPrevious()
 			s.Log.Warn().Err(err).Msg(notRetracted)
 		} else if err != nil {
 			return err
@@ -226,8 +226,9 @@ func (s *successor) retireNow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for stage, offsets := range s.publication.Reported() {
-		if behind, err := s.out.Names.Behind(ctx, s.Kafka, stage, catalog.EndsAt(offsets)); err != nil {
+	reported := s.publication.Reported()
+	for _, stage := range []string{catalog.StageIndexer, catalog.StageIntake} {
+		if behind, err := s.out.Names.Behind(ctx, s.Kafka, stage, catalog.EndsAt(reported[stage])); err != nil {
 			return err
 		} else if behind > 0 {
 			return fmt.Errorf("the %s still reads %d records that it had read", stage, behind)

@@ -20,6 +20,7 @@ import (
 	"hardneg/internal/model"
 	"hardneg/internal/pipeline"
 	"hardneg/internal/telemetry"
+	"hardneg/mining"
 	"hardneg/stream"
 )
 
@@ -120,6 +121,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 
 // surveyOf opens the live generation, and looks for a generation that an earlier rebuild has begun.
 func surveyOf(ctx context.Context, c catalog.Conn) (survey, error) {
+	if _, err := mining.New(catalog.RulesOf(c.Config).Mining); err != nil { // before anything is made
+		return survey{}, err
+	}
 	live, err := c.Open(ctx)
 	if errors.Is(err, catalog.ErrNoView) {
 		return survey{}, errors.New("there is no live generation to build another one beside: the first one is made by hardneg run")

@@ -164,11 +164,10 @@ func (r *replayer) mine(ctx context.Context, queries []*query) (minedChunk, erro
 		if err := r.lists.Decide(ctx, decisions); err != nil {
 			return chunk, err
 		}
-		var decided, again []*undecided
+		var decided []*undecided
 		var releases []stages.Release
 		for _, u := range open {
 			if u.decision.Gap {
-				again = append(again, u)
 				continue
 			}
 			decided = append(decided, u)
@@ -180,14 +179,16 @@ func (r *replayer) mine(ctx context.Context, queries []*query) (minedChunk, erro
 		if err != nil {
 			return chunk, err
 		}
+		done := map[*undecided]bool{}
 		for i, u := range decided {
 			if torn[i] {
-				again = append(again, u)
 				continue
 			}
+			done[u] = true
 			chunk.outputs = append(chunk.outputs, outputs[i]...)
 			chunk.counts.count(u.decision.State)
 		}
+		again := slices.DeleteFunc(slices.Clone(open), func(u *undecided) bool { return done[u] })
 		for _, u := range again {
 			r.documents.forgetSlots(u.decision.State)
 		}

@@ -62,7 +62,7 @@ type Successor struct {
 
 // NewSuccessor returns the publication of a generation that was promoted. reported holds the offsets up to
 // which the previous generation has read, by stage and partition. previous holds its collections; nil if they
-// are erased, or if everything of the new generation is published.
+// are erased, if everything of the new generation is published, or if this instance runs no miner.
 func NewSuccessor(reported map[string]map[int32]int64, previous *index.Index) *Successor {
 	s := &Successor{reported: reported}
 	s.previous.Store(previous)
@@ -87,7 +87,7 @@ func (s *Successor) Inherited(ctx context.Context, queryIDs []string) (map[strin
 	}
 	published, err := previous.Published(ctx, queryIDs)
 	if errors.Is(err, index.ErrNoGeneration) {
-		s.Complete() // it was erased, because all of this generation was published
+		s.DropPrevious() // it was erased, because all of this generation was published
 		return nil, nil
 	}
 	return published, err
@@ -96,8 +96,8 @@ func (s *Successor) Inherited(ctx context.Context, queryIDs []string) (map[strin
 // Reported returns the offsets up to which the previous generation has read, by stage and partition.
 func (s *Successor) Reported() map[string]map[int32]int64 { return s.reported }
 
-// Previous returns the collections of the previous generation; nil once nothing of it is left to retract.
+// Previous returns the collections of the previous generation; nil after DropPrevious.
 func (s *Successor) Previous() *index.Index { return s.previous.Load() }
 
-// Complete notes that nothing of the previous generation is left to retract.
-func (s *Successor) Complete() { s.previous.Store(nil) }
+// DropPrevious ends Inherited: everything is retracted, or the collections of the previous generation are gone.
+func (s *Successor) DropPrevious() { s.previous.Store(nil) }

@@ -81,6 +81,6 @@ func TestInherited(t *testing.T) {
 
 	complete := NewSuccessor(nil, create(second))
 	inherited(complete, want)
-	complete.Complete()
+	complete.DropPrevious()
 	inherited(complete, nil)
 }

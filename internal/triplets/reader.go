@@ -2,7 +2,6 @@ package triplets
 
 import (
 	"context"
-	"errors"
 
 	"hardneg/stream"
 )
@@ -30,29 +29,21 @@ func NewReader(ctx context.Context, kafka *stream.Client, topic string) (*Reader
 	return r, nil
 }
 
-// Read calls f with every record from where the last Read stopped up to the present stable end. Records that
-// Kafka deletes meanwhile are missing. After an error of f, the records of the fetch at hand come again.
+// Read calls f with every record from where the last Read stopped up to the present stable end, and not beyond: a
+// later record may be a part of a transaction whose other records are not read. Records that Kafka deletes
+// meanwhile are missing. After an error of f, all records of the call come again.
 func (r *Reader) Read(ctx context.Context, f func(stream.Record) error) error {
 	ends, err := r.kafka.Offsets(ctx, r.topic)
 	if err != nil {
 		return err
 	}
+	to := make(map[int32]int64, len(ends))
 	for _, end := range ends {
-		for r.next[end.Partition] < end.LastStable {
-			got, err := r.kafka.Fetch(ctx, r.topic, end.Partition, r.next[end.Partition], stream.FetchOptions{})
-			if errors.Is(err, stream.ErrOffsetOutOfRange) && r.next[end.Partition] < got.Start {
-				got.Next, err = got.Start, nil
-			}
-			if err != nil {
-				return err
-			}
-			for _, record := range got.Records {
-				if err := f(record); err != nil {
-					return err
-				}
-			}
-			r.next[end.Partition] = got.Next
-		}
+		to[end.Partition] = end.LastStable
 	}
+	if err := r.kafka.ReadRange(ctx, r.topic, r.next, to, f); err != nil {
+		return err
+	}
+	r.next = to
 	return nil
 }

@@ -219,3 +219,48 @@ func TestReader(t *testing.T) {
 	read("f")
 	read()
 }
+
+// TestReaderStopsAtTheStableEnd writes into a later partition while an earlier one is read. These records belong to the next
+// Read: half of a transaction would be a list that never existed.
+func TestReaderStopsAtTheStableEnd(t *testing.T) {
+	kafka, _ := testenv.Kafka(t, zerolog.Nop(), nil)
+	const topic = "triplets"
+	if err := kafka.EnsureTopics(t.Context(), stream.Topic{Name: topic, Partitions: 2, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	produce := func(partition int32, value string) {
+		var outputs []stream.Output
+		for rank := range 8 {
+			outputs = append(outputs, stream.Output{Topic: topic, Partition: partition, Key: records.TripletKey("q", "p", rank+1), Value: []byte(value)})
+		}
+		if err := kafka.Produce(t.Context(), outputs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	produce(0, "other")
+	produce(1, "old")
+	reader, err := triplets.NewReader(t.Context(), kafka, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(meanwhile func()) (values []string) {
+		err := reader.Read(t.Context(), func(r stream.Record) error {
+			if meanwhile != nil {
+				meanwhile()
+				meanwhile = nil
+			}
+			values = append(values, string(r.Value))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return values
+	}
+	if got := read(func() { produce(1, "new") }); len(got) != 16 || slices.Contains(got, "new") {
+		t.Errorf("the first Read gives %q", got)
+	}
+	if got := read(nil); len(got) != 8 || got[0] != "new" {
+		t.Errorf("the second Read gives %q", got)
+	}
+}

@@ -38,9 +38,6 @@ const (
 	latest   = "latest"
 )
 
-// Latest is the bound at the end of the log.
-var Latest = Bound{text: latest, all: &offset{end: latest}}
-
 // String returns the bound as the user wrote it.
 func (b Bound) String() string { return b.text }
 

@@ -5,7 +5,7 @@
 // but not when the machine fails. If the process is killed during a commit that covers several partitions,
 // only some of them may be committed; a real broker's transaction log prevents that.
 //
-// internal/service starts it, and so do the tests of stream and internal/pipeline.
+// internal/service starts it, and so do the tests of stream and, through internal/testenv, of many others.
 package kafka
 
 import (

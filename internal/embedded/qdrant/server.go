@@ -1,6 +1,6 @@
 // Package qdrant is a small in-process index server. It answers Qdrant's gRPC services with exact search and
 // keeps everything in one file. It is for trying hardneg and for tests: internal/service starts it, and so do
-// the tests of index and internal/pipeline.
+// the tests of index and, through internal/testenv, of many others.
 //
 // It has one node, and one unnamed float32 vector with distance Dot for each point. It has no HNSW, no
 // quantisation and no access control. It refuses everything that it cannot do with codes.Unimplemented and
