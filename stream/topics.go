@@ -110,10 +110,10 @@ func (c *Client) createTopics(ctx context.Context, topics []Topic) error {
 
 // TopicProblem is one problem with the settings of a topic.
 type TopicProblem struct {
-	Topic string
-	Text  string // the problem and the command that solves it
+	Topic  string
+	Text   string // the problem and the command that solves it
 	Severe bool   // a stage would stop at a record or lose records; otherwise a warning
-	Raise [2]int // present and needed max.message.bytes, if EnsureTopics would raise it; otherwise zeros
+	Raise  [2]int // present and needed max.message.bytes, if EnsureTopics would raise it; otherwise zeros
 }
 
 // CheckTopics changes nothing. It returns the names of the topics that EnsureTopics would create, and the

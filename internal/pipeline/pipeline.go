@@ -103,6 +103,8 @@ type stage struct {
 	name  string
 	new   func(stream.Assignment) stream.Processor
 	until func(ctx context.Context, partition int32, committed int64) (int64, error) // nil: it reads without a bound
+
+	refused func(stream.Record, error) []stream.Output // for records that cannot be read
 }
 
 // runner runs stages of one generation in this process, and stops them when another generation is promoted.
@@ -134,6 +136,7 @@ func (r *runner) run(ctx context.Context, s stage) error {
 		Observe:             r.observer.event,
 		New:                 func(a stream.Assignment) stream.Processor { return &owner{Processor: s.new(a), runner: r} },
 		Until:               s.until,
+		Refused:             s.refused,
 	}
 	if s.name == catalog.StageMiner {
 		spec.MaxRecords = min(kafka.MaxBatch, 2*stages.MineTogether) // one query can mean many triplets with their texts, all in one transaction
@@ -165,18 +168,21 @@ func (g *generation) intake() stages.Intake {
 }
 
 func intake(s stages.Intake) stage {
-	return stage{name: catalog.StageIntake, new: func(stream.Assignment) stream.Processor { return s }}
+	return stage{
+		name: catalog.StageIntake, refused: s.Unreadable(catalog.StageIntake),
+		new: func(stream.Assignment) stream.Processor { return s },
+	}
 }
 
 func (g *generation) indexer() stage {
-	return stage{name: catalog.StageIndexer, new: func(a stream.Assignment) stream.Processor {
+	return stage{name: catalog.StageIndexer, refused: g.env.Unreadable(catalog.StageIndexer), new: func(a stream.Assignment) stream.Processor {
 		return stages.NewIndexer(g.env, g.collections, a.Partition)
 	}}
 }
 
 // miner returns the miner. In partition 0, of which a view has one owner, the sweep runs beside it.
 func (g *generation) miner(s *sweep) stage {
-	return stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
+	return stage{name: catalog.StageMiner, refused: g.env.Unreadable(catalog.StageMiner), new: func(a stream.Assignment) stream.Processor {
 		m := stages.NewMiner(g.env, g.collections, a.Token)
 		if a.Partition == 0 {
 			return sweepBeside(m, s, g.successor)

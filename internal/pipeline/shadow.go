@@ -53,7 +53,7 @@ func (s *Shadow) RunIntake(ctx context.Context) error {
 
 // RunMiner runs the miner until the context ends, without a sweep.
 func (s *Shadow) RunMiner(ctx context.Context) error {
-	return s.runner.run(ctx, stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
+	return s.runner.run(ctx, stage{name: catalog.StageMiner, refused: s.Env.Unreadable(catalog.StageMiner), new: func(a stream.Assignment) stream.Processor {
 		return stages.NewMiner(s.Env, s.Collections, a.Token)
 	}})
 }
