@@ -124,10 +124,9 @@ func (u *unpacker) unpack(b recordBatch, f *Fetched) (whole bool, err error) {
 
 // refuse appends the records from r to offset last to f.Refused. It returns false if the fetch is full.
 func (u *unpacker) refuse(f *Fetched, r Record, last int64, reason error) bool {
-	if last < f.Next {
-		return true // passed over before
+	if r.Offset = max(r.Offset, f.Next); r.Offset > last {
+		return true // passed over before, or the batch says that it has more records than offsets
 	}
-	r.Offset = max(r.Offset, f.Next)
 	if !u.room(recordOverhead + int64(len(r.Key))) {
 		f.Next = r.Offset
 		return false
