@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -56,10 +57,16 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if config.APIKey != "" && config.TLS == nil {
+		config.Log.Warn().Str("address", config.Address).Msg("qdrant.api_key is sent without encryption: see qdrant.tls")
+	}
 	connection, err := qdrant.NewClient(&qdrant.Config{
-		Host: host, Port: port, APIKey: config.APIKey, UseTLS: config.TLS != nil, TLSConfig: config.TLS,
+		Host: host, Port: port, UseTLS: config.TLS != nil, TLSConfig: config.TLS,
 		SkipCompatibilityCheck: true, // checkVersion does it, and refuses
 		GrpcOptions: []grpc.DialOption{
+			// Given the key, go-client would write a warning of its own for each of its connections, and not to
+			// the log of the configuration.
+			grpc.WithChainUnaryInterceptor(withKey(config.APIKey)),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxAnswer)),
 			// gRPC's own pauses between connection attempts grow to two minutes, far above retryFor.
 			grpc.WithConnectParams(grpc.ConnectParams{
@@ -84,6 +91,16 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// withKey sends an API key with each call.
+func withKey(key string) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if key != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "api-key", key)
+		}
+		return invoke(ctx, method, req, reply, cc, opts...)
+	}
 }
 
 // Ping checks that Qdrant answers. It makes one attempt of at most 5 s and returns ErrUnreachable or

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"math"
 	"time"
 
@@ -52,9 +51,7 @@ func (b recordBatch) attributes() uint16  { return binary.BigEndian.Uint16(b[atA
 func (b recordBatch) producer() int64     { return int64(binary.BigEndian.Uint64(b[atProducer:])) }
 func (b recordBatch) transactional() bool { return b.attributes()&attrTransactional != 0 }
 func (b recordBatch) control() bool       { return b.attributes()&attrControl != 0 }
-func (b recordBatch) compression() compress.Compression {
-	return compress.Compression(b.attributes() & attrCodec)
-}
+func (b recordBatch) codec() int          { return int(b.attributes() & attrCodec) }
 
 // cutBatch splits the first batch from raw and verifies its checksum. batch is nil if raw does not hold the
 // batch in full, because brokers cut off the last one.
@@ -78,65 +75,6 @@ func cutBatch(raw []byte) (batch recordBatch, rest []byte, err error) {
 		return nil, nil, fmt.Errorf("%w: checksum %08x, expected %08x", ErrCorrupt, got, want)
 	}
 	return batch, raw[size:], nil
-}
-
-// records appends the batch's records with offsets of at least from to dst. They share no memory with the
-// batch.
-func (b recordBatch) records(dst []Record, topic string, partition int32, from int64) ([]Record, error) {
-	payload := []byte(b[atRecords:])
-	if codec := b.compression().Codec(); codec != nil {
-		r := codec.NewReader(bytes.NewReader(payload))
-		plain, err := io.ReadAll(r)
-		_ = r.Close()
-		if err != nil {
-			return dst, fmt.Errorf("%w: %s: %w", ErrCorrupt, codec.Name(), err)
-		}
-		payload = plain
-	} else if b.compression() != 0 {
-		return dst, fmt.Errorf("%w: unknown compression %d", ErrCorrupt, b.compression())
-	}
-	c := &cursor{b: payload}
-	base, first := b.baseOffset(), int64(binary.BigEndian.Uint64(b[atFirstTime:]))
-	for n := binary.BigEndian.Uint32(b[atCount:]); n > 0; n-- {
-		r, timeDelta, offsetDelta := readRecord(c)
-		if c.err != nil {
-			return dst, c.err
-		}
-		ms := first + timeDelta
-		if b.attributes()&attrLogAppendTime != 0 {
-			ms = int64(binary.BigEndian.Uint64(b[atMaxTime:]))
-		}
-		r.Topic, r.Partition, r.Offset, r.Time = topic, partition, base+offsetDelta, time.UnixMilli(ms)
-		if r.Offset >= from {
-			dst = append(dst, r)
-		}
-	}
-	if len(c.b) != 0 {
-		return dst, fmt.Errorf("%w: %d bytes after its last record", ErrCorrupt, len(c.b))
-	}
-	return dst, nil
-}
-
-// readRecord reads one record. It copies the fields, so that a caller who keeps a record does not keep its
-// whole batch in memory.
-func readRecord(c *cursor) (r Record, timeDelta, offsetDelta int64) {
-	body := &cursor{b: c.varbytes()}
-	body.int8() // attributes, unused
-	timeDelta, offsetDelta = body.varint(), body.varint()
-	r.Key, r.Value = bytes.Clone(body.varbytes()), bytes.Clone(body.varbytes())
-	if n := body.varint(); n > 0 {
-		r.Headers = make([]Header, 0, body.bounded(n))
-		for ; n > 0 && body.err == nil; n-- {
-			r.Headers = append(r.Headers, Header{Key: string(body.varbytes()), Value: bytes.Clone(body.varbytes())})
-		}
-	}
-	if body.err == nil && len(body.b) != 0 {
-		body.err = fmt.Errorf("%w: %d bytes after a record's headers", ErrCorrupt, len(body.b))
-	}
-	if c.err == nil {
-		c.err = body.err
-	}
-	return r, timeDelta, offsetDelta
 }
 
 // Batches are written with LZ4: texts and JSON shrink to a third or less, at little cost for writer and

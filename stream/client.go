@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -26,8 +27,12 @@ type Config struct {
 	Brokers  []string    // host:port of one or more brokers; the others of the cluster are found through them
 	TLS      *tls.Config // nil: plain text
 	SASL     SASL
-	ClientID string         // shows up in the broker's logs and quotas
-	Log      zerolog.Logger // the zero value logs nothing
+	ClientID string // shows up in the broker's logs and quotas
+	// MaxFetched bounds the memory for the records of one fetch, in bytes after decompression; default 64 MiB. A
+	// batch that holds more is read in several fetches. Records larger than this are refused, and so is what
+	// a batch holds beyond 16 times as much: see Fetched.Refused and Stage.Refused.
+	MaxFetched int
+	Log        zerolog.Logger // the zero value logs nothing
 }
 
 // SASL says how to authenticate. Mechanism is plain, scram-sha-256 or scram-sha-512 in any case of letters,
@@ -59,11 +64,14 @@ type Client struct {
 	brokers  []string
 	clientID string
 	addr     net.Addr
-	tr       *kafka.Transport
-	dialer   *kafka.Dialer
-	api      *kafka.Client
-	log      zerolog.Logger
-	stop     context.CancelFunc
+
+	maxFetched int64 // see Config.MaxFetched
+
+	tr     *kafka.Transport
+	dialer *kafka.Dialer
+	api    *kafka.Client
+	log    zerolog.Logger
+	stop   context.CancelFunc
 
 	explainUnstableAfter time.Duration // after waiting this long for stable offsets, log which transaction is open
 
@@ -101,7 +109,10 @@ func New(cfg Config) (*Client, error) {
 		brokers:  cfg.Brokers,
 		clientID: cfg.ClientID,
 		addr:     addr,
-		tr:       tr,
+
+		maxFetched: int64(cmp.Or(max(0, cfg.MaxFetched), DefaultMaxFetched)),
+
+		tr: tr,
 		dialer: &kafka.Dialer{
 			ClientID: cfg.ClientID, Timeout: 10 * time.Second, DialFunc: dial, TLS: cfg.TLS, SASLMechanism: mechanism,
 		},

@@ -16,14 +16,16 @@ import (
 // FetchOptions bound a fetch. A zero value means the default.
 type FetchOptions struct {
 	MaxWait  time.Duration // how long the broker waits for new records at the end of the log; default 500 ms
-	MaxBytes int           // bytes of the answer; default 4 MiB. A first batch that is larger comes in full.
+	MaxBytes int           // bytes of the answer; default 4 MiB. A first batch that is larger comes in full. See Config.MaxFetched too.
 }
 
 // Fetched is the result of a fetch.
 type Fetched struct {
 	Records []Record // committed records only, in the order of their offsets
-	// Next is the offset of the next fetch. It lies behind transaction markers, aborted records and records
-	// that compaction has removed, so it can grow although Records is empty.
+	// Refused are the committed records that cannot be read, in the order of their offsets. They are logged.
+	Refused []Refused
+	// Next is the offset of the next fetch. It lies behind transaction markers, aborted records, refused records
+	// and records that compaction has removed, so it can grow although Records is empty.
 	Next int64
 	// The bounds of the partition at the time of the fetch, see Offsets.
 	Start, HighWatermark, LastStable int64
@@ -34,7 +36,8 @@ type Fetched struct {
 //
 // It returns ErrOffsetOutOfRange if the log does not have the offset; Start, HighWatermark and LastStable of
 // the result are set then. It returns ErrUnknownTopic if the topic or the partition does not exist, and
-// ErrCorrupt if a batch cannot be read.
+// ErrCorrupt if the bytes of the answer are wrong, for example a batch's checksum. Records that will never be
+// readable are no error: see Fetched.Refused.
 func (c *Client) Fetch(ctx context.Context, topic string, partition int32, offset int64, o FetchOptions) (Fetched, error) {
 	if o.MaxWait <= 0 {
 		o.MaxWait = 500 * time.Millisecond
@@ -56,6 +59,9 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int32, offse
 	}
 	if err != nil {
 		return f, fmt.Errorf("fetch %s/%d at offset %d: %w", topic, partition, offset, err)
+	}
+	for _, r := range f.Refused {
+		c.log.Warn().Str("at", fmt.Sprintf("%s/%d/%d", topic, partition, r.Record.Offset)).Err(r.Reason).Msg("a record cannot be read")
 	}
 	return f, nil
 }
@@ -106,14 +112,14 @@ func (c *Client) fetch(ctx context.Context, topic string, partition int32, offse
 	if err != nil {
 		return Fetched{}, unreachable(c.brokers, err)
 	}
-	return decodeFetch(res.(*cursor), topic, partition, offset)
+	return decodeFetch(res.(*cursor), topic, partition, offset, c.maxFetched)
 }
 
 // abortedTransaction is an entry of a fetch's list of aborted transactions: the transactional records of
 // producer from offset from up to its next marker were aborted.
 type abortedTransaction struct{ producer, from int64 }
 
-func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetched, error) {
+func decodeFetch(c *cursor, topic string, partition int32, offset, maxFetched int64) (Fetched, error) {
 	c.int32() // throttle time, ms
 	code := c.int16()
 	c.int32() // session
@@ -130,7 +136,7 @@ func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetche
 	c.int32()
 	code = c.int16()
 	f := Fetched{Next: offset, HighWatermark: c.int64(), LastStable: c.int64(), Start: c.int64()}
-	abortedTransactions := make([]abortedTransaction, c.length())
+	abortedTransactions := make([]abortedTransaction, c.lengthOf(16))
 	for i := range abortedTransactions {
 		abortedTransactions[i] = abortedTransaction{producer: c.int64(), from: c.int64()}
 	}
@@ -142,15 +148,14 @@ func decodeFetch(c *cursor, topic string, partition int32, offset int64) (Fetche
 	if err := check(code, "partition"); err != nil {
 		return Fetched{}, err
 	}
-	return f, f.decode(raw, topic, partition, abortedTransactions)
+	return f, f.decode(raw, &unpacker{topic: topic, partition: partition, most: maxFetched}, abortedTransactions)
 }
 
 // decode reads the batches in raw and appends their records, without markers and aborted records. The list of
 // aborted transactions need not be sorted, and may begin below the fetched offset.
-func (f *Fetched) decode(raw []byte, topic string, partition int32, abortedTransactions []abortedTransaction) error {
+func (f *Fetched) decode(raw []byte, u *unpacker, abortedTransactions []abortedTransaction) error {
 	slices.SortFunc(abortedTransactions, func(a, b abortedTransaction) int { return int(max(-1, min(1, a.from-b.from))) })
 	open := map[int64]bool{} // producers whose records are aborted from here up to their next marker
-	from := f.Next
 	whole := false
 	for len(raw) > 0 {
 		batch, rest, err := cutBatch(raw)
@@ -173,8 +178,12 @@ func (f *Fetched) decode(raw []byte, topic string, partition int32, abortedTrans
 			delete(open, batch.producer())
 		case batch.transactional() && open[batch.producer()]:
 		default:
-			if f.Records, err = batch.records(f.Records, topic, partition, from); err != nil {
+			all, err := u.unpack(batch, f)
+			if err != nil {
 				return fmt.Errorf("batch at offset %d: %w", batch.baseOffset(), err)
+			}
+			if !all {
+				return nil
 			}
 		}
 		f.Next = max(f.Next, batch.lastOffset()+1)

@@ -51,6 +51,11 @@ type Stage struct {
 	// no bound.
 	Until func(ctx context.Context, partition int32, committed int64) (int64, error)
 
+	// Refused returns the outputs for a record that cannot be read, such as a dead letter: see NewDeadLetter and
+	// Fetched.Refused. They are committed with the batch around the record. nil: none; the client logs such
+	// records in any case.
+	Refused func(Record, error) []Output
+
 	New     func(Assignment) Processor // makes the Processor of an assignment
 	Observe func(Event)                // gets every event, from several goroutines at the same time; nil: no observer
 }

@@ -132,7 +132,7 @@ func (t *task) own(ctx, stop context.Context) (err error) {
 		}
 		for more := true; more; {
 			part := b
-			if s.Until != nil && len(b.records) > 0 {
+			if s.Until != nil && len(b.records)+len(b.refused) > 0 {
 				until, err := s.Until(stop, t.input.partition, committed.Load())
 				if stop.Err() != nil {
 					return nil
@@ -268,6 +268,11 @@ func (t *task) transact(ctx context.Context, dog *watchdog, p *producer, process
 			return 0, fmt.Errorf("processing %s/%d from offset %d: %w", t.input.topic, t.input.partition, b.records[0].Offset, err)
 		}
 	}
+	if refused := t.run.stage.Refused; refused != nil {
+		for _, r := range b.refused {
+			outputs = append(outputs, refused(r.Record, r.Reason)...)
+		}
+	}
 	dog.begin("the commit")
 	if err := p.commit(ctx, t.member, t.input, b.next, formatToken(t.token), outputs); err != nil {
 		p.abort(ctx)
@@ -279,10 +284,12 @@ func (t *task) transact(ctx context.Context, dog *watchdog, p *producer, process
 	return len(outputs), nil
 }
 
-// readBatch is the input of one transaction. It has no records if the log holds only transaction markers and
-// aborted records before next: then the transaction only moves the committed offset, so that no lag is left.
+// readBatch is the input of one transaction. It has no records if the log holds only transaction markers,
+// aborted and refused records before next: then the transaction only moves the committed offset, so that no lag
+// is left.
 type readBatch struct {
 	records   []Record
+	refused   []Refused
 	next, end int64
 }
 
@@ -290,10 +297,24 @@ type readBatch struct {
 // batch.
 func (b readBatch) cut(until int64) (part, rest readBatch) {
 	n := slices.IndexFunc(b.records, func(r Record) bool { return r.Offset >= until })
-	if n < 0 {
+	before, after := cutRefused(b.refused, until)
+	if n < 0 && len(after) == 0 {
 		return b, b
 	}
-	return readBatch{records: b.records[:n:n], next: until, end: b.end}, readBatch{records: b.records[n:], next: b.next, end: b.end}
+	if n < 0 {
+		n = len(b.records)
+	}
+	return readBatch{records: b.records[:n:n], refused: before, next: until, end: b.end},
+		readBatch{records: b.records[n:], refused: after, next: b.next, end: b.end}
+}
+
+// cutRefused splits refused records at an offset.
+func cutRefused(all []Refused, at int64) (before, after []Refused) {
+	n := slices.IndexFunc(all, func(r Refused) bool { return r.Record.Offset >= at })
+	if n < 0 {
+		return all, nil
+	}
+	return all[:n:n], all[n:]
 }
 
 // reader fetches the next records while the Processor works, at most one fetch ahead.
@@ -333,7 +354,7 @@ func (t *task) fetchAhead(ctx context.Context, offset int64, batches chan<- read
 		offset = got.Next
 		// A stretch of markers alone is committed only at the end of the log: there it would show as lag for
 		// ever.
-		if len(got.Records) == 0 && (got.Next == committed || got.Next < got.LastStable) {
+		if len(got.Records) == 0 && len(got.Refused) == 0 && (got.Next == committed || got.Next < got.LastStable) {
 			continue
 		}
 		for _, b := range split(got, s.MaxRecords) {
@@ -353,10 +374,12 @@ func (t *task) fetchAhead(ctx context.Context, offset int64, batches chan<- read
 func split(f Fetched, n int) []readBatch {
 	var all []readBatch
 	for rest := f.Records; len(rest) > n; rest = f.Records {
-		all = append(all, readBatch{records: rest[:n:n], next: rest[n-1].Offset + 1, end: f.LastStable})
+		b := readBatch{records: rest[:n:n], next: rest[n-1].Offset + 1, end: f.LastStable}
+		b.refused, f.Refused = cutRefused(f.Refused, b.next)
+		all = append(all, b)
 		f.Records = rest[n:]
 	}
-	return append(all, readBatch{records: f.Records, next: f.Next, end: f.LastStable})
+	return append(all, readBatch{records: f.Records, refused: f.Refused, next: f.Next, end: f.LastStable})
 }
 
 // next waits for a batch or for an error. When stop ends it returns an empty batch and no error.

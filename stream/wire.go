@@ -240,6 +240,16 @@ func (c *cursor) length() int {
 	return c.bounded(int64(c.int32()))
 }
 
+// lengthOf is length for an array whose elements have at least size bytes each.
+func (c *cursor) lengthOf(size int) int {
+	n := c.length()
+	if n > len(c.b)/size {
+		c.err = fmt.Errorf("%w: array of %d elements in %d bytes", ErrCorrupt, n, len(c.b))
+		return 0
+	}
+	return n
+}
+
 // compactLength is length for flexible versions.
 func (c *cursor) compactLength() int {
 	return c.bounded(int64(min(c.uvarint(), maxAnswer)) - 1)

@@ -319,4 +319,6 @@ type Sweep struct {
 type HTTP struct {
 	// `host:port` to listen at. Port 0 takes a free one.
 	Address string `yaml:"address" default:"127.0.0.1:8080" nonempty:"true"`
+	// Serve Go's profiles at `/debug/pprof/`: they show what the process works on, and taking one costs time.
+	Pprof bool `yaml:"pprof"`
 }

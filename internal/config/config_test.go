@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -273,6 +274,31 @@ embedders: [{name: a, type: openai, url: "http://h/v1", model: m, api_key: hunte
 	}
 	if string(c.Kafka.SASL.Password) != "hunter2" {
 		t.Error("the secret is lost")
+	}
+}
+
+// The values in the bodies of embedders are masked, and their keys are printed. The configuration keeps them.
+func TestBodiesAreMasked(t *testing.T) {
+	c := load(t, `
+embedders:
+  - {name: a, type: openai, url: "https://h/v1", model: m, body: {token: hunter2, nested: {deep: [hunter2]}}, query_body: {q: hunter2}, passage_body: {p: hunter2}}
+`, nil)
+	for form, print := range map[string]func() ([]byte, error){"YAML": c.YAML, "JSON": c.JSON} {
+		text, err := print()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "hunter2") {
+			t.Errorf("%s prints\n%s", form, text)
+		}
+		for _, key := range []string{"token", "nested", "q", "p"} {
+			if !regexp.MustCompile(`\b` + key + `"?: ["']?\*{8}`).Match(text) {
+				t.Errorf("%s lacks %s:\n%s", form, key, text)
+			}
+		}
+	}
+	if e := c.Embedders[0]; e.Body["token"] != "hunter2" || e.QueryBody["q"] != "hunter2" || e.PassageBody["p"] != "hunter2" {
+		t.Errorf("printing changed %v", e.Body)
 	}
 }
 

@@ -5,14 +5,34 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 
 	yaml "github.com/goccy/go-yaml"
 )
 
-// YAML returns the configuration as a file that Load can read. The secrets are masked.
+// YAML returns the configuration as a file that Load can read. The secrets are masked, and so are the values in
+// the bodies of embedders: some servers take their key there.
 func (c *Config) YAML() ([]byte, error) {
-	return yaml.MarshalWithOptions(c, yaml.IndentSequence(true))
+	masked := *c
+	masked.Embedders = slices.Clone(c.Embedders)
+	for i := range masked.Embedders {
+		e := &masked.Embedders[i]
+		e.Body, e.QueryBody, e.PassageBody = maskValues(e.Body), maskValues(e.QueryBody), maskValues(e.PassageBody)
+	}
+	return yaml.MarshalWithOptions(masked, yaml.IndentSequence(true))
+}
+
+// maskValues keeps the keys.
+func maskValues(body map[string]any) map[string]any {
+	if body == nil {
+		return nil
+	}
+	masked := make(map[string]any, len(body))
+	for key := range body {
+		masked[key] = mask
+	}
+	return masked
 }
 
 // JSON returns the configuration under its YAML keys. The secrets are masked.

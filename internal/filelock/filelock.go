@@ -14,7 +14,7 @@ var ErrLocked = errors.New("locked by another process")
 // the process ends, even by a crash. Open does not wait: if the lock is held, it returns ErrLocked. On
 // systems other than Unix nothing is locked.
 func Open(name string) (*os.File, error) {
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}

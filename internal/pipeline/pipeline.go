@@ -105,6 +105,8 @@ type stage struct {
 	name  string
 	new   func(stream.Assignment) stream.Processor
 	until func(ctx context.Context, partition int32, committed int64) (int64, error) // see stream.Stage.Until; nil: no bound
+
+	refused func(stream.Record, error) []stream.Output // makes the dead letters of records that cannot be read
 }
 
 // runner runs stages of one generation in this process, and ends them when another generation is promoted.
@@ -136,6 +138,7 @@ func (r *runner) run(ctx context.Context, s stage) error {
 		Observe:             r.observer.event,
 		New:                 func(a stream.Assignment) stream.Processor { return &owner{Processor: s.new(a), runner: r} },
 		Until:               s.until,
+		Refused:             s.refused,
 	}
 	if s.name == catalog.StageMiner {
 		spec.MaxRecords = min(kafka.MaxBatch, 2*stages.MineTogether) // one transaction holds all triplets of a batch with their texts, and a query can have many
@@ -174,19 +177,22 @@ func (g *generation) intake() stage {
 
 // intake returns an intake as a stage to run. It needs no generation.
 func intake(s stages.Intake) stage {
-	return stage{name: catalog.StageIntake, new: func(stream.Assignment) stream.Processor { return s }}
+	return stage{
+		name: catalog.StageIntake, refused: s.Unreadable(catalog.StageIntake),
+		new: func(stream.Assignment) stream.Processor { return s },
+	}
 }
 
 // indexer returns the indexer as a stage to run.
 func (g *generation) indexer() stage {
-	return stage{name: catalog.StageIndexer, new: func(a stream.Assignment) stream.Processor {
+	return stage{name: catalog.StageIndexer, refused: g.env.Unreadable(catalog.StageIndexer), new: func(a stream.Assignment) stream.Processor {
 		return stages.NewIndexer(g.env, g.collections, a.Partition)
 	}}
 }
 
 // miner returns the miner as a stage to run, without a sweep.
 func (g *generation) miner() stage {
-	return stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
+	return stage{name: catalog.StageMiner, refused: g.env.Unreadable(catalog.StageMiner), new: func(a stream.Assignment) stream.Processor {
 		return stages.NewMiner(g.env, g.collections, a.Token)
 	}}
 }
@@ -194,7 +200,7 @@ func (g *generation) miner() stage {
 // sweepingMiner returns the miner as a stage to run. The owner of partition 0, which is one in a view, also
 // sweeps.
 func (g *liveGeneration) sweepingMiner(s *sweep) stage {
-	return stage{name: catalog.StageMiner, new: func(a stream.Assignment) stream.Processor {
+	return stage{name: catalog.StageMiner, refused: g.env.Unreadable(catalog.StageMiner), new: func(a stream.Assignment) stream.Processor {
 		m := stages.NewMiner(g.env, g.collections, a.Token)
 		if a.Partition == 0 {
 			return sweepBeside(m, s, g.successor)

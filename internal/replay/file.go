@@ -172,7 +172,7 @@ func (o *File) save() error {
 	}
 	o.saved = time.Now()
 	next := o.notes() + ".new"
-	if err := os.WriteFile(next, append(raw, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(next, append(raw, '\n'), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(next, o.notes())

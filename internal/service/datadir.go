@@ -52,7 +52,7 @@ func (a Addresses) write(dir string) error {
 		return err
 	}
 	path := filepath.Join(dir, addressesFile)
-	next, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // a service that was killed can have left this file
+	next, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // a service that was killed can have left this file
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func openDataDir(path string) (*dataDir, error) {
 		}
 		d.path, d.temporary = temporary, true
 	}
-	if err := os.MkdirAll(d.path, 0o755); err != nil {
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	lock, err := filelock.Open(filepath.Join(d.path, lockFile))

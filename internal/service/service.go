@@ -71,7 +71,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.NewMetrics(registry)
 	server, err := telemetry.Serve(telemetry.ServerConfig{
-		Address: c.HTTP.Address, Health: health, Gatherer: registry, Log: o.Log,
+		Address: c.HTTP.Address, Health: health, Gatherer: registry, Pprof: c.HTTP.Pprof, Log: o.Log,
 	})
 	if err != nil {
 		return err

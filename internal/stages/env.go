@@ -121,6 +121,12 @@ func (o Outputs) malformed(stage string, r stream.Record, reason error) []stream
 	return []stream.Output{o.DeadLetter(stage, r, reason)}
 }
 
+// Unreadable returns what a stage makes of records that stream cannot read: dead letters, as for malformed
+// records.
+func (o Outputs) Unreadable(stage string) func(stream.Record, error) []stream.Output {
+	return func(r stream.Record, reason error) []stream.Output { return o.malformed(stage, r, reason) }
+}
+
 // Vectors embeds texts as Embedder.Vectors does, and counts them in the metrics.
 func (e *Env) Vectors(ctx context.Context, kind embed.Kind, items []embed.Item) ([][]float32, []error, error) {
 	if len(items) == 0 {

@@ -21,10 +21,11 @@ type ServerConfig struct {
 	Address  string // host:port; port 0 takes a free one
 	Health   *Health
 	Gatherer prometheus.Gatherer
+	Pprof    bool // answer /debug/pprof
 	Log      zerolog.Logger
 }
 
-// Server answers /healthz, /readyz, /metrics and /debug/pprof.
+// Server answers /healthz, /readyz, /metrics and, if it is asked to, /debug/pprof.
 type Server struct {
 	listener net.Listener
 	mux      *http.ServeMux
@@ -53,11 +54,12 @@ func Serve(config ServerConfig) (*Server, error) {
 	})
 	mux.HandleFunc("GET /readyz", ready(config.Health))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(config.Gatherer, promhttp.HandlerOpts{}))
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	if config.Pprof { // without pprof.Cmdline: the command line can hold secrets
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

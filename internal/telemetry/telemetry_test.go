@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -90,8 +91,10 @@ func TestReadiness(t *testing.T) {
 			t.Errorf("/metrics lacks %s", line)
 		}
 	}
-	if code, _ := get(t, s, "/debug/pprof/goroutine?debug=1"); code != 200 {
-		t.Errorf("/debug/pprof/goroutine %d", code)
+	for _, page := range []string{"", "goroutine?debug=1", "cmdline", "profile?seconds=1", "symbol", "trace"} {
+		if code, _ := get(t, s, "/debug/pprof/"+page); code != 404 {
+			t.Errorf("/debug/pprof/%s %d, though nobody asked for profiles", page, code)
+		}
 	}
 	if code, _ := get(t, s, "/nothing"); code != 404 {
 		t.Errorf("/nothing %d", code)
@@ -99,6 +102,24 @@ func TestReadiness(t *testing.T) {
 	s.Handle("GET /page", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "page") }))
 	if code, body := get(t, s, "/page"); code != 200 || body != "page" {
 		t.Errorf("/page %d %s", code, body)
+	}
+}
+
+// Profiles are served where that is asked for, and the command line, which can hold secrets, never is.
+func TestPprof(t *testing.T) {
+	s, err := Serve(ServerConfig{Address: "127.0.0.1:0", Health: NewHealth(), Gatherer: prometheus.NewRegistry(), Pprof: true, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	for page, want := range map[string]int{"": 200, "goroutine?debug=1": 200, "symbol": 200, "heap": 200, "cmdline": 404} {
+		code, body := get(t, s, "/debug/pprof/"+page)
+		if code != want {
+			t.Errorf("/debug/pprof/%s %d, want %d", page, code, want)
+		}
+		if page == "cmdline" && strings.Contains(body, os.Args[0]) {
+			t.Errorf("/debug/pprof/%s shows the command line", page)
+		}
 	}
 }
 

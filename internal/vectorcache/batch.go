@@ -70,7 +70,7 @@ func (c *Cache) newest(bytes int64) (*segment, error) {
 	// A name is never used twice: other processes know the files by their names, and only read what was
 	// appended to files that they know.
 	name := fmt.Sprintf("%020d%s", max(time.Now().UnixNano(), last+1), segmentSuffix)
-	file, err := os.OpenFile(filepath.Join(c.Path, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	file, err := os.OpenFile(filepath.Join(c.Path, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ const (
 // Open reads the directory.
 func Open(o Options) (*Cache, error) {
 	c := &Cache{Options: o, segmentBytes: min(o.MaxBytes/segments, maxSegmentBytes), patience: lockPatience, index: map[uint64]position{}}
-	if err := os.MkdirAll(o.Path, 0o755); err != nil {
+	if err := os.MkdirAll(o.Path, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	if _, err := os.ReadDir(o.Path); err != nil {

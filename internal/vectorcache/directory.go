@@ -30,7 +30,7 @@ func (c *Cache) lock() (*os.File, error) {
 		file, err := filelock.Open(filepath.Join(c.Path, lockName))
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // somebody has removed the whole cache
-			if err := os.MkdirAll(c.Path, 0o755); err != nil {
+			if err := os.MkdirAll(c.Path, 0o700); err != nil {
 				return nil, err
 			}
 		case !errors.Is(err, filelock.ErrLocked):

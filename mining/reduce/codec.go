@@ -14,6 +14,10 @@ const (
 
 	flagSubtractMean = 1 << 0
 	flagNormalize    = 1 << 1
+
+	// maxDimensions bounds the sizes in a header, which nothing else bounds for the identity: it has no bytes
+	// that grow with d. Up to here, 4·k·d does not overflow.
+	maxDimensions = 1 << 24
 )
 
 // MarshalBinary encodes the reducer. All numbers are little endian: the version and the flags (uint32; 1:
@@ -32,7 +36,11 @@ func (r *Reducer) MarshalBinary() ([]byte, error) {
 	if r.Normalize {
 		flags |= flagNormalize
 	}
-	b := make([]byte, 0, reducerHeader+4*d+8*k+4*k*d)
+	size := reducerHeader
+	if k > 0 {
+		size += 4*d + 8*k + 4*k*d
+	}
+	b := make([]byte, 0, size)
 	for _, v := range []uint32{reducerVersion, flags, uint32(d), uint32(k)} {
 		b = binary.LittleEndian.AppendUint32(b, v)
 	}
@@ -54,8 +62,8 @@ func appendFloats(b []byte, values []float32) []byte {
 	return b
 }
 
-// UnmarshalBinary decodes what MarshalBinary gave. Another version, a length that the header does not say,
-// and numbers that are not finite (mining.ErrNotFinite) are errors. The reducer then stays as it is.
+// UnmarshalBinary decodes what MarshalBinary gave. Another version, more than 2²⁴ dimensions, a length that the
+// header does not say, and numbers that are not finite (mining.ErrNotFinite) are errors. The reducer then stays as it is.
 func (r *Reducer) UnmarshalBinary(b []byte) error {
 	if len(b) < reducerHeader {
 		return fmt.Errorf("mining: a reducer has at least %d bytes, not %d", reducerHeader, len(b))
@@ -65,14 +73,11 @@ func (r *Reducer) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("mining: reducer of version %d; this program reads version %d", word(0), reducerVersion)
 	}
 	flags, d, k := word(1), uint64(word(2)), uint64(word(3))
-	if flags&^(flagSubtractMean|flagNormalize) != 0 || d == 0 || k > d {
+	if flags&^(flagSubtractMean|flagNormalize) != 0 || d == 0 || d > maxDimensions || k > d {
 		return fmt.Errorf("mining: reducer of %d × %d with flags %#x", k, d, flags)
 	}
 	size := uint64(reducerHeader)
 	if k > 0 {
-		if d > 1<<24 { // so that 4·k·d does not overflow
-			return fmt.Errorf("mining: reducer of %d dimensions", d)
-		}
 		size += 4*d + 8*k + 4*k*d
 	}
 	if uint64(len(b)) != size {

@@ -3,7 +3,9 @@ package reduce
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"reflect"
+	"runtime"
 	"testing"
 )
 
@@ -34,6 +36,34 @@ func TestReducerCodec(t *testing.T) {
 	copy(b[len(b)-4:], []byte{0, 0, 0x80, 0x7f}) // infinity
 	if new(Reducer).UnmarshalBinary(b) == nil {
 		t.Error("an infinite component is accepted")
+	}
+}
+
+// A header of 24 bytes that promises a huge reducer takes no memory, when it is read and when it is written.
+func TestReducerHugeHeader(t *testing.T) {
+	for _, d := range []uint32{1 << 16, 1 << 24, 1<<24 + 1, 1 << 31, 1<<32 - 1} {
+		for _, k := range []uint32{0, 1, 1 << 16, d} {
+			b := make([]byte, reducerHeader)
+			for i, v := range []uint32{reducerVersion, flagNormalize, d, k} {
+				binary.LittleEndian.PutUint32(b[4*i:], v)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			var r Reducer
+			err := r.UnmarshalBinary(b)
+			if want := k == 0 && d <= 1<<24; (err == nil) != want {
+				t.Errorf("%d × %d: %v", k, d, err)
+			}
+			if err == nil {
+				if back, err := r.MarshalBinary(); err != nil || !bytes.Equal(b, back) {
+					t.Errorf("%d × %d came back as %x, %v", k, d, back, err)
+				}
+			}
+			runtime.ReadMemStats(&after)
+			if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
+				t.Errorf("%d × %d: %d MiB were allocated", k, d, took>>20)
+			}
+		}
 	}
 }
 

@@ -11,8 +11,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// isControl is the attribute of a batch that holds a transaction marker.
-const isControl = 0x20
+// Attributes of a batch: it is part of a transaction, and it holds a transaction marker.
+const (
+	isTransactional = 0x10
+	isControl       = 0x20
+)
 
 // node is the id of the only broker.
 const node = 0

@@ -9,6 +9,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,8 @@ type Config struct {
 	Dir     string // created if missing; one process at a time
 	Log     zerolog.Logger
 	Faults  *fault.Plan // calls that fail, for tests; nil means none. Calls are named "Produce", "EndTxn" and so on
+
+	cleanEvery time.Duration // for tests; 0 means once an hour
 }
 
 // Server is a running broker.
@@ -43,12 +46,20 @@ type Server struct {
 	cluster *kfake.Cluster
 	gate    *gate
 	client  *kgo.Client // in-process
-	members context.CancelFunc
 	watched sync.WaitGroup
+
+	background context.CancelFunc // ends what watched waits for
+
 	lock    *os.File
 	running string // this file exists while the broker runs, so that the next start notices a kill
-	log     zerolog.Logger
-	once    sync.Once
+	logDir  string // kfake's folder
+
+	bounds   *bounds
+	kept     keptSegments
+	cleaning chan struct{}        // holds an element while a cleaning is due
+	keyless  []*kfake.FaultHandle // of the Produce request before
+	log      zerolog.Logger
+	once     sync.Once
 }
 
 const startTimeout = 5 * time.Minute // the repair reads the whole log
@@ -60,14 +71,17 @@ func Start(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded Kafka: address %q: want host:port: %w", cfg.Address, err)
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("embedded Kafka: %w", err)
 	}
 	lock, err := filelock.Open(filepath.Join(cfg.Dir, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("embedded Kafka: data directory %s is in use by another process: %w", cfg.Dir, err)
 	}
-	s := &Server{lock: lock, running: filepath.Join(cfg.Dir, "running"), log: cfg.Log}
+	s := &Server{
+		lock: lock, running: filepath.Join(cfg.Dir, "running"), logDir: filepath.Join(cfg.Dir, "log"), log: cfg.Log,
+		kept: keptSegments(filepath.Join(cfg.Dir, "compacting")), cleaning: make(chan struct{}, 1),
+	}
 	if err := s.start(cfg, host); err != nil {
 		s.release()
 		return nil, fmt.Errorf("embedded Kafka: %w", err)
@@ -86,12 +100,22 @@ func (s *Server) start(cfg Config, host string) error {
 		return err
 	}
 	s.gate = newGate(listener, host)
-	if err := os.WriteFile(s.running, nil, 0o644); err != nil {
+	if err := os.WriteFile(s.running, nil, 0o600); err != nil {
 		return err
+	}
+	if err := s.kept.restore(s.logDir); err != nil {
+		return fmt.Errorf("restoring what was being compacted: %w", err)
+	}
+	if s.bounds, err = readBounds(filepath.Join(cfg.Dir, "bounds.json")); err != nil {
+		return err
+	}
+	if err := s.bounds.restore(s.logDir); err != nil {
+		return fmt.Errorf("restoring the ends of logs: %w", err)
 	}
 	if s.cluster, err = kfake.NewCluster(
 		kfake.NumBrokers(1),
-		kfake.DataDir(filepath.Join(cfg.Dir, "log")),
+		kfake.DataDir(s.logDir),
+		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": never}),
 		kfake.ListenFn(func(_, _ string) (net.Listener, error) { return s.gate, nil }),
 		kfake.WithLogger(logger{cfg.Log}),
 		kfake.DefaultNumPartitions(1),
@@ -113,12 +137,21 @@ func (s *Server) start(cfg Config, host string) error {
 		}
 		s.log.Info().Int("aborted", n).Msg("embedded Kafka was not stopped properly: its log is repaired")
 	}
+	s.bounds.cluster = s.cluster
+	s.cluster.ControlKey(kmsg.DeleteRecords.Int16(), s.beforeDeleteRecords)
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := s.deleteRecords(ctx, s.bounds.deletions()); err != nil {
+		return fmt.Errorf("restoring the starts of logs: %w", err)
+	}
+	s.cluster.ControlKey(kmsg.Produce.Int16(), s.beforeProduce)
 	members := &members{client: s.client, log: s.log, groups: map[string]*groupMembers{}}
 	s.cluster.Control(members.onRequest)
 	s.cluster.ControlKey(kmsg.DeleteGroups.Int16(), s.beforeDeleteGroups)
-	ctx, cancel := context.WithCancel(context.Background())
-	s.members = cancel
-	s.watched.Go(func() { members.watch(ctx) })
+	background, stop := context.WithCancel(context.Background())
+	s.background = stop
+	s.watched.Go(func() { members.watch(background) })
+	s.watched.Go(func() { s.cleanUntil(background, cmp.Or(cfg.cleanEvery, cleanEvery)) })
 	if cfg.Faults != nil {
 		s.gate.faults = newFaults(cfg.Faults, s.cluster, s.gate.closed, cfg.Log)
 	}
@@ -152,8 +185,8 @@ func (s *Server) Close() error {
 
 // release stops everything that runs.
 func (s *Server) release() {
-	if s.members != nil {
-		s.members()
+	if s.background != nil {
+		s.background()
 		s.watched.Wait()
 	}
 	if s.client != nil {

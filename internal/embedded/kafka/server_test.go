@@ -10,9 +10,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +25,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
-const childDir = "HARDNEG_TEST_BROKER_DIR"
+const (
+	childDir   = "HARDNEG_TEST_BROKER_DIR"
+	childClean = 100 * time.Millisecond // how often the broker process cleans
+)
 
 // TestMain also serves as the broker process that the tests kill.
 func TestMain(m *testing.M) {
@@ -31,17 +36,30 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
-	s, err := Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.New(os.Stderr)})
+	s, err := Start(Config{Address: "127.0.0.1:0", Dir: dir, Log: zerolog.New(os.Stderr), cleanEvery: childClean})
 	if err != nil {
 		fmt.Println("failed:", err)
 		os.Exit(1)
 	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
 	fmt.Println("listening on", s.Addr())
-	select {}
+	<-stop
+	if err := s.Close(); err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
 }
 
 // child starts a broker process and returns its address and a function that kills it.
 func child(t *testing.T, dir string) (addr string, kill func()) {
+	t.Helper()
+	addr, kill, _ = process(t, dir)
+	return addr, kill
+}
+
+// process is child, with a function that stops the process in good order.
+func process(t *testing.T, dir string) (addr string, kill, stop func()) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -61,13 +79,20 @@ func child(t *testing.T, dir string) (addr string, kill func()) {
 		_ = cmd.Process.Kill() // SIGKILL
 		_ = cmd.Wait()
 	}
+	stop = func() {
+		t.Helper()
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("the broker does not stop in good order: %v", err)
+		}
+	}
 	t.Cleanup(kill)
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
 	if !ok {
 		t.Fatalf("the broker says %q", line)
 	}
-	return addr, kill
+	return addr, kill, stop
 }
 
 func testContext(t testing.TB) context.Context {
@@ -86,11 +111,16 @@ func connect(t testing.TB, addr string, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
-func makeTopic(t testing.TB, cl *kgo.Client, name string, partitions int32) {
+func makeTopic(t testing.TB, cl *kgo.Client, name string, partitions int32, configs ...string) {
 	t.Helper()
 	req := kmsg.NewPtrCreateTopicsRequest()
 	topic := kmsg.NewCreateTopicsRequestTopic()
 	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, partitions, 1
+	for i := 0; i < len(configs); i += 2 {
+		c := kmsg.NewCreateTopicsRequestTopicConfig()
+		c.Name, c.Value = configs[i], &configs[i+1]
+		topic.Configs = append(topic.Configs, c)
+	}
 	req.Topics = append(req.Topics, topic)
 	res, err := req.RequestWith(testContext(t), cl)
 	if err != nil || res.Topics[0].ErrorCode != 0 {
@@ -105,7 +135,7 @@ func visible(t testing.TB, addr, topic string, partitions int32) []string {
 	cl := connect(t, addr, kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(50*time.Millisecond))
 	defer cl.Close()
-	end := kgo.StringRecord("end")
+	end := kgo.KeyStringRecord("end", "end")
 	end.Topic = topic
 	var values []string
 	for p := range partitions { // the last record of each partition says where to stop

@@ -74,11 +74,11 @@ type Server struct {
 
 // Start opens the data in Dir and serves it at Address.
 func Start(config Config) (*Server, error) {
-	if err := os.MkdirAll(config.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("embedded index: data folder: %w", err)
 	}
 	path := filepath.Join(config.Dir, databaseName)
-	db, err := bolt.Open(path, 0o644, &bolt.Options{Timeout: fileTimeout, FreelistType: bolt.FreelistMapType})
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: fileTimeout, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("embedded index: %s is in use by another process", path)
 	}
