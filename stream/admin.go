@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"hardneg/stream/wire"
+
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
@@ -118,44 +120,44 @@ func (c *Client) Groups(ctx context.Context) ([]string, error) {
 // groupsOf lists the groups that one broker coordinates. It has its own request, because kafka-go's
 // ListGroups drops the error of a coordinator that is still loading.
 func (c *Client) groupsOf(ctx context.Context, broker int32) ([]string, error) {
-	res, err := call[*cursor](ctx, c, &brokerFrame{frame: frame{key: protocol.ListGroups, version: 1, client: c.clientID}, id: broker})
+	res, err := call[*wire.Cursor](ctx, c, &wire.BrokerFrame{Frame: wire.Frame{Key: protocol.ListGroups, Version: 1, Client: c.clientID}, ID: broker})
 	if err != nil {
 		return nil, err
 	}
-	res.int32() // throttle time, ms
-	if err := check(res.int16(), "broker %d", broker); err != nil {
+	res.Int32() // throttle time, ms
+	if err := check(res.Int16(), "broker %d", broker); err != nil {
 		return nil, err
 	}
-	groups := make([]string, res.length())
+	groups := make([]string, res.Length())
 	for i := range groups {
-		groups[i] = res.string()
-		res.string() // protocol type
+		groups[i] = res.Text()
+		res.Text() // protocol type
 	}
-	return groups, res.err
+	return groups, res.Err
 }
 
 // Members returns the number of members of a consumer group. For a group that does not exist it is 0.
 func (c *Client) Members(ctx context.Context, group string) (int, error) {
 	body := binary.BigEndian.AppendUint32(nil, 1)
-	body = appendString(body, group)
+	body = wire.AppendString(body, group)
 	members := 0
 	err := retryWhile(ctx, retriableOrLost, func() error {
-		res, err := call[*cursor](ctx, c, &groupFrame{
-			frame: frame{key: protocol.DescribeGroups, version: 1, client: c.clientID, body: body}, group: group,
+		res, err := call[*wire.Cursor](ctx, c, &wire.GroupFrame{
+			Frame: wire.Frame{Key: protocol.DescribeGroups, Version: 1, Client: c.clientID, Body: body}, GroupID: group,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttle time, ms
-		if n := res.length(); n != 1 {
-			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.err), n)
+		res.Int32() // throttle time, ms
+		if n := res.Length(); n != 1 {
+			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.Err), n)
 		}
-		code := res.int16()
+		code := res.Int16()
 		for range 4 { // group, state, protocol type, protocol
-			res.string()
+			res.Text()
 		}
-		members = res.length()
-		return errors.Join(check(code, "group"), res.err)
+		members = res.Length()
+		return errors.Join(check(code, "group"), res.Err)
 	})
 	if errors.Is(err, kafka.GroupIdNotFound) {
 		return 0, nil
@@ -173,21 +175,21 @@ var ErrGroupInUse = errors.New("the group has members")
 // members. A group that does not exist is no error.
 func (c *Client) DeleteGroup(ctx context.Context, group string) error {
 	body := binary.BigEndian.AppendUint32(nil, 1)
-	body = appendString(body, group)
+	body = wire.AppendString(body, group)
 	err := retryWhile(ctx, retriableOrLost, func() error {
 		// Not kafka-go's DeleteGroups: it encodes lengths as another version of the request does.
-		res, err := call[*cursor](ctx, c, &groupFrame{
-			frame: frame{key: protocol.DeleteGroups, version: 1, client: c.clientID, body: body}, group: group,
+		res, err := call[*wire.Cursor](ctx, c, &wire.GroupFrame{
+			Frame: wire.Frame{Key: protocol.DeleteGroups, Version: 1, Client: c.clientID, Body: body}, GroupID: group,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttle time, ms
-		if n := res.length(); n != 1 {
-			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.err), n)
+		res.Int32() // throttle time, ms
+		if n := res.Length(); n != 1 {
+			return fmt.Errorf("%w: %d groups in the answer", errors.Join(ErrCorrupt, res.Err), n)
 		}
-		res.string()
-		return errors.Join(check(res.int16(), "deleting it"), res.err)
+		res.Text()
+		return errors.Join(check(res.Int16(), "deleting it"), res.Err)
 	})
 	switch {
 	case err == nil, errors.Is(err, kafka.GroupIdNotFound):

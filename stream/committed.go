@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"hardneg/stream/wire"
+
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 )
@@ -89,9 +91,9 @@ func (c *Client) committed(ctx context.Context, group, topic string, partitions 
 // kafka-go speaks, and the offsets that its generations bring, overlook a transaction whose commit is not
 // finished.
 func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partitions []int32, stable bool) (map[int32]committed, error) {
-	b := appendCompact(nil, group)
+	b := wire.AppendCompact(nil, group)
 	b = binary.AppendUvarint(b, 1+1)
-	b = appendCompact(b, topic)
+	b = wire.AppendCompact(b, topic)
 	b = binary.AppendUvarint(b, uint64(len(partitions))+1)
 	for _, p := range partitions {
 		b = binary.BigEndian.AppendUint32(b, uint32(p))
@@ -108,8 +110,8 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 	began, explanation := time.Now(), ""
 	var unstable error // kept for the message, because the last attempt may end with an error of ctx
 	err := retryWhile(ctx, retriableOrLost, func() error {
-		res, err := call[*cursor](ctx, c, &groupFrame{
-			frame: frame{key: protocol.OffsetFetch, version: 7, flexible: true, client: c.clientID, body: b}, group: group,
+		res, err := call[*wire.Cursor](ctx, c, &wire.GroupFrame{
+			Frame: wire.Frame{Key: protocol.OffsetFetch, Version: 7, Flexible: true, Client: c.clientID, Body: b}, GroupID: group,
 		})
 		if err == nil {
 			found, err = decodeCommitted(res)
@@ -139,18 +141,18 @@ func (c *Client) fetchCommitted(ctx context.Context, group, topic string, partit
 	return found, nil
 }
 
-func decodeCommitted(c *cursor) (map[int32]committed, error) {
+func decodeCommitted(c *wire.Cursor) (map[int32]committed, error) {
 	found := map[int32]committed{}
 	var errs []error
-	c.int32() // throttle time, ms
-	for topics := c.compactLength(); topics > 0 && c.err == nil; topics-- {
-		c.compact()
-		for n := c.compactLength(); n > 0 && c.err == nil; n-- {
-			partition, at := c.int32(), committed{offset: c.int64()}
-			c.int32() // leader epoch
-			at.metadata = c.compact()
-			code := c.int16()
-			c.tags()
+	c.Int32() // throttle time, ms
+	for topics := c.CompactLength(); topics > 0 && c.Err == nil; topics-- {
+		c.Compact()
+		for n := c.CompactLength(); n > 0 && c.Err == nil; n-- {
+			partition, at := c.Int32(), committed{offset: c.Int64()}
+			c.Int32() // leader epoch
+			at.metadata = c.Compact()
+			code := c.Int16()
+			c.Tags()
 			switch {
 			case code != 0:
 				errs = append(errs, check(code, "partition %d", partition))
@@ -158,13 +160,13 @@ func decodeCommitted(c *cursor) (map[int32]committed, error) {
 				found[partition] = at
 			}
 		}
-		c.tags()
+		c.Tags()
 	}
-	if err := check(c.int16(), "group"); err != nil {
+	if err := check(c.Int16(), "group"); err != nil {
 		return nil, err
 	}
-	if c.err != nil {
-		return nil, c.err
+	if c.Err != nil {
+		return nil, c.Err
 	}
 	return found, mostSevere(errs)
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"hardneg/stream/wire"
+
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
@@ -27,7 +29,7 @@ var (
 	ErrOffsetOutOfRange = errors.New("offset is outside the log")
 	// ErrCorrupt means that bytes from a broker cannot be read: a wrong checksum, a wrong length or an
 	// unknown format.
-	ErrCorrupt = errors.New("record batch is corrupt")
+	ErrCorrupt = wire.ErrCorrupt
 	// ErrFenced means that a newer owner exists. A Processor may return it, too.
 	ErrFenced = errors.New("fenced by a newer owner of the partition")
 	// ErrTooLarge means that a topic does not take a record of this size. The text names the record, the

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"hardneg/stream/wire"
+
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 )
@@ -94,7 +96,7 @@ func (c *Client) fetch(ctx context.Context, topic string, partition int32, offse
 	b = binary.BigEndian.AppendUint32(b, 0)          // session: none
 	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // session epoch: start none
 	b = binary.BigEndian.AppendUint32(b, 1)          // topics
-	b = appendString(b, topic)
+	b = wire.AppendString(b, topic)
 	b = binary.BigEndian.AppendUint32(b, 1) // partitions
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // leader epoch: unknown
@@ -102,48 +104,48 @@ func (c *Client) fetch(ctx context.Context, topic string, partition int32, offse
 	b = binary.BigEndian.AppendUint64(b, ^uint64(0)) // log start: only followers send one
 	b = binary.BigEndian.AppendUint32(b, uint32(o.MaxBytes))
 	b = binary.BigEndian.AppendUint32(b, 0) // topics to forget
-	b = appendString(b, "")                 // rack
+	b = wire.AppendString(b, "")            // rack
 
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout+o.MaxWait)
 	defer cancel()
-	res, err := c.tr.RoundTrip(ctx, c.addr, &partitionFrame{
-		frame: frame{key: protocol.Fetch, version: 11, client: c.clientID, body: b}, topic: topic, partition: partition,
+	res, err := c.tr.RoundTrip(ctx, c.addr, &wire.PartitionFrame{
+		Frame: wire.Frame{Key: protocol.Fetch, Version: 11, Client: c.clientID, Body: b}, Topic: topic, Partition: partition,
 	})
 	if err != nil {
 		return Fetched{}, unreachable(c.brokers, err)
 	}
-	return decodeFetch(res.(*cursor), topic, partition, offset, c.maxFetched)
+	return decodeFetch(res.(*wire.Cursor), topic, partition, offset, c.maxFetched)
 }
 
 // abortedTransaction is an entry of a fetch's list of aborted transactions: the transactional records of
 // producer from offset from up to its next marker were aborted.
 type abortedTransaction struct{ producer, from int64 }
 
-func decodeFetch(c *cursor, topic string, partition int32, offset, maxFetched int64) (Fetched, error) {
-	c.int32() // throttle time, ms
-	code := c.int16()
-	c.int32() // session
+func decodeFetch(c *wire.Cursor, topic string, partition int32, offset, maxFetched int64) (Fetched, error) {
+	c.Int32() // throttle time, ms
+	code := c.Int16()
+	c.Int32() // session
 	if err := check(code, "whole request"); err != nil {
 		return Fetched{}, err
 	}
-	if n := c.length(); n != 1 {
-		return Fetched{}, fmt.Errorf("%w: %d topics in the answer", errors.Join(ErrCorrupt, c.err), n)
+	if n := c.Length(); n != 1 {
+		return Fetched{}, fmt.Errorf("%w: %d topics in the answer", errors.Join(ErrCorrupt, c.Err), n)
 	}
-	c.string()
-	if n := c.length(); n != 1 {
-		return Fetched{}, fmt.Errorf("%w: %d partitions in the answer", errors.Join(ErrCorrupt, c.err), n)
+	c.Text()
+	if n := c.Length(); n != 1 {
+		return Fetched{}, fmt.Errorf("%w: %d partitions in the answer", errors.Join(ErrCorrupt, c.Err), n)
 	}
-	c.int32()
-	code = c.int16()
-	f := Fetched{Next: offset, HighWatermark: c.int64(), LastStable: c.int64(), Start: c.int64()}
-	abortedTransactions := make([]abortedTransaction, c.lengthOf(16))
+	c.Int32()
+	code = c.Int16()
+	f := Fetched{Next: offset, HighWatermark: c.Int64(), LastStable: c.Int64(), Start: c.Int64()}
+	abortedTransactions := make([]abortedTransaction, c.LengthOf(16))
 	for i := range abortedTransactions {
-		abortedTransactions[i] = abortedTransaction{producer: c.int64(), from: c.int64()}
+		abortedTransactions[i] = abortedTransaction{producer: c.Int64(), from: c.Int64()}
 	}
-	c.int32() // preferred replica
-	raw := c.take(int(max(c.int32(), 0)))
-	if c.err != nil {
-		return Fetched{}, c.err
+	c.Int32() // preferred replica
+	raw := c.Take(int(max(c.Int32(), 0)))
+	if c.Err != nil {
+		return Fetched{}, c.Err
 	}
 	if err := check(code, "partition"); err != nil {
 		return Fetched{}, err

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hardneg/stream/wire"
+
 	"github.com/segmentio/kafka-go/protocol"
 )
 
@@ -16,29 +18,29 @@ import (
 func (c *Client) DeleteRecords(ctx context.Context, topic string, partition int32, before int64) error {
 	const timeout = 10 * time.Second
 	b := binary.BigEndian.AppendUint32(nil, 1) // topics
-	b = appendString(b, topic)
+	b = wire.AppendString(b, topic)
 	b = binary.BigEndian.AppendUint32(b, 1) // partitions
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(before))
 	b = binary.BigEndian.AppendUint32(b, uint32(timeout.Milliseconds()))
 	err := retryWhile(ctx, retriableOrLost, func() error { // may run twice: the second time there is nothing to delete
-		res, err := call[*cursor](ctx, c, &partitionFrame{
-			frame: frame{key: protocol.DeleteRecords, version: 1, client: c.clientID, body: b}, topic: topic, partition: partition,
+		res, err := call[*wire.Cursor](ctx, c, &wire.PartitionFrame{
+			Frame: wire.Frame{Key: protocol.DeleteRecords, Version: 1, Client: c.clientID, Body: b}, Topic: topic, Partition: partition,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttle time, ms
-		if n := res.length(); n != 1 {
-			return fmt.Errorf("%w: %d topics in the answer", errors.Join(ErrCorrupt, res.err), n)
+		res.Int32() // throttle time, ms
+		if n := res.Length(); n != 1 {
+			return fmt.Errorf("%w: %d topics in the answer", errors.Join(ErrCorrupt, res.Err), n)
 		}
-		res.string()
-		if n := res.length(); n != 1 {
-			return fmt.Errorf("%w: %d partitions in the answer", errors.Join(ErrCorrupt, res.err), n)
+		res.Text()
+		if n := res.Length(); n != 1 {
+			return fmt.Errorf("%w: %d partitions in the answer", errors.Join(ErrCorrupt, res.Err), n)
 		}
-		res.int32() // partition
-		res.int64() // new start of the log
-		return errors.Join(check(res.int16(), "answer"), res.err)
+		res.Int32() // partition
+		res.Int64() // new start of the log
+		return errors.Join(check(res.Int16(), "answer"), res.Err)
 	})
 	if err != nil {
 		return fmt.Errorf("deleting the records of %s/%d before offset %d: %w", topic, partition, before, err)

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hardneg/stream/wire"
+
 	"github.com/segmentio/kafka-go/protocol"
 )
 
@@ -81,19 +83,19 @@ func (t *task) work(stage, generation context.Context) {
 // and waits while the coordinator does not answer: without it no transaction could be committed either.
 func (t *task) stillMember(ctx context.Context) error {
 	c, m := t.run.client, t.member
-	b := appendString(nil, m.group)
+	b := wire.AppendString(nil, m.group)
 	b = binary.BigEndian.AppendUint32(b, uint32(m.generation))
-	b = appendString(b, m.member)
+	b = wire.AppendString(b, m.member)
 	return retryWhile(ctx, retriableOrLost, func() error {
 		// Not kafka-go's Heartbeat: it would go to any broker in place of the coordinator.
-		res, err := call[*cursor](ctx, c, &groupFrame{
-			frame: frame{key: protocol.Heartbeat, version: 2, client: c.clientID, body: b}, group: m.group,
+		res, err := call[*wire.Cursor](ctx, c, &wire.GroupFrame{
+			Frame: wire.Frame{Key: protocol.Heartbeat, Version: 2, Client: c.clientID, Body: b}, GroupID: m.group,
 		})
 		if err != nil {
 			return err
 		}
-		res.int32() // throttle time, ms
-		return errors.Join(check(res.int16(), "heartbeat of %s in generation %d of group %s", m.member, m.generation, m.group), res.err)
+		res.Int32() // throttle time, ms
+		return errors.Join(check(res.Int16(), "heartbeat of %s in generation %d of group %s", m.member, m.generation, m.group), res.Err)
 	})
 }
 

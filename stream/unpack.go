@@ -10,7 +10,8 @@ import (
 	"math"
 	"time"
 
-	"hardneg/internal/decompress"
+	"hardneg/stream/decompress"
+	"hardneg/stream/wire"
 )
 
 // DefaultMaxFetched is the default of Config.MaxFetched, in bytes.
@@ -161,14 +162,14 @@ func (u *unpacker) head(b recordBatch) (recordHead, error) {
 	if err != nil {
 		return h, unexpected(err)
 	}
-	c := &cursor{b: start}
-	c.int8() // attributes, unused
-	h.Time, h.Offset = b.time(c.varint()), b.baseOffset()+c.varint()
-	if c.err != nil {
-		return h, c.err
+	c := wire.NewCursor(start)
+	c.Int8() // attributes, unused
+	h.Time, h.Offset = b.time(c.Varint()), b.baseOffset()+c.Varint()
+	if c.Err != nil {
+		return h, c.Err
 	}
 	if h.size > u.most { // else body reads the key
-		h.Key = bytes.Clone(c.varbytes()) // nil if it is not whole
+		h.Key = bytes.Clone(c.Varbytes()) // nil if it is not whole
 	}
 	return h, nil
 }
@@ -183,27 +184,27 @@ func (u *unpacker) body(h recordHead) (r Record, cost int64, err error) {
 	if _, err := io.ReadFull(u.in, raw); err != nil {
 		return r, 0, unexpected(err)
 	}
-	c := &cursor{b: raw}
-	c.int8()
-	c.varint()
-	c.varint()
+	c := wire.NewCursor(raw)
+	c.Int8()
+	c.Varint()
+	c.Varint()
 	r = h.Record
-	r.Key, r.Value = bytes.Clone(c.varbytes()), bytes.Clone(c.varbytes())
-	n := c.varint()
+	r.Key, r.Value = bytes.Clone(c.Varbytes()), bytes.Clone(c.Varbytes())
+	n := c.Varint()
 	cost = h.size + recordOverhead + max(n, 0)*headerOverhead
-	if n > 0 && c.bounded(n) > 0 {
+	if n > 0 && c.Bounded(n) > 0 {
 		if cost > u.most && n > maxHeaders {
 			return r, 0, fmt.Errorf("it has %d headers, which take more than %d bytes", n, u.most)
 		}
 		r.Headers = make([]Header, 0, n)
-		for ; n > 0 && c.err == nil; n-- {
-			r.Headers = append(r.Headers, Header{Key: string(c.varbytes()), Value: bytes.Clone(c.varbytes())})
+		for ; n > 0 && c.Err == nil; n-- {
+			r.Headers = append(r.Headers, Header{Key: string(c.Varbytes()), Value: bytes.Clone(c.Varbytes())})
 		}
 	}
-	if c.err == nil && len(c.b) != 0 {
-		c.err = fmt.Errorf("%d bytes after its headers", len(c.b))
+	if c.Err == nil && c.Left() != 0 {
+		c.Err = fmt.Errorf("%d bytes after its headers", c.Left())
 	}
-	return r, cost, c.err
+	return r, cost, c.Err
 }
 
 // maxHeaders is a number of headers that takes little memory.

@@ -16,14 +16,14 @@ import (
 
 	"github.com/klauspost/compress/snappy"
 	"github.com/segmentio/kafka-go/compress"
-	"github.com/segmentio/kafka-go/protocol"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 	"pgregory.net/rapid"
 
-	"hardneg/internal/decompress"
+	"hardneg/stream/decompress"
+	"hardneg/stream/wire"
 )
 
 var codecNames = []string{"none", "gzip", "snappy", "lz4", "zstd"}
@@ -441,7 +441,7 @@ func FuzzFetchAnswer(f *testing.F) {
 			b = binary.BigEndian.AppendUint32(b, v)
 		}
 		b = append(b[:10], 0, 0, 0, 1)
-		b = appendString(b, "t")
+		b = wire.AppendString(b, "t")
 		b = append(b, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
 		for _, v := range []uint64{20, 20, 0} {
 			b = binary.BigEndian.AppendUint64(b, v)
@@ -458,12 +458,12 @@ func FuzzFetchAnswer(f *testing.F) {
 	f.Add(answer(raw, 7, 10), int64(10))
 	f.Add(answer(bomb(f, decompress.Zstd, 2<<20, true)), int64(0))
 	for _, seed := range [][]byte{answer(raw), answer(raw, 7, 10)} {
-		if got, err := decodeFetch(&cursor{key: protocol.Fetch, b: seed}, "t", 0, 10, 1<<20); err != nil || got.Next != 13 {
+		if got, err := decodeFetch(wire.NewCursor(seed), "t", 0, 10, 1<<20); err != nil || got.Next != 13 {
 			f.Fatalf("the seed is no answer: %+v, %v", got, err)
 		}
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, offset int64) {
-		got, err := decodeFetch(&cursor{key: protocol.Fetch, b: raw}, "t", 0, offset, 1<<20)
+		got, err := decodeFetch(wire.NewCursor(raw), "t", 0, offset, 1<<20)
 		if err == nil && got.Next < offset {
 			t.Fatalf("next is %d after %d", got.Next, offset)
 		}
@@ -474,19 +474,19 @@ func FuzzFetchAnswer(f *testing.F) {
 func FuzzCommitted(f *testing.F) {
 	answer := func(metadata string) []byte {
 		b := []byte{0, 0, 0, 0, 2} // throttle; one topic
-		b = append(appendCompact(b, "t"), 2, 0, 0, 0, 0)
+		b = append(wire.AppendCompact(b, "t"), 2, 0, 0, 0, 0)
 		b = binary.BigEndian.AppendUint64(b, 42)
 		b = append(b, 0, 0, 0, 0) // leader epoch
-		return append(appendCompact(b, metadata), 0, 0, 0, 0, 0, 0, 0)
+		return append(wire.AppendCompact(b, metadata), 0, 0, 0, 0, 0, 0, 0)
 	}
 	f.Add(answer("1700000000000"))
 	f.Add(answer(""))
 	f.Add(answer("another program's note"))
-	if found, err := decodeCommitted(&cursor{b: answer("17")}); err != nil || found[0] != (committed{42, "17"}) {
+	if found, err := decodeCommitted(wire.NewCursor(answer("17"))); err != nil || found[0] != (committed{42, "17"}) {
 		f.Fatalf("the seed is no answer: %v, %v", found, err)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		found, err := decodeCommitted(&cursor{key: protocol.OffsetFetch, b: raw})
+		found, err := decodeCommitted(wire.NewCursor(raw))
 		if err != nil {
 			return
 		}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"hardneg/stream/wire"
+
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
 )
@@ -120,41 +122,41 @@ func javaHash(s string) uint32 {
 // partition.
 func (c *Client) openInPartition(ctx context.Context, group string, partition int32) ([]openTransaction, error) {
 	b := binary.AppendUvarint(nil, 1+1)
-	b = appendCompact(b, offsetsTopic)
+	b = wire.AppendCompact(b, offsetsTopic)
 	b = binary.AppendUvarint(b, 1+1)
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = append(b, 0, 0) // no tagged fields, in the topic and in the request
-	res, err := call[*cursor](ctx, c, &groupFrame{
-		frame: frame{key: describeProducers, version: 0, flexible: true, client: c.clientID, body: b}, group: group,
+	res, err := call[*wire.Cursor](ctx, c, &wire.GroupFrame{
+		Frame: wire.Frame{Key: describeProducers, Version: 0, Flexible: true, Client: c.clientID, Body: b}, GroupID: group,
 	})
 	if err != nil {
 		return nil, err
 	}
 	var open []openTransaction
 	var errs []error
-	res.int32() // throttle time, ms
-	for topics := res.compactLength(); topics > 0 && res.err == nil; topics-- {
-		res.compact()
-		for n := res.compactLength(); n > 0 && res.err == nil; n-- {
-			res.int32() // partition
-			errs = append(errs, check(res.int16(), "producers of %s/%d", offsetsTopic, partition))
-			res.compact() // message
-			for producers := res.compactLength(); producers > 0 && res.err == nil; producers-- {
-				o := openTransaction{producer: res.int64(), epoch: res.int32()}
-				res.int32() // last sequence number
-				res.int64() // last timestamp
-				res.int32() // coordinator epoch
-				o.start = res.int64()
-				res.tags()
+	res.Int32() // throttle time, ms
+	for topics := res.CompactLength(); topics > 0 && res.Err == nil; topics-- {
+		res.Compact()
+		for n := res.CompactLength(); n > 0 && res.Err == nil; n-- {
+			res.Int32() // partition
+			errs = append(errs, check(res.Int16(), "producers of %s/%d", offsetsTopic, partition))
+			res.Compact() // message
+			for producers := res.CompactLength(); producers > 0 && res.Err == nil; producers-- {
+				o := openTransaction{producer: res.Int64(), epoch: res.Int32()}
+				res.Int32() // last sequence number
+				res.Int64() // last timestamp
+				res.Int32() // coordinator epoch
+				o.start = res.Int64()
+				res.Tags()
 				if o.start >= 0 {
 					open = append(open, o)
 				}
 			}
-			res.tags()
+			res.Tags()
 		}
-		res.tags()
+		res.Tags()
 	}
-	return open, errors.Join(append(errs, res.err)...)
+	return open, errors.Join(append(errs, res.Err)...)
 }
 
 // describeTransactions fills in the transactional id and state of those transactions that a broker
@@ -166,27 +168,27 @@ func (c *Client) describeTransactions(ctx context.Context, broker int32, open []
 		b = binary.BigEndian.AppendUint64(b, uint64(o.producer))
 	}
 	b = append(b, 0) // no tagged fields
-	res, err := call[*cursor](ctx, c, &brokerFrame{
-		frame: frame{key: listTransactions, version: 0, flexible: true, client: c.clientID, body: b}, id: broker,
+	res, err := call[*wire.Cursor](ctx, c, &wire.BrokerFrame{
+		Frame: wire.Frame{Key: listTransactions, Version: 0, Flexible: true, Client: c.clientID, Body: b}, ID: broker,
 	})
 	if err != nil {
 		return err
 	}
-	res.int32() // throttle time, ms
-	if err := check(res.int16(), "transactions of broker %d", broker); err != nil {
+	res.Int32() // throttle time, ms
+	if err := check(res.Int16(), "transactions of broker %d", broker); err != nil {
 		return err
 	}
-	for unknown := res.compactLength(); unknown > 0 && res.err == nil; unknown-- {
-		res.compact()
+	for unknown := res.CompactLength(); unknown > 0 && res.Err == nil; unknown-- {
+		res.Compact()
 	}
-	for n := res.compactLength(); n > 0 && res.err == nil; n-- {
-		id, producer, state := res.compact(), res.int64(), res.compact()
-		res.tags()
+	for n := res.CompactLength(); n > 0 && res.Err == nil; n-- {
+		id, producer, state := res.Compact(), res.Int64(), res.Compact()
+		res.Tags()
 		for i := range open {
 			if open[i].producer == producer {
 				open[i].id, open[i].state = id, state
 			}
 		}
 	}
-	return res.err
+	return res.Err
 }

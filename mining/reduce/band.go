@@ -40,7 +40,7 @@ func newSpectrum(b band) *spectrum {
 	s := &spectrum{band: b}
 	diagonal, next := b.tridiagonal()
 	if !(lapack.Implementation{}).Dsterf(len(diagonal), diagonal, next) {
-		panic("mining: the eigenvalues of a finite symmetric matrix did not converge")
+		panic("reduce: the eigenvalues of a finite symmetric matrix did not converge")
 	}
 	slices.Reverse(diagonal)
 	s.values = diagonal

@@ -27,7 +27,7 @@ const (
 func (r *Reducer) MarshalBinary() ([]byte, error) {
 	k, d := r.Components.Rows, r.Dimensions
 	if k > 0 && (len(r.Mean) != d || len(r.Share) != k || r.Components.Cols != d || len(r.Components.Data) != k*d) {
-		return nil, fmt.Errorf("mining: the parts of the reducer do not fit together (%d × %d)", k, d)
+		return nil, fmt.Errorf("reduce: the parts of the reducer do not fit together (%d × %d)", k, d)
 	}
 	var flags uint32
 	if r.SubtractMean {
@@ -66,22 +66,22 @@ func appendFloats(b []byte, values []float32) []byte {
 // header does not say, and numbers that are not finite (mining.ErrNotFinite) are errors. The reducer then stays as it is.
 func (r *Reducer) UnmarshalBinary(b []byte) error {
 	if len(b) < reducerHeader {
-		return fmt.Errorf("mining: a reducer has at least %d bytes, not %d", reducerHeader, len(b))
+		return fmt.Errorf("reduce: a reducer has at least %d bytes, not %d", reducerHeader, len(b))
 	}
 	word := func(i int) uint32 { return binary.LittleEndian.Uint32(b[4*i:]) }
 	if word(0) != reducerVersion {
-		return fmt.Errorf("mining: reducer of version %d; this program reads version %d", word(0), reducerVersion)
+		return fmt.Errorf("reduce: reducer of version %d; this program reads version %d", word(0), reducerVersion)
 	}
 	flags, d, k := word(1), uint64(word(2)), uint64(word(3))
 	if flags&^(flagSubtractMean|flagNormalize) != 0 || d == 0 || d > maxDimensions || k > d {
-		return fmt.Errorf("mining: reducer of %d × %d with flags %#x", k, d, flags)
+		return fmt.Errorf("reduce: reducer of %d × %d with flags %#x", k, d, flags)
 	}
 	size := uint64(reducerHeader)
 	if k > 0 {
 		size += 4*d + 8*k + 4*k*d
 	}
 	if uint64(len(b)) != size {
-		return fmt.Errorf("mining: reducer of %d × %d has %d bytes, not %d", k, d, size, len(b))
+		return fmt.Errorf("reduce: reducer of %d × %d has %d bytes, not %d", k, d, size, len(b))
 	}
 	out := Reducer{
 		Dimensions: int(d), Total: math.Float64frombits(binary.LittleEndian.Uint64(b[16:])),
@@ -109,7 +109,7 @@ func (r *Reducer) UnmarshalBinary(b []byte) error {
 		out.Components = Matrix{int(k), int(d), floats(k * d)}
 	}
 	if sum != 0 {
-		return fmt.Errorf("mining: reducer: %w", mining.ErrNotFinite)
+		return fmt.Errorf("reduce: reducer: %w", mining.ErrNotFinite)
 	}
 	out.onAxes = out.meanOnAxes()
 	*r = out

@@ -82,7 +82,7 @@ func Fit(ctx context.Context, rows Matrix, o Options) (*Reducer, error) {
 // distances approximately (Johnson and Lindenstrauss), and the sample offers nothing better.
 func (s *Sample) Fit(ctx context.Context, o Options) (*Reducer, error) {
 	if s.n == 0 {
-		return nil, fmt.Errorf("mining: the sample to fit on is empty")
+		return nil, fmt.Errorf("reduce: the sample to fit on is empty")
 	}
 	if err := o.validate(s.d); err != nil {
 		return nil, err

@@ -29,7 +29,7 @@ func (m Matrix) slice(first, end int) Matrix {
 
 func (m Matrix) check(what string) error {
 	if m.Rows < 0 || m.Cols < 1 || len(m.Data) != m.Rows*m.Cols {
-		return fmt.Errorf("mining: %s: %d values are no matrix of %d × %d", what, len(m.Data), m.Rows, m.Cols)
+		return fmt.Errorf("reduce: %s: %d values are no matrix of %d × %d", what, len(m.Data), m.Rows, m.Cols)
 	}
 	return nil
 }
@@ -90,7 +90,7 @@ func (r *Reducer) project(in, out Matrix, energy *Energy) (zero []int, err error
 		return nil, err
 	}
 	if in.Cols != r.Dimensions || out.Cols != r.Out() || in.Rows != out.Rows {
-		return nil, fmt.Errorf("mining: cannot reduce %d × %d to %d × %d; the reducer takes vectors of %d to %d",
+		return nil, fmt.Errorf("reduce: cannot reduce %d × %d to %d × %d; the reducer takes vectors of %d to %d",
 			in.Rows, in.Cols, out.Rows, out.Cols, r.Dimensions, r.Out())
 	}
 	if r.Components.Rows == 0 {

@@ -54,7 +54,7 @@ func (s *Sample) Add(rows Matrix) error {
 		return err
 	}
 	if rows.Cols != s.d {
-		return fmt.Errorf("mining: rows of %d are no part of a sample of %d dimensions", rows.Cols, s.d)
+		return fmt.Errorf("reduce: rows of %d are no part of a sample of %d dimensions", rows.Cols, s.d)
 	}
 	for i := range rows.Rows {
 		var sum float64
@@ -62,7 +62,7 @@ func (s *Sample) Add(rows Matrix) error {
 			sum += math.Abs(float64(v))
 		}
 		if math.IsNaN(sum) || math.IsInf(sum, 0) {
-			return fmt.Errorf("mining: row %d of the sample: %w", s.n, mining.ErrNotFinite)
+			return fmt.Errorf("reduce: row %d of the sample: %w", s.n, mining.ErrNotFinite)
 		}
 		copy(s.pending.Row(s.waiting), rows.Row(i))
 		s.waiting++

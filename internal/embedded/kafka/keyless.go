@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"hardneg/internal/decompress"
+	"hardneg/stream/decompress"
 )
 
 // maxBlock bounds the memory for a compressed block of records, in bytes.
