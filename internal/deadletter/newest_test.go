@@ -123,6 +123,14 @@ func TestDeadLettersBehindTransactions(t *testing.T) {
 func TestDeadLettersNewest(t *testing.T) {
 	t.Parallel()
 	w := pipelinetest.New(t, 1)
+	// A compacted topic takes no records without a key, and a topic of documents need not be compacted.
+	if err := w.Kafka.DeleteTopics(t.Context(), "documents"); err != nil {
+		t.Fatal(err)
+	}
+	plain := stream.Topic{Name: "documents", Partitions: 3, ReplicationFactor: 1, Config: map[string]string{"cleanup.policy": "delete"}}
+	if err := w.Kafka.EnsureTopics(t.Context(), plain); err != nil {
+		t.Fatal(err)
+	}
 	put := func(partition int32, id, text string) {
 		t.Helper()
 		value := fmt.Sprintf(`{"id":%q,"text":%q}`, id, text)
