@@ -32,8 +32,8 @@
 //     began.
 //   - A Processor never sees a record twice under one token. After any error the same records come again,
 //     to a new Processor with a higher token.
-//   - No record is skipped silently. A batch that cannot be read holds up its partition, and Failed
-//     events say so. A record that is too large for its topic ends Run with an error that names the
+//   - No record is skipped silently. A batch with a wrong checksum holds up its partition, and Failed
+//     events say so. A record that can never be read becomes the outputs of Stage.Refused. A record that is too large for its topic ends Run with an error that names the
 //     record and the topic. If the log has lost the committed offset, Run ends, or goes on elsewhere if
 //     Stage.OutOfRange allows it, with a Skipped event.
 //
@@ -56,8 +56,8 @@
 //   - stage.go: [Stage], [Event] and Run: the membership of the group, one task for each assigned
 //     partition.
 //   - task.go: one partition from the fencing token to the commit, and what follows an error.
-//   - fetch.go, batch.go, wire.go: reading; the bytes of a record batch; requests that kafka-go has no
-//     form for.
+//   - fetch.go, batch.go, unpack.go: reading; the bytes of a record batch; its records, in bounded memory.
+//     Packages wire and decompress help: requests that kafka-go lacks, and compressed batches.
 //   - transaction.go, produce.go: one transaction; producer ids, epochs and sequence numbers.
 //   - committed.go, unstable.go: committed offsets, and what to say while they are not stable.
 //   - errors.go: one table from each error code to retry, restart, fenced or fatal.
