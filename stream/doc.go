@@ -33,9 +33,10 @@
 //   - A Processor never sees a record twice under one token. After any error the same records come again,
 //     to a new Processor with a higher token.
 //   - No record is skipped silently. A batch with a wrong checksum holds up its partition, and Failed
-//     events say so. A record that can never be read becomes the outputs of Stage.Refused. A record that is too large for its topic ends Run with an error that names the
-//     record and the topic. If the log has lost the committed offset, Run ends, or goes on elsewhere if
-//     Stage.OutOfRange allows it, with a Skipped event.
+//     events say so. A record that can never be read becomes the outputs of Stage.Refused. A record that
+//     is too large for its topic ends Run with an error that names the record and the topic. If the log
+//     has lost the committed offset, Run ends, or goes on elsewhere if Stage.OutOfRange allows it, with a
+//     Skipped event.
 //
 // What it does not promise: a Processor's writes to other systems are not part of the transaction. They
 // must be idempotent, or guarded by the token.
@@ -62,5 +63,6 @@
 //   - committed.go, unstable.go: committed offsets, and what to say while they are not stable.
 //   - errors.go: one table from each error code to retry, restart, fenced or fatal.
 //   - watchdog.go, purge.go: batches that make no progress; deleting records that are done.
-//   - ledger.go, deadletter.go, read.go, topics.go, admin.go, client.go: each is used on its own.
+//   - ledger.go, deadletter.go, read.go, topics.go, partitions.go, admin.go, client.go: each is used on
+//     its own.
 package stream
