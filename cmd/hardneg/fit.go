@@ -77,10 +77,7 @@ func (c *command) fit(ctx context.Context, on catalog.Conn, o fit.Options) (repo
 	if err != nil {
 		return nil, err
 	}
-	if least := o.Config.Fit.Minimum; report.Manifest.Samples < least {
-		o.Log.Warn().Int("samples", report.Manifest.Samples).Int("minimum", least).
-			Msg("fewer than fit.minimum: their variance says little, and reduce.max_dimensions axes are kept whatever they capture")
-	}
+	fit.WarnOfFew(o.Log, report.Manifest.Samples, o.Config.Fit.Minimum)
 	return report, nil
 }
 

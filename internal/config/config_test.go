@@ -418,6 +418,23 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
+// TestFileEncoding checks that a byte order mark of UTF-8 is skipped, and that UTF-16 is named.
+func TestFileEncoding(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hardneg.yaml")
+	for text, want := range map[string]string{
+		"\xef\xbb\xbfhttp: {pprof: true}\n": "",
+		"\xff\xfeh\x00t\x00t\x00p\x00:\x00": path + " begins with the byte order mark of UTF-16: write it in UTF-8",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(Options{File: path})
+		if want == "" && (err != nil || !c.HTTP.Pprof) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // FuzzLoad reads arbitrary files: it never panics, and an accepted file can be printed and read back
 // unchanged.
 func FuzzLoad(f *testing.F) {

@@ -1,11 +1,14 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+
+	"hardneg/internal/records"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -44,6 +47,10 @@ func Load(options Options) (*Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("configuration: %w", err)
 		}
+		if err := records.CheckEncoding(text); err != nil {
+			return nil, fmt.Errorf("configuration: %s %w", options.File, err)
+		}
+		text = bytes.TrimPrefix(text, []byte(records.ByteOrderMark))
 		d := &decoder{source: filepath.Base(options.File), lines: true, variable: lookup, anchors: map[string]ast.Node{}, origins: c.origins}
 		if body := d.parse("", string(text)); body != nil {
 			d.decodeGroup(body, "", Fields(), root)

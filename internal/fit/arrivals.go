@@ -91,7 +91,7 @@ func (a Arrivals) Sample(ctx context.Context, useless int) ([]embed.Item, error)
 				if n > 0 {
 					note = note.Str("fit_in", max(0, a.Config.Fit.Wait-now.Sub(first)).Round(time.Second).String())
 				}
-				note.Msg("waiting for documents to fit a model on; after fit.wait those that are there have to do")
+				note.Msg("waiting for documents to fit a model on: for fit.minimum of them, or until fit.wait has passed since the first")
 			}
 			if now := time.Now(); now.Sub(looked) > 10*catalog.PollEvery {
 				looked = now

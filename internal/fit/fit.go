@@ -125,6 +125,14 @@ func (o Options) sample(ctx context.Context, report *Report) ([]embed.Item, erro
 	return SampleIndex(ctx, live, o.Sample, o.Seed, read)
 }
 
+// WarnOfFew logs that a model was fitted on fewer documents than fit.minimum.
+func WarnOfFew(log zerolog.Logger, documents, minimum int) {
+	if documents < minimum {
+		log.Warn().Int("samples", documents).Int("minimum", minimum).
+			Msg("fewer than fit.minimum: their variance says little, and reduce.max_dimensions axes are kept whatever they capture")
+	}
+}
+
 // Source returns documents to fit a model on. It must return more than useless documents: that many were not
 // enough.
 type Source func(ctx context.Context, useless int) ([]embed.Item, error)

@@ -119,7 +119,7 @@ func (b *bootstrap) open(ctx context.Context, live catalog.Live, rules catalog.R
 	}
 	if info.Samples < b.Config.Fit.Minimum {
 		b.Log.Warn().Int("documents", info.Samples).Int("minimum", b.Config.Fit.Minimum).
-			Msg("the model was fitted on few documents and stays as it is: run hardneg rebuild once there are more")
+			Msg("the model was fitted on few documents and stays as it is: run hardneg rebuild when more documents have come")
 	}
 	return &liveGeneration{generation: generation{env: env, collections: collections, reader: reader}, successor: next}, nil
 }

@@ -284,6 +284,7 @@ func (b *rebuilder) model(ctx context.Context) (m *model.Model, err error) {
 		if m, err = fit.Model(ctx, b.Config, b.service.Resources(), b.sample, b.Log); err != nil {
 			return err
 		}
+		fit.WarnOfFew(b.Log, m.Info().Samples, b.Config.Fit.Minimum)
 		_, err := b.models().Publish(ctx, m)
 		return err
 	})
