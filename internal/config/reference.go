@@ -78,16 +78,20 @@ func Reference(w io.Writer) error {
 const referenceHead = `# Configuration
 
 This page is generated from ` + "`internal/config/config.go`" + ` by ` + "`go generate ./internal/config`" + `.
-` + "`hardneg config schema`" + ` prints a JSON Schema of the file for editors, ` + "`hardneg config print`" + ` what is in force.
+` + "`hardneg config schema`" + ` prints a JSON Schema of the file for editors, ` + "`hardneg config print`" + ` what is
+in force.
 
-Settings come from four places, each over the one before: the defaults below, a YAML file (` + "`--config FILE`" + `), the
-environment, and ` + "`--set key=value`" + `, which can be repeated.
+Settings come from four places, each over the one before: the defaults below, a YAML file
+(` + "`--config FILE`" + `), the environment, and ` + "`--set key=value`" + `, which can be repeated.
 
-- The variable of a key is ` + "`HARDNEG_`" + ` and the key in capitals, with ` + "`_`" + ` for ` + "`.`" + `: ` + "`kafka.max_batch`" + ` is ` + "`HARDNEG_KAFKA_MAX_BATCH`" + `.
-- Lists and groups are YAML or JSON there: ` + "`HARDNEG_EMBEDDERS='[{name: words, type: lexical-word}]'`" + `. A list of
-  plain values can be written with commas: ` + "`--set kafka.brokers=a:9092,b:9092`" + `. A list replaces the one before as a whole.
-- In the file and in ` + "`--set`" + `, ` + "`${VAR}`" + ` stands for an environment variable, which must be set, and ` + "`${VAR:default}`" + ` has a
-  default for one that is not set or empty. ` + "`$${`" + ` is a literal ` + "`${`" + `. Inside ` + "`{…}`" + ` and ` + "`[…]`" + ` put quotes around it.
+- The variable of a key is ` + "`HARDNEG_`" + ` and the key in capitals, with ` + "`_`" + ` for ` + "`.`" + `: ` + "`kafka.max_batch`" + `
+  is ` + "`HARDNEG_KAFKA_MAX_BATCH`" + `.
+- Lists and groups are YAML or JSON there:
+  ` + "`HARDNEG_EMBEDDERS='[{name: words, type: lexical-word}]'`" + `. A list of plain values can be written
+  with commas: ` + "`--set kafka.brokers=a:9092,b:9092`" + `. A list replaces the one before as a whole.
+- In the file and in ` + "`--set`, `${VAR}`" + ` stands for an environment variable, which must be set, and
+  ` + "`${VAR:default}`" + ` has a default for one that is not set or empty. ` + "`$${`" + ` is a literal ` + "`${`" + `. Inside
+  ` + "`{…}`" + ` and ` + "`[…]`" + ` put quotes around it.
 - A duration has a unit: ` + "`500ms`, `30s`, `1h30m`" + `.
 - Unknown keys are errors, with file, line and column. Every mistake is reported at once.
 - Passwords and keys are masked wherever the configuration is printed.
