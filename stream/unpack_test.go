@@ -341,8 +341,12 @@ func TestStagePastBomb(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kc.Close()
-	for _, raw := range [][]byte{bomb(t, decompress.Zstd, 100<<20, false), framed(decompress.LZ4, 0, 2, []byte("nonsense"))} {
-		binary.BigEndian.PutUint64(raw, 0) // the broker gives the offset
+	produce := func(raw []byte) error {
+		binary.BigEndian.PutUint64(raw, 0)    // the broker gives the offset
+		now := uint64(time.Now().UnixMilli()) // or Kafka's retention takes the records
+		binary.BigEndian.PutUint64(raw[atFirstTime:], now)
+		binary.BigEndian.PutUint64(raw[atMaxTime:], now)
+		binary.BigEndian.PutUint32(raw[atCRC:], crc32.Checksum(raw[atAttribute:], castagnoli))
 		req := kmsg.NewPtrProduceRequest()
 		req.Acks, req.TimeoutMillis = -1, 10_000
 		topic, partition := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
@@ -350,15 +354,20 @@ func TestStagePastBomb(t *testing.T) {
 		topic.Partitions = append(topic.Partitions, partition)
 		req.Topics = append(req.Topics, topic)
 		res, err := req.RequestWith(testContext(t), kc)
-		if err == nil {
-			err = kerr.ErrorForCode(res.Topics[0].Partitions[0].ErrorCode)
-		}
-		if errors.Is(err, kerr.CorruptMessage) || errors.Is(err, kerr.InvalidRecord) {
-			t.Skipf("this broker looks into batches: %v", err)
-		}
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
+		return kerr.ErrorForCode(res.Topics[0].Partitions[0].ErrorCode)
+	}
+	if err := produce(bomb(t, decompress.Zstd, 100<<20, false)); err != nil {
+		t.Fatal(err)
+	}
+	want := []int64{1, 3}
+	// Kafka looks into batches and takes no nonsense; the embedded one takes it.
+	if err := produce(framed(decompress.LZ4, 0, 2, []byte("nonsense"))); errors.Is(err, kerr.UnknownServerError) && onRealKafka() {
+		want = want[:1]
+	} else if err != nil {
+		t.Fatal(err)
 	}
 	if err := c.Produce(testContext(t), numbered(in, 0, 3)); err != nil {
 		t.Fatal(err)
@@ -389,8 +398,8 @@ func TestStagePastBomb(t *testing.T) {
 		}
 		at = append(at, l.Record.Offset)
 	}
-	if !slices.Equal(at, []int64{1, 3}) {
-		t.Errorf("dead letters of offsets %v, want 1 and 3", at)
+	if !slices.Equal(at, want) {
+		t.Errorf("dead letters of offsets %v, want %v", at, want)
 	}
 	// Readers that are no stage pass over such records, too.
 	var values []string
