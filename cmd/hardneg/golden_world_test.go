@@ -222,7 +222,7 @@ func (w *goldenWorld) scrub(text string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// status is what the test reads of `hardneg status -o json`.
+// status holds the fields of `hardneg status -o json` that the test reads.
 type goldenStatus struct {
 	Generation string
 	Publishing bool
@@ -232,7 +232,7 @@ type goldenStatus struct {
 	Instance   struct{ Ready bool }
 }
 
-// rests tells whether nothing is left to do.
+// rests returns true if the service has no work left.
 func (s goldenStatus) rests() bool {
 	for _, stage := range s.Stages {
 		if stage.Members != 1 || stage.Lag > 0 {

@@ -286,7 +286,7 @@ func (r *refusals) text() string {
 	return fmt.Sprintf("%d lines are refused: %s", r.count, text)
 }
 
-// without leaves out refused lines. It counts those of files that were not checked.
+// without leaves out refused lines. If nobody checked the file before, it also counts the lines that it leaves out.
 func (r *refusals) without(list iter.Seq2[stream.Output, error]) iter.Seq2[stream.Output, error] {
 	return func(yield func(stream.Output, error) bool) {
 		for out, err := range list {

@@ -101,7 +101,7 @@ func (v *View) StillLive(ctx context.Context, work string) error {
 	return err
 }
 
-// Models returns a reader and writer of the view's models. resources is what their embedders need; nil if
+// Models returns a reader and writer of the view's models. The models' embedders use resources; it is nil if
 // nobody embeds.
 func (c Conn) Models(resources *embed.Resources) Models {
 	return Models{Kafka: c.Kafka, Topic: c.Config.Topics.Models, Resources: resources, Log: c.Log}

@@ -218,7 +218,7 @@ func (c *Collection) Check() iter.Seq[error] {
 				return
 			}
 		}
-		unknown := map[judgement]bool{} // those of unknown queries, which have their error already
+		unknown := map[judgement]bool{} // judgements of unknown queries: their error is noted already
 		for _, err := range c.Queries() {
 			if line, ok := errors.AsType[*LineError](err); ok {
 				unknown[judgement{file: line.Path, line: line.Line}] = true

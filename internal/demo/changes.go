@@ -48,7 +48,7 @@ func (d *demo) changes(ctx context.Context) error {
 	}
 }
 
-// familiar packages are those whose triplets are changed: most readers know them.
+// familiar lists packages that most readers know. The demo changes the triplets of these.
 var familiar = wellKnown[:13]
 
 // round returns a few changes around triplets of the view, different ones each time, and at the end their

@@ -145,7 +145,7 @@ func checkFound(t *testing.T, corrupted map[string]string, r auditReport) {
 	t.Logf("%d of %d corrupted states found", found, len(corrupted))
 }
 
-// A field of a payload, by name. The names are those in the queries collection.
+// fields are the values of a payload by the name of their field, as in the queries collection.
 type fields = map[string]*qdrant.Value
 
 func member(v *qdrant.Value) fields              { return v.GetStructValue().GetFields() }

@@ -75,7 +75,7 @@ func TestCache(t *testing.T) {
 	w.topics = second
 	t.Log(compare(t, s, k, w, "second-"))
 	client := qdrantClient(t, s.Qdrant)
-	model := "" // the same in both views: its id is that of their first generations
+	model := "" // both views have the same model, and their first generations have its id
 	for _, h := range readView(t, k).records[0].Headers {
 		if h.Key == "hardneg-generation" {
 			model = string(h.Value)

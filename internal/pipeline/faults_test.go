@@ -23,7 +23,7 @@ var faultsFor = flag.Duration("faults-for", 8*time.Second, "how long TestViewCon
 // rarely, requests of the consumer group.
 func kafkaFaults() []fault.Rule {
 	steps := []string{"AddPartitionsToTxn", "Produce", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn", "InitProducerID"}
-	stages := func(request any) bool { // only requests of the stages, not those of the test's producer
+	stages := func(request any) bool { // the stages send these requests; the test's producer sends others
 		switch r := request.(type) {
 		case *kmsg.ProduceRequest:
 			return r.TransactionID != nil

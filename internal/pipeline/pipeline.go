@@ -157,7 +157,7 @@ func UnlessEnded(ctx context.Context, err error) error {
 	return err
 }
 
-// generation is what the stages of a generation need to run in this process.
+// generation holds all that the stages of a generation need in this process.
 type generation struct {
 	env         *stages.Env
 	collections *index.Index

@@ -187,7 +187,7 @@ func (p pointsService) Scroll(_ context.Context, in *pb.ScrollPoints) (*pb.Scrol
 	return answer, err
 }
 
-// ordered is a point of a page. value is what the page is ordered by, nil for an order by id.
+// ordered is a point of a page. The page is ordered by value; value is nil if it is ordered by id.
 type ordered struct {
 	id    pointID
 	value *pb.OrderValue
